@@ -1,0 +1,21 @@
+"""Facts: what they are, how files of them are read and written, and what can be wrong with them."""
+
+from __future__ import annotations
+
+from errata.facts.fact import Fact, Neighbour
+from errata.facts.problems import Problem, format_problems
+from errata.facts.readers import FactFile, read_facts, require
+from errata.facts.text import join_target
+from errata.facts.writers import write_facts
+
+__all__ = [
+    "Fact",
+    "FactFile",
+    "Neighbour",
+    "Problem",
+    "format_problems",
+    "join_target",
+    "read_facts",
+    "require",
+    "write_facts",
+]

@@ -1,0 +1,131 @@
+"""Every rule that a single fact must obey, as reasons why it does not."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+
+from errata.facts.text import PLACEHOLDER, find_subject
+
+REQUIRED = ("subject", "prompt", "target_new")
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def kind(value: object) -> str:
+    """What a parsed value is called in JSON."""
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return "a number" if isinstance(value, (int, float)) else "text"
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """A question after an unknown name that resembles a known one, else nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def quoted(text: str, limit: int = 100) -> str:
+    """The text in quotes, safe to print, its end left out where it is long."""
+    return repr(text if len(text) <= limit else text[:limit] + "...")
+
+
+def text_reasons(name: str, value: object) -> list[str]:
+    """Why `value` is no text that a tokenizer can take."""
+    if not isinstance(value, str):
+        return [f"{name} is {kind(value)}; it must be text"]
+    if not value.strip():
+        return [f"{name} is {'only whitespace' if value else 'empty'}"]
+    if found := _UNUSABLE.search(value):
+        what = "a NUL character" if found[0] == "\0" else f"half of a surrogate pair (U+{ord(found[0]):04X})"
+        return [f"{name} holds {what} at character {found.start()}"]
+    return []
+
+
+def fact_reasons(fields: Mapping[str, object]) -> list[str]:
+    """Why a fact with these fields cannot be used: every reason, none when it can. Absent fields are not judged."""
+    reasons: list[str] = []
+    good: dict[str, str] = {}
+    for name, value in fields.items():
+        if name in REQUIRED or (name in ("target_true", "relation") and value is not None):
+            reasons += (found := text_reasons(name, value))
+            good |= {} if found else {name: str(value)}
+    if fields.get("id", "") != "":
+        reasons += _id_reasons(fields["id"])
+    if "subject" in good:
+        reasons += _subject_reasons(good["subject"], good.get("prompt"))
+    if "target_new" in good and good["target_new"].strip() == good.get("target_true", "").strip():
+        reasons.append(
+            f"target_new and target_true are both {quoted(good['target_new'].strip())}: there is nothing to edit"
+        )
+    return reasons + _paraphrase_reasons(fields.get("paraphrases", ()), good.get("subject", ""))
+
+
+def fact_warnings(target_new: str, subject: str, paraphrases: Iterable[str]) -> list[str]:
+    """What deserves a look in a fact that can be used."""
+    warnings = [
+        f"paraphrase {number} does not mention the subject"
+        for number, paraphrase in enumerate(paraphrases, 1)
+        if subject not in paraphrase
+    ]
+    if target_new != target_new.rstrip():
+        warnings.append("target_new ends in whitespace, which the model will learn as part of the answer")
+    return warnings
+
+
+def neighbour_reasons(prompt: object, answer: object) -> list[str]:
+    """Why a neighbour cannot be used: every reason, none when it can."""
+    reasons = text_reasons("prompt", prompt)
+    if not reasons and PLACEHOLDER in str(prompt):
+        reasons.append("prompt holds '{}'; write the other subject out")
+    return reasons + (text_reasons("answer", answer) if answer is not None else [])
+
+
+def _id_reasons(value: object) -> list[str]:
+    reasons = text_reasons("id", value)
+    if not reasons and not str(value).isprintable():
+        reasons.append("id holds a character that cannot be printed")
+    return reasons
+
+
+def _subject_reasons(subject: str, prompt: str | None) -> list[str]:
+    if subject != subject.strip():
+        return ["subject begins or ends in whitespace"]
+    if PLACEHOLDER in subject:
+        return ["subject holds '{}', which marks the subject's place in a prompt"]
+    if prompt is None:
+        return []
+    places = prompt.count(PLACEHOLDER)
+    if places > 1:
+        return [f"prompt holds '{{}}' {places} times; the subject has one place"]
+    if places or find_subject(prompt, subject) >= 0:
+        return []
+    return [f"subject {quoted(subject)} is not in the prompt {quoted(prompt)}" + _near_miss(subject, prompt)]
+
+
+def _near_miss(subject: str, prompt: str) -> str:
+    nfc_subject, nfc_prompt = (unicodedata.normalize("NFC", text) for text in (subject, prompt))
+    if nfc_subject in nfc_prompt:
+        return ": they look alike but are encoded differently (normalise both, for instance to NFC)"
+    if nfc_subject.casefold() in nfc_prompt.casefold():
+        return ": it is there in other capitals"
+    if " ".join(subject.split()) in " ".join(prompt.split()):
+        return ": it is there with other whitespace"
+    return " and the prompt has no '{}'"
+
+
+def _paraphrase_reasons(paraphrases: object, subject: str) -> list[str]:
+    if not isinstance(paraphrases, (list, tuple)):
+        return [f"paraphrases is {kind(paraphrases)}; it must be a list of texts"]
+    reasons = []
+    for number, paraphrase in enumerate(paraphrases, 1):
+        name = f"paraphrase {number}"
+        reasons += (found := text_reasons(name, paraphrase))
+        if not found and PLACEHOLDER in str(paraphrase).replace(PLACEHOLDER, subject, 1):
+            reasons.append(f"{name} holds '{{}}' more than once; the subject has one place")
+    return reasons

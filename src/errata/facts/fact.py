@@ -1,0 +1,82 @@
+"""A fact to be edited: a subject, a prompt that ends where the answer begins, and the answer wanted."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+
+from errata.errors import FactsError
+from errata.facts.checks import fact_reasons, neighbour_reasons
+from errata.facts.problems import Problem
+from errata.facts.text import PLACEHOLDER, find_subject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """A prompt about another subject, whose answer must not move. Raises FactsError listing every reason."""
+
+    prompt: str
+    answer: str | None = None
+
+    def __post_init__(self) -> None:
+        _refuse("neighbour", neighbour_reasons(self.prompt, self.answer))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One association to write into a model.
+
+    `prompt` holds the subject, or `{}` in its place; `{}` wins where both occur. Without it the subject's place is its
+    last occurrence at word boundaries, else its last occurrence. Other braces are literal. `{}` in a paraphrase is
+    filled with the subject on construction. An empty `id` becomes the first 12 hexadecimal digits of a SHA-256 of
+    subject, text and target_new. Raises FactsError listing every reason why the fact cannot be used.
+    """
+
+    subject: str
+    prompt: str
+    target_new: str
+    target_true: str | None = None
+    paraphrases: tuple[str, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+    id: str = ""
+    relation: str | None = None
+
+    def __post_init__(self) -> None:
+        reasons = fact_reasons({field.name: getattr(self, field.name) for field in fields(self)})
+        if not all(isinstance(neighbour, Neighbour) for neighbour in self.neighbours):
+            reasons.append("neighbours must be Neighbour objects")
+        _refuse("fact", reasons)
+        paraphrases = tuple(text.replace(PLACEHOLDER, self.subject) for text in self.paraphrases)
+        object.__setattr__(self, "paraphrases", paraphrases)
+        object.__setattr__(self, "neighbours", tuple(self.neighbours))
+        object.__setattr__(self, "id", self.id or self._digest())
+
+    @property
+    def text(self) -> str:
+        """The prompt as the model sees it, subject filled in."""
+        return self.prompt.replace(PLACEHOLDER, self.subject)
+
+    @property
+    def template(self) -> str:
+        """The text with `{}` in the subject's place."""
+        start, end = self.subject_span
+        return self.text[:start] + PLACEHOLDER + self.text[end:]
+
+    @property
+    def subject_span(self) -> tuple[int, int]:
+        """Characters of `text` that are the subject: 0-based start, end excluded."""
+        start = self.prompt.find(PLACEHOLDER)
+        if start < 0:
+            start = find_subject(self.prompt, self.subject)
+        return start, start + len(self.subject)
+
+    def _digest(self) -> str:
+        # NUL cannot occur in the parts, so no two different facts run together.
+        parts = "\0".join((self.subject, self.text, self.target_new))
+        return hashlib.sha256(parts.encode()).hexdigest()[:12]
+
+
+def _refuse(name: str, reasons: list[str]) -> None:
+    if reasons:
+        problems = [Problem("error", reason) for reason in reasons]
+        raise FactsError(f"This {name} cannot be used: " + "; ".join(reasons) + ".", problems)

@@ -1,0 +1,136 @@
+"""Where each model family keeps its parts: one row a family, no branches anywhere else.
+
+A row names modules by dotted paths: `backbone` from the causal language model, `layers`, `embed_tokens` and `ln_final`
+from the backbone, the others from one block. Rows are verified on the loaded model (verify.py), so a wrong path or
+orientation is an error at load and never a wrong number.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One `config.model_type`: paths to its modules, and what its head does after `lm_head`.
+
+    `down_in_first` is true where the down projection stores (d_mlp, d_model), as Conv1D does. `gate_up` names a fused
+    gate-and-up projection, whose output is gate then up. The three `*_attr` name config fields: logits are multiplied by
+    `logit_scale_attr`, divided by `logit_divisor_attr`, and passed through c·tanh(logits/c) for `logit_softcap_attr`;
+    the MLP's output is multiplied by `residual_scale_attr` before it joins the residual stream.
+    """
+
+    model_type: str
+    example: str
+    backbone: str = "model"
+    layers: str = "layers"
+    embed_tokens: str = "embed_tokens"
+    ln_final: str = "norm"
+    attention: str = "self_attn"
+    gate: str | None = None
+    up: str | None = None
+    gate_up: str | None = None
+    down: str
+    down_in_first: bool = False
+    post_norm: bool = False
+    logit_scale_attr: str | None = None
+    logit_divisor_attr: str | None = None
+    logit_softcap_attr: str | None = None
+    residual_scale_attr: str | None = None
+
+
+_GATED = Family(
+    model_type="llama",
+    example="Llama 2/3, SmolLM2, TinyLlama, Yi, DeepSeek-LLM",
+    gate="mlp.gate_proj",
+    up="mlp.up_proj",
+    down="mlp.down_proj",
+)
+_GPT2 = Family(
+    model_type="gpt2",
+    example="GPT-2 (all sizes), DistilGPT-2",
+    backbone="transformer",
+    layers="h",
+    embed_tokens="wte",
+    ln_final="ln_f",
+    attention="attn",
+    up="mlp.c_fc",
+    down="mlp.c_proj",
+    down_in_first=True,
+)
+_BLOOM = replace(
+    _GPT2,
+    model_type="bloom",
+    example="BLOOM",
+    embed_tokens="word_embeddings",
+    attention="self_attention",
+    up="mlp.dense_h_to_4h",
+    down="mlp.dense_4h_to_h",
+    down_in_first=False,
+)
+
+_ROWS = (
+    _GATED,
+    replace(_GATED, model_type="mistral", example="Mistral 7B, Zephyr"),
+    replace(_GATED, model_type="qwen2", example="Qwen2, Qwen2.5"),
+    replace(_GATED, model_type="qwen3", example="Qwen3 (dense)"),
+    replace(_GATED, model_type="gemma", example="Gemma"),
+    replace(
+        _GATED,
+        model_type="gemma2",
+        example="Gemma 2",
+        post_norm=True,
+        logit_softcap_attr="final_logit_softcapping",
+    ),
+    replace(
+        _GATED,
+        model_type="gemma3_text",
+        example="Gemma 3 (text: 270M, 1B)",
+        post_norm=True,
+        logit_softcap_attr="final_logit_softcapping",
+    ),
+    Family(
+        model_type="phi",
+        example="Phi-1, Phi-1.5, Phi-2",
+        ln_final="final_layernorm",
+        up="mlp.fc1",
+        down="mlp.fc2",
+    ),
+    Family(model_type="phi3", example="Phi-3, Phi-3.5, Phi-4-mini", gate_up="mlp.gate_up_proj", down="mlp.down_proj"),
+    replace(_GATED, model_type="olmo2", example="OLMo 2", post_norm=True),
+    replace(_GATED, model_type="stablelm", example="StableLM 2, StableLM 3B"),
+    Family(model_type="starcoder2", example="StarCoder2", up="mlp.c_fc", down="mlp.c_proj"),
+    replace(
+        _GATED,
+        model_type="granite",
+        example="Granite 3 (dense)",
+        logit_divisor_attr="logits_scaling",
+        residual_scale_attr="residual_multiplier",
+    ),
+    replace(_GATED, model_type="cohere", example="Command R, Aya", logit_scale_attr="logit_scale"),
+    replace(_GATED, model_type="smollm3", example="SmolLM3"),
+    _GPT2,
+    replace(_GPT2, model_type="gptj", example="GPT-J 6B", up="mlp.fc_in", down="mlp.fc_out", down_in_first=False),
+    replace(_GPT2, model_type="gpt_neo", example="GPT-Neo", down_in_first=False),
+    Family(
+        model_type="gpt_neox",
+        example="GPT-NeoX 20B, Pythia",
+        backbone="gpt_neox",
+        embed_tokens="embed_in",
+        ln_final="final_layer_norm",
+        attention="attention",
+        up="mlp.dense_h_to_4h",
+        down="mlp.dense_4h_to_h",
+    ),
+    Family(
+        model_type="opt",
+        example="OPT (all sizes but 350M)",
+        backbone="model.decoder",
+        ln_final="final_layer_norm",
+        up="fc1",
+        down="fc2",
+    ),
+    _BLOOM,
+    replace(_BLOOM, model_type="falcon", example="Falcon 7B, Falcon-RW"),
+)
+
+FAMILIES: Mapping[str, Family] = {row.model_type: row for row in _ROWS}

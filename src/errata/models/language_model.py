@@ -1,0 +1,139 @@
+"""One standard view of any supported decoder: blocks, MLP projections in one orientation, head, digest."""
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from errata.models.families import Family
+from errata.store.digest import tensor_digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(eq=False)
+class LanguageModel:
+    """A loaded causal language model with its tokenizer and family row.
+
+    `hf` stays an unmodified transformers model: call `generate` on it, save it, give it to any other tool.
+    Layers are counted from 0. Made by `errata.load`, or by `wrap` from a model that is already in memory.
+    """
+
+    hf: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    family: Family
+    name: str
+    revision: str | None = None
+    block_returns_tuple: bool = False
+    applied: list[Any] = field(default_factory=list)
+    original_weights: dict[int, Tensor] = field(default_factory=dict)
+    _digest: tuple[tuple[tuple[int, int], ...], str] | None = None
+
+    @cached_property
+    def backbone(self) -> nn.Module:
+        return self.hf.get_submodule(self.family.backbone)
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        return self.backbone.get_submodule(self.family.layers)  # type: ignore[return-value]
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def device(self) -> torch.device:
+        return self.hf.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.hf.dtype
+
+    @property
+    def d_model(self) -> int:
+        return self.down_weight(0).shape[1]
+
+    @property
+    def d_mlp(self) -> int:
+        return self.down_weight(0).shape[0]
+
+    @property
+    def d_vocab(self) -> int:
+        return self.lm_head.weight.shape[0]  # type: ignore[union-attr, return-value]
+
+    @property
+    def lm_head(self) -> nn.Module:
+        return self.hf.get_output_embeddings()  # type: ignore[return-value]
+
+    @property
+    def embed_tokens(self) -> nn.Module:
+        return self.backbone.get_submodule(self.family.embed_tokens)
+
+    @cached_property
+    def residual_scale(self) -> float:
+        """What the MLP's output is multiplied by before it joins the residual stream (1 in nearly every family)."""
+        attr = self.family.residual_scale_attr
+        return float(getattr(self.hf.config, attr)) if attr else 1.0
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest input in tokens, or a very large number where the model has no limit."""
+        config = self.hf.config
+        return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 30)
+
+    def down(self, layer: int) -> nn.Module:
+        """The MLP's output projection: its input is the memory's key, its output the memory's value."""
+        return self.layers[layer].get_submodule(self.family.down)
+
+    def down_weight(self, layer: int) -> Float[Tensor, "d_mlp d_model"]:
+        """The down projection's weight as d_mlp × d_model, sharing storage with the model's parameter."""
+        weight: Tensor = self.down(layer).weight.detach()  # type: ignore[union-attr, operator]
+        return weight if self.family.down_in_first else weight.T
+
+    def logits(self, hidden: Float[Tensor, "*rows d_head"]) -> Float[Tensor, "*rows d_vocab"]:
+        """Next-token logits from the backbone's output (after the final norm), as the model's own forward makes them."""
+        config, row = self.hf.config, self.family
+        logits = self.lm_head(hidden)
+        if row.logit_scale_attr:
+            logits = logits * getattr(config, row.logit_scale_attr)
+        if row.logit_divisor_attr:
+            logits = logits / getattr(config, row.logit_divisor_attr)
+        softcap = getattr(config, row.logit_softcap_attr, None) if row.logit_softcap_attr else None
+        return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+    def digest(self) -> str:
+        """SHA-256 of every weight (name, dtype, shape, bytes), remembered until a weight is written to."""
+        state = {name: tensor for name, tensor in self.hf.state_dict().items() if not name.endswith("rotary_emb.inv_freq")}
+        stamp = tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())
+        if self._digest is None or self._digest[0] != stamp:
+            self._digest = (stamp, tensor_digest(_without_ties(state)))
+        return self._digest[1]
+
+    @contextmanager
+    def weights_restored(self, layers: Sequence[int]):
+        """Give the down projections of `layers` their exact bits back at the end, whatever happened in between."""
+        originals = {layer: self.down_weight(layer).clone() for layer in layers}
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for layer, original in originals.items():
+                    self.down_weight(layer).copy_(original)
+
+
+def _without_ties(state: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """Each storage once, under its first name: whether a head is tied must not depend on how the model was saved."""
+    seen: set[tuple[int, tuple[int, ...]]] = set()
+    unique = []
+    for name in sorted(state):
+        key = (state[name].data_ptr(), tuple(state[name].shape))
+        if key not in seen:
+            seen.add(key)
+            unique.append((name, state[name]))
+    return unique

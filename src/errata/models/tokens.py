@@ -1,0 +1,88 @@
+"""From text to token ids with known positions, through offset mappings only; and batches of them.
+
+Positions are 0-based and unpadded. A piece of text is never tokenized apart from its context: where a merge
+would straddle the cut, the ids would differ from the ids the model sees.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from errata.errors import InputError, ModelError
+from errata.facts import join_target
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Token ids of one text, with the characters (start, end) that each covers; special tokens cover none."""
+
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+
+    def tokens_over(self, start: int, end: int) -> tuple[int, int]:
+        """First and last token position that covers any character of [start, end)."""
+        covering = [i for i, (a, b) in enumerate(self.offsets) if a < end and b > start]
+        if not covering:
+            raise InputError(f"No token covers characters {start}–{end} of a text of {len(self.ids)} tokens.")
+        return covering[0], covering[-1]
+
+
+def encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[Encoding]:
+    """Tokenize whole texts, with the special tokens that the tokenizer adds by itself (BOS where it has one)."""
+    if not texts:
+        return []
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{type(tokenizer).__name__} gives no offset mapping; errata needs a fast tokenizer (tokenizer.json)."
+        )
+    batch = tokenizer(list(texts), return_offsets_mapping=True, return_attention_mask=False, verbose=False)
+    pairs = zip(batch["input_ids"], batch["offset_mapping"], strict=True)
+    return [Encoding(tuple(ids), tuple((int(a), int(b)) for a, b in offsets)) for ids, offsets in pairs]
+
+
+@dataclass(frozen=True)
+class TargetRow:
+    """A prompt followed by a target: `ids` of both; the target is tokens `start` … len(ids) − 1."""
+
+    ids: tuple[int, ...]
+    start: int
+
+    @property
+    def target_ids(self) -> tuple[int, ...]:
+        return self.ids[self.start :]
+
+
+def encode_targets(
+    tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]
+) -> list[tuple[TargetRow, Encoding]]:
+    """Encode prompt–target pairs as whole texts and find the target's tokens.
+
+    A tokenizer that appends an end token has it cut off: a target ends where its text ends.
+    """
+    joined = [join_target(prompt, target) for prompt, target in pairs]
+    rows = []
+    for (text, begin), encoding in zip(joined, encode(tokenizer, [text for text, _ in joined]), strict=True):
+        start, last = encoding.tokens_over(begin, len(text))
+        kept = Encoding(encoding.ids[: last + 1], encoding.offsets[: last + 1])
+        rows.append((TargetRow(kept.ids, start), kept))
+    return rows
+
+
+def pad_right(
+    rows: Sequence[Sequence[int]], *, device: torch.device | str = "cpu"
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    """Ids padded on the right to one length, and the mask of real tokens."""
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[i, : len(row)] = 1
+    return ids.to(device), mask.to(device)

@@ -1,0 +1,101 @@
+"""Check on the loaded model that its family row is true: paths, orientation, tapping, partial runs, head.
+
+A few forwards of five tokens: cheap beside loading, and it turns a wrong row, an unusual
+checkpoint or an incompatible transformers release into an error at load.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from errata.errors import UnsupportedModelError
+from errata.models.language_model import LanguageModel
+from errata.models.partial import run_layers
+
+_RELATIVE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
+
+
+@torch.no_grad()
+def verify(lm: LanguageModel) -> None:
+    """Raise UnsupportedModelError unless `lm` behaves as its row says. Sets `lm.block_returns_tuple`."""
+    _check_modules(lm)
+    ids = torch.arange(5, device=lm.device)[None] % lm.d_vocab
+    mask = torch.ones_like(ids)
+    layer = lm.num_layers // 2
+    record: dict[str, Tensor] = {}
+    full = _full_forward(lm, ids, mask, layer, record)
+    _expect_close(lm, "the down projection's orientation", _down_by_hand(lm, layer, record["down_in"]), record["down_out"])
+
+    tail = run_layers(lm, record["layer_in"], mask, first=layer, tap_down=[layer])
+    assert tail.hidden is not None
+    _expect_close(lm, "running from a layer on", lm.logits(tail.hidden), full)
+    _expect_close(lm, "tapping the down projection", tail.down_inputs[layer], record["down_in"])
+    head = run_layers(lm, ids, mask, stop=layer + 1, record=True)
+    assert head.hidden is not None
+    _expect_close(lm, "running up to a layer", head.hidden, record["layer_out"])
+    first = run_layers(lm, ids[:, :3], mask[:, :3], record=True).key_values
+    rest = run_layers(lm, ids[:, 3:], mask[:, 3:], prefix=first)
+    assert rest.hidden is not None
+    _expect_close(lm, "running from a position on", lm.logits(rest.hidden), full[:, 3:])
+
+    moved = run_layers(lm, record["layer_in"] + 1, mask, first=layer).hidden
+    assert moved is not None
+    if torch.allclose(lm.logits(moved).float(), full.float(), rtol=1e-6):
+        raise _unsupported(lm, "replacing a block's input", "it changes nothing")
+
+
+def _full_forward(lm: LanguageModel, ids: Tensor, mask: Tensor, layer: int, record: dict[str, Tensor]) -> Tensor:
+    def keep_down(_module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        # Cloned: Falcon adds the attention's output to it in place.
+        record["down_in"], record["down_out"] = arguments[0].clone(), output.clone()
+
+    def keep_block(_module: nn.Module, arguments: tuple, keywords: dict, output: Tensor | tuple) -> None:
+        record["layer_in"] = (arguments[0] if arguments else keywords["hidden_states"]).clone()
+        lm.block_returns_tuple = isinstance(output, tuple)
+        record["layer_out"] = (output[0] if isinstance(output, tuple) else output).clone()
+
+    hooks = [
+        lm.down(layer).register_forward_hook(keep_down),
+        lm.layers[layer].register_forward_hook(keep_block, with_kwargs=True),
+    ]
+    try:
+        return lm.hf(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _down_by_hand(lm: LanguageModel, layer: int, down_in: Tensor) -> Tensor:
+    bias = getattr(lm.down(layer), "bias", None)
+    product = down_in @ lm.down_weight(layer)
+    return product if bias is None else product + bias
+
+
+def _check_modules(lm: LanguageModel) -> None:
+    paths = [lm.family.embed_tokens, lm.family.ln_final, lm.family.layers]
+    block = [lm.family.attention, lm.family.down, lm.family.gate, lm.family.up, lm.family.gate_up]
+    for owner, path in [*((lm.backbone, p) for p in paths), *((lm.layers[0], p) for p in block if p)]:
+        try:
+            owner.get_submodule(path)
+        except AttributeError:
+            raise _unsupported(lm, f"its part {path!r}", f"{type(owner).__name__} has no such module") from None
+    for layer in range(lm.num_layers):
+        weight = getattr(lm.down(layer), "weight", None)
+        if weight is None or weight.ndim != 2 or not weight.is_floating_point():
+            found = "none" if weight is None else f"{tuple(weight.shape)} {weight.dtype}"
+            raise _unsupported(lm, f"layer {layer}'s down projection", f"its weight is {found}; load it dequantized")
+        if weight.shape != lm.down(0).weight.shape:
+            raise _unsupported(lm, f"layer {layer}'s down projection", "its shape differs from layer 0's")
+
+
+def _expect_close(lm: LanguageModel, what: str, found: Tensor, expected: Tensor) -> None:
+    found, expected = found.double().reshape(expected.shape), expected.double()
+    difference = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
+    if not difference <= _RELATIVE_TOLERANCE.get(lm.dtype, 6e-2):
+        raise _unsupported(lm, what, f"off by a relative {difference:.1e} from a full forward")
+
+
+def _unsupported(lm: LanguageModel, what: str, found: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{lm.name} does not match the family row {lm.family.model_type!r} ({what}: {found}). "
+        "Correct the row in models/families.py, or check the transformers version."
+    )

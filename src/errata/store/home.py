@@ -1,0 +1,30 @@
+"""Where errata keeps what it can make again: converted models, second moments, target values."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import platformdirs
+
+from errata.store.atomic import storage_errors
+
+FOLDERS = ("models", "moments", "values")
+
+
+def home() -> Path:
+    """`$ERRATA_HOME`, or errata's folder in the platform's cache, with `models/`, `moments/` and `values/` in it.
+
+    Made on demand. Raises StorageError when it cannot be made or written to.
+    """
+    chosen = os.environ.get("ERRATA_HOME") or platformdirs.user_cache_dir("errata", appauthor=False)
+    path = Path(os.path.abspath(os.path.expanduser(chosen)))
+    advice = "Set ERRATA_HOME to a folder that you can write to."
+    with storage_errors(f"use {path} as errata's home", advice=advice):
+        for name in FOLDERS:
+            (path / name).mkdir(parents=True, exist_ok=True)
+        # Asking for permissions does not tell what a read-only mount or a network disk will do.
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    return path

@@ -1,0 +1,27 @@
+"""Fixtures shared by all tests."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests")]
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data sets; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("ERRATA_DATA", ROOT / ".." / "shared" / "data"))
+    if not (folder / "counterfact.json").is_file():
+        pytest.skip(f"no development data at {folder} (set ERRATA_DATA)")
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The real embedded model; tests that write to its weights must restore them."""
+    from errata.models import load
+
+    return load("smollm2")
