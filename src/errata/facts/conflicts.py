@@ -44,10 +44,11 @@ class Accepted:
     def _warning(self, fact: Fact) -> str:
         if earlier := self.by_text.get(fact.text):
             return f"repeats the fact at {earlier[1]} under another id"
-        if earlier := self.by_key.get(_seen_by_key(fact)):
+        seen = _seen_by_key(fact)
+        if earlier := self.by_key.get(seen):
             return (
-                f"has the same key as the fact at {earlier[1]}: both texts begin with {quoted(_seen_by_key(fact))}, and keys "
-                "do not see what follows the subject; expect the two answers to mix"
+                f"has the same key as the fact at {earlier[1]}: both texts begin with {quoted(seen)}, and keys do not "
+                "see what follows the subject; expect the two answers to mix"
             )
         return ""
 

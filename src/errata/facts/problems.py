@@ -22,7 +22,7 @@ class Problem:
 
     def __str__(self) -> str:
         place = self.where or (f"line {self.line}" if self.line is not None else "")
-        named = f"{place} ({self.fact_id})".strip() if self.fact_id else place
+        named = f"{place} [{self.fact_id}]".strip() if self.fact_id else place
         return ": ".join(part for part in (named, self.severity, self.reason) if part)
 
 

@@ -16,7 +16,7 @@ from errata.facts.csv_records import csv_records
 from errata.facts.fact import Fact
 from errata.facts.problems import Problem, format_problems
 from errata.facts.records import Record, json_records, jsonl_records
-from errata.facts.shapes import Shape, build, counterfact, own, recognise, zsre
+from errata.facts.shapes import Shape, build, counterfact, own, recognize, zsre
 
 Format = Literal["auto", "jsonl", "json", "csv", "counterfact", "zsre"]
 
@@ -52,7 +52,7 @@ class FactFile:
 def read_facts(path: str | Path, *, format: Format = "auto", limit: int | None = None) -> FactFile:
     """Every usable fact of a file and every problem with the rest; a bad record never raises.
 
-    "auto" goes by the extension and recognises the data sets by the first record's fields; "jsonl", "json" and "csv"
+    "auto" goes by the extension and recognizes the data sets by the first record's fields; "jsonl", "json" and "csv"
     expect our own field names; "counterfact" and "zsre" (JSON, or JSON Lines by extension) ignore fields they do not
     need. `limit` reads only the first records, good or bad. Of two facts in conflict the later one is bad. Raises
     FactsError where the file as a whole cannot be read, ConfigError for a limit below 1.
@@ -124,7 +124,7 @@ def _collect(records: Iterator[Record | Problem], shape: Shape | None, path: Pat
             problems.append(record)
             continue
         if shape is None and isinstance(record.value, Mapping):
-            shape = recognise(record.value)
+            shape = recognize(record.value)
         fact, found = _judge(record, shape or own, accepted)
         problems += found
         if fact is not None:

@@ -60,7 +60,7 @@ def zsre(record: Mapping[str, Any], index: int) -> Shaped:
     return fields | {"id": str(index)}, reasons
 
 
-def recognise(record: Mapping[str, Any]) -> Shape:
+def recognize(record: Mapping[str, Any]) -> Shape:
     """The shape whose field names a record has; ours where no other fits."""
     names = set(record)
     if "requested_rewrite" in names or len(names & {"ground_truth", "rephrase_prompt", "locality_prompt"}) >= 2:

@@ -10,17 +10,23 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn as TimeLeftColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from errata.core.progress import SILENT, ProgressSink
 
 
 def progress_on(stream: TextIO | None = None, *, quiet: bool = False) -> ProgressSink:
     """What suits `stream` (default: stderr): a bar on a terminal, plain lines otherwise, nothing when `quiet`."""
-    if quiet:
+    stream = sys.stderr if stream is None else stream
+    if quiet or stream is None:  # a process without a console has no stderr
         return SILENT
-    stream = stream or sys.stderr
     if stream.isatty() and os.environ.get("TERM") != "dumb":
         return BarProgress(stream)
     return LineProgress(stream)
@@ -55,7 +61,7 @@ class BarProgress:
             TextColumn("{task.fields[unit]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeLeftColumn(),
+            TimeRemainingColumn(),
         )
         with Progress(*columns, console=self._console) as self._bars:
             try:

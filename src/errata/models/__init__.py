@@ -3,7 +3,7 @@
 from errata.models.families import FAMILIES, Family
 from errata.models.language_model import LanguageModel
 from errata.models.load import load, wrap
-from errata.models.partial import KeyValues, Run, run_layers
+from errata.models.partial import KeyValues, Run, left_aligned, run_layers
 from errata.models.tokens import Encoding, TargetRow, encode, encode_targets, pad_right
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "TargetRow",
     "encode",
     "encode_targets",
+    "left_aligned",
     "load",
     "pad_right",
     "run_layers",

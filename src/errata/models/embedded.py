@@ -10,8 +10,9 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 from errata.errors import ErrataError, ModelError, ModelNotFoundError
@@ -66,14 +67,16 @@ def embedded_model(name: str = "smollm2", *, notify: Callable[[str], None] | Non
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' own bars and log lines below errors away from the terminal for a while."""
+    """Keep transformers' own bars, warnings and log lines below errors away from the terminal for a while."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        # The GGUF reader's bar heeds no setting; it is drawn on whatever sys.stderr is when it starts.
+        with redirect_stderr(StringIO()):
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:

@@ -235,3 +235,20 @@ class _PrefixCache(Cache):
     def recorded(self, layers: Sequence[int]) -> dict[int, LayerKeyValues]:
         pairs = ((i, self.layers[i].recorded) for i in layers)  # type: ignore[attr-defined]
         return {i: pair for i, pair in pairs if pair is not None}
+
+
+def left_aligned(key_values: KeyValues) -> KeyValues:
+    """The same rows with their padding on the left; each row's real columns must be contiguous."""
+    mask = key_values.mask
+    width = mask.shape[1]
+    lengths, starts = mask.sum(1, keepdim=True), mask.argmax(1, keepdim=True)
+    columns = torch.arange(width, device=mask.device)[None]
+    source = (columns - (width - lengths) + starts).clamp(0, max(width - 1, 0))
+    moved = {}
+    for layer, (keys, values) in key_values.layers.items():
+        index = source[:, None, :, None]
+        moved[layer] = (
+            keys.gather(2, index.expand(-1, keys.shape[1], -1, keys.shape[3])),
+            values.gather(2, index.expand(-1, values.shape[1], -1, values.shape[3])),
+        )
+    return KeyValues(moved, (columns >= width - lengths).long())

@@ -66,15 +66,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Missing parent folders are made; a symbolic link is written through. Raises StorageError.
     """
     path = _resolved(path)
-    # A rename would silently put a file in the place of /dev/stdout or of a named pipe.
-    if path.exists() and not path.is_file():
-        raise StorageError(f"Could not write {path}: it exists and is not a regular file. Choose another name.")
+    with storage_errors(f"write {path}"):
+        # A rename would silently put a file in the place of /dev/stdout or of a named pipe.
+        if path.exists() and not path.is_file():
+            raise StorageError(f"Could not write {path}: it exists and is not a regular file. Choose another name.")
     with _staging(path) as folder:
         yield folder / path.name
         with storage_errors(f"write {path}"):
-            # Other writers (safetensors) make their files private; the umask decides here, as for any file.
-            (folder / path.name).chmod(stat.S_IMODE(folder.stat().st_mode) & 0o666)
-            _fsync(folder / path.name)
+            _settle(folder / path.name)
             os.replace(folder / path.name, path)
             _fsync_folder(path.parent)
 
@@ -93,7 +92,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         with storage_errors(f"write {path}"):
             for parent, _, names in os.walk(folder):
                 for name in names:
-                    _fsync(Path(parent, name))
+                    _settle(Path(parent, name))
                 _fsync_folder(Path(parent))
             _put_folder(folder, path, overwrite)
             _fsync_folder(path.parent)
@@ -105,6 +104,8 @@ def _storage_error(what: str, error: OSError, advice: str | None = None) -> Stor
 
 
 def _resolved(path: Path) -> Path:
+    if "\0" in str(path):
+        raise StorageError(f"Could not write {str(path)!r}: a path cannot hold a NUL character. Choose another name.")
     with storage_errors(f"write {path}"):
         return Path(os.path.realpath(path))
 
@@ -197,7 +198,10 @@ def _exchange(first: Path, second: Path) -> bool:
     return renameat2(at_cwd, os.fsencode(first), at_cwd, os.fsencode(second), rename_exchange) == 0
 
 
-def _fsync(path: Path) -> None:
+def _settle(path: Path) -> None:
+    """Force a finished file to the disk."""
+    # safetensors makes its files private; the umask decides, as it did for the folder, so that a team can share them.
+    path.chmod(stat.S_IMODE(path.parent.stat().st_mode) & 0o666)
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 

@@ -1,0 +1,80 @@
+"""The ridge problem at the heart of MEMIT, in its primal and dual forms, in float64."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from errata.errors import SingularSystemError
+
+_FIRST_JITTER, _LAST_JITTER = 1e-12, 1e-6
+
+
+@dataclass(frozen=True)
+class Cholesky:
+    """Lower factor of a symmetric matrix; `jitter` is what was added to its diagonal, relative to the mean diagonal."""
+
+    factor: Float[Tensor, "n n"]
+    jitter: float
+
+
+def cholesky(matrix: Float[Tensor, "n n"]) -> Cholesky:
+    """Factor a symmetric positive matrix in float64, adding as little jitter as it takes (none if none is needed).
+
+    A second moment from few tokens, or with neurons that never fire, is singular; the ridge system is not, as long as
+    the tiny diagonal stays tiny. Raises SingularSystemError beyond 10⁻⁶ of the mean diagonal, or for non-finite input.
+    """
+    matrix = matrix.double()
+    scale = float(matrix.diagonal().mean())
+    if not torch.isfinite(matrix).all() or scale <= 0:
+        raise SingularSystemError("The system has no positive finite diagonal; check the second moments and the keys.")
+    jitter = 0.0
+    while True:
+        shifted = matrix if jitter == 0 else matrix + jitter * scale * torch.eye(len(matrix)).to(matrix)
+        factor, info = torch.linalg.cholesky_ex(shifted)
+        if int(info) == 0:
+            return Cholesky(factor, jitter)
+        jitter = _FIRST_JITTER if jitter == 0 else jitter * 10
+        if jitter > _LAST_JITTER * 1.001:
+            raise SingularSystemError(
+                f"A {len(matrix)}×{len(matrix)} system is not positive definite even with jitter {_LAST_JITTER:g}. "
+                "Use more tokens for the second moments, or a larger prior_weight."
+            )
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """A solved ridge problem: weight_update = adjointᵀ · residuals."""
+
+    adjoint: Float[Tensor, "fact d_mlp"]
+    form: str
+    jitter: float
+
+
+def ridge_adjoint(
+    keys: Float[Tensor, "fact d_mlp"],
+    second_moment: Float[Tensor, "d_mlp d_mlp"],
+    *,
+    prior_weight: float,
+    form: Literal["auto", "primal", "dual"] = "auto",
+    moment_cholesky: Cholesky | None = None,
+) -> Ridge:
+    """The factor A with ΔW = AᵀR that stores residuals R at `keys` K while disturbing the corpus least.
+
+    Aᵀ = (λC + KᵀK)⁻¹Kᵀ: MEMIT (Meng et al. 2023), eqs. 14–15, transposed because facts are rows here. C averages over corpus
+    tokens; λ (`prior_weight`) makes it count as that many. With fewer facts than d_mlp the dual form
+    A = (λI + KC⁻¹Kᵀ)⁻¹KC⁻¹ is the same matrix for an n×n solve, and C's Cholesky can be reused. All in float64.
+    Raises SingularSystemError where the system is not positive definite.
+    """
+    K, C = keys.double(), second_moment.double()
+    if form == "dual" or (form == "auto" and K.shape[0] < K.shape[1]):
+        chol_c = moment_cholesky or cholesky(C)
+        whitened = torch.cholesky_solve(K.T, chol_c.factor).T
+        gram = K @ whitened.T
+        gram = (gram + gram.T) / 2 + prior_weight * torch.eye(len(K)).to(K)
+        inner = cholesky(gram)
+        return Ridge(torch.cholesky_solve(whitened, inner.factor), "dual", max(chol_c.jitter, inner.jitter))
+    system = cholesky(prior_weight * C + K.T @ K)
+    return Ridge(torch.cholesky_solve(K.T, system.factor).T.contiguous(), "primal", system.jitter)

@@ -1,0 +1,46 @@
+"""A weight update kept as factors while they are smaller than the matrix."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class WeightUpdate:
+    """ΔW (d_mlp × d_model) = leftᵀ · right, one rank for each fact; or `dense` where the factors would be larger.
+
+    Stored in float32: these numbers are the edit, and every application of them adds the same bits.
+    """
+
+    left: Float[Tensor, "rank d_mlp"] | None = None
+    right: Float[Tensor, "rank d_model"] | None = None
+    dense: Float[Tensor, "d_mlp d_model"] | None = None
+
+    @classmethod
+    def from_factors(cls, left: Float[Tensor, "rank d_mlp"], right: Float[Tensor, "rank d_model"]) -> "WeightUpdate":
+        """Keep the factors, or their product once rank > d_mlp·d_model/(d_mlp + d_model)."""
+        d_mlp, d_model = left.shape[1], right.shape[1]
+        if left.shape[0] * (d_mlp + d_model) > d_mlp * d_model:
+            return cls(dense=(left.double().T @ right.double()).float())
+        return cls(left=left.float(), right=right.float())
+
+    def matrix(self, device: torch.device | str = "cpu") -> Float[Tensor, "d_mlp d_model"]:
+        """ΔW in float32 on `device`."""
+        if self.dense is not None:
+            return self.dense.to(device)
+        assert self.left is not None
+        assert self.right is not None
+        return self.left.to(device).T @ self.right.to(device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that make it up, by name."""
+        named = {"left": self.left, "right": self.right, "dense": self.dense}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+
+@torch.no_grad()
+def add_(weight: Float[Tensor, "d_mlp d_model"], update: WeightUpdate) -> None:
+    """weight += ΔW in place: added in float32 and rounded once to the weight's dtype."""
+    weight.copy_(weight.float() + update.matrix(weight.device))

@@ -1,0 +1,224 @@
+"""Target values: for each fact, the residual-stream vector at the subject that makes the model say the new target.
+
+MEMIT (Meng et al. 2023), eq. 16, by Adam on a value shift at the last edited layer's output. Everything that cannot change is
+computed once: positions before the edited one are frozen as keys and values, layers up to the edited one as
+hidden states. Facts are optimised together, each with its own Adam state, clamp and stop; finished ones leave the batch.
+Equals one fact at a time through full forwards (tests/reference/memit.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from errata.core.losses import kl_and_gradient, nll_and_gradient
+from errata.edit.config import MemitConfig
+from errata.edit.passes import Pass, Suffix, plan_passes
+from errata.edit.rows import Row, essence_rows, rewriting_rows
+from errata.edit.shared import SharedPrefixes
+from errata.facts import Fact
+from errata.models import KeyValues, LanguageModel, left_aligned, pad_right, run_layers
+
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+
+
+@dataclass(frozen=True)
+class TargetValues:
+    """The optimised values of a batch of facts (rows), with how the optimisation ended.
+
+    value: z = h₀ + shift.  nll, kl, loss: nats, at the end (loss includes both penalties).  first_nll: before the first
+    update.  updates: Adam steps taken.  converged: the loss fell below stop_loss.
+    """
+
+    value: Float[Tensor, "fact d_model"]
+    shift_norm: Float[Tensor, " fact"]
+    start_norm: Float[Tensor, " fact"]
+    first_nll: Float[Tensor, " fact"]
+    nll: Float[Tensor, " fact"]
+    kl: Float[Tensor, " fact"]
+    loss: Float[Tensor, " fact"]
+    updates: Int[Tensor, " fact"]
+    converged: Int[Tensor, " fact"]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(vars(self))
+
+
+def target_values(
+    lm: LanguageModel, facts: Sequence[Fact], config: MemitConfig, prefixes: Sequence[str]
+) -> TargetValues:
+    """Optimise the target values of one batch of facts.
+
+    L(shift) = mean over contexts of mean over target tokens of NLL + kl_factor · KL(p_shift ‖ p₀) at "{subject} is a"
+    + weight_decay · ‖shift‖/‖h₀‖²; after each Adam step ‖shift‖ is clipped to clamp · ‖h₀‖. `prefixes` starts with "".
+    """
+    problem = _prepare(lm, facts, config, prefixes)
+    return _optimise(problem, config)
+
+
+@dataclass
+class _Problem:
+    lm: LanguageModel
+    first: int
+    suffixes: list[Suffix]
+    start: Float[Tensor, "fact d_model"]
+    prefix: KeyValues | None
+
+
+@torch.no_grad()
+def _prepare(lm: LanguageModel, facts: Sequence[Fact], config: MemitConfig, prefixes: Sequence[str]) -> _Problem:
+    rows = rewriting_rows(lm, facts, prefixes) + essence_rows(lm, facts, context=len(prefixes))
+    value_layer = config.layers[-1]
+    shared = SharedPrefixes.of(lm, rows)
+    shared_kv = shared.run(stop=None)
+    row_kv = shared.select(shared_kv, rows)
+    ids, mask = pad_right([shared.own_ids(row) for row in rows], device=lm.device)
+    hidden = run_layers(lm, ids, mask, prefix=row_kv, stop=value_layer + 1).hidden
+    assert hidden is not None
+    positions = [shared.own_position(row) for row in rows]
+    prefix = _prefix_before(lm, hidden, positions, row_kv, value_layer + 1)
+    suffixes = [
+        Suffix(row, i, hidden[i, at : at + len(row.ids) - row.edited].clone())
+        for i, (row, at) in enumerate(zip(rows, positions, strict=True))
+    ]
+    bare = [i for i, row in enumerate(rows) if row.context == 0]
+    start = torch.stack([suffixes[i].hidden[0] for i in bare]).float()
+    return _Problem(lm, value_layer + 1, suffixes, start, prefix)
+
+
+def _prefix_before(
+    lm: LanguageModel, hidden: Tensor, positions: Sequence[int], shared: KeyValues | None, first: int
+) -> KeyValues | None:
+    """Keys and values, at layers from `first` on, of everything before each row's edited position; left-padded."""
+    width = max(positions)
+    if width == 0:
+        return shared
+    counts = torch.tensor(positions, device=hidden.device)[:, None]
+    mask = (torch.arange(width, device=hidden.device)[None] < counts).long()
+    # A row whose subject starts right after the shared prefix has no position of its own here. It runs one anyway,
+    # since a query that attends to nothing gives NaN, and its mask is put right afterwards.
+    running = mask.clone()
+    running[:, 0] = 1
+    run = run_layers(lm, hidden[:, :width], running, first=first, prefix=shared, record=True)
+    assert run.key_values is not None
+    true_mask = mask if shared is None else torch.cat([shared.mask, mask], dim=1)
+    return left_aligned(KeyValues(run.key_values.layers, true_mask))
+
+
+class _Adam:
+    """torch.optim.Adam's update for each fact's shift, with rows that can be dropped."""
+
+    def __init__(self, shape: torch.Size, learning_rate: float, device: torch.device) -> None:
+        self.mean = torch.zeros(shape, device=device)
+        self.square = torch.zeros(shape, device=device)
+        self.learning_rate, self.steps = learning_rate, 0
+
+    def step_(self, shift: Tensor, gradient: Tensor, active: Tensor) -> None:
+        self.steps += 1
+        mean, square = self.mean[active], self.square[active]
+        mean = mean.mul_(_BETA1).add_(gradient, alpha=1 - _BETA1)
+        square = square.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
+        self.mean[active], self.square[active] = mean, square
+        denominator = (square.sqrt() / (1 - _BETA2**self.steps) ** 0.5).add_(_EPSILON)
+        shift[active] -= self.learning_rate / (1 - _BETA1**self.steps) * (mean / denominator)
+
+
+def _optimise(problem: _Problem, config: MemitConfig) -> TargetValues:
+    start = problem.start
+    n = len(start)
+    start_norm = start.norm(dim=1)
+    shift = torch.zeros_like(start)
+    adam = _Adam(start.shape, config.learning_rate, start.device)
+    result = {name: torch.zeros(n, device=start.device) for name in ("first_nll", "nll", "kl", "loss")}
+    updates = torch.zeros(n, dtype=torch.long, device=start.device)
+    active = torch.arange(n, device=start.device)
+    evaluator = _Evaluator(problem, n)
+    for step in range(config.value_steps):
+        last = step == config.value_steps - 1
+        nll, kl, gradient = evaluator(shift, active, config.kl_factor, with_gradient=not last)
+        norm = shift[active].norm(dim=1)
+        decay = config.weight_decay / start_norm[active] ** 2
+        loss = nll + config.kl_factor * kl + decay * norm
+        for name, values in (("nll", nll), ("kl", kl), ("loss", loss)):
+            result[name][active] = values
+        if step == 0:
+            result["first_nll"] = nll.clone()
+        going = loss >= config.stop_loss
+        if last or not bool(going.any()):
+            break
+        if not bool(going.all()):
+            active, gradient, norm, decay = active[going], gradient[going], norm[going], decay[going]
+            evaluator.keep(active)
+        # ‖shift‖ has no gradient at 0; like torch's norm, take 0 there.
+        gradient = gradient + shift[active] * (decay / norm.clamp_min(1e-30) * (norm > 0))[:, None]
+        adam.step_(shift, gradient, active)
+        limit = config.clamp * start_norm[active]
+        norm = shift[active].norm(dim=1)
+        shift[active] *= torch.where(norm > limit, limit / norm, torch.ones_like(norm))[:, None]
+        updates[active] += 1
+    return TargetValues(
+        value=start + shift,
+        shift_norm=shift.norm(dim=1),
+        start_norm=start_norm,
+        **result,
+        updates=updates,
+        converged=(result["loss"] < config.stop_loss).long(),
+    )
+
+
+class _Evaluator:
+    """Loss and gradient of every active fact, over a few packed passes through the layers above the edited one."""
+
+    def __init__(self, problem: _Problem, n: int) -> None:
+        self.problem, self.n = problem, n
+        self.passes = plan_passes(problem.suffixes, problem.prefix, n, problem.start.device)
+        self.essence_log_probs: Tensor | None = None
+
+    def keep(self, active: Int[Tensor, " fact"]) -> None:
+        """Drop the rows of finished facts."""
+        kept = set(active.tolist())
+        suffixes = [suffix for suffix in self.problem.suffixes if suffix.row.fact in kept]
+        self.passes = plan_passes(suffixes, self.problem.prefix, self.n, self.problem.start.device)
+
+    def __call__(
+        self, shift: Tensor, active: Tensor, kl_factor: float, *, with_gradient: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        nll, kl = (torch.zeros(self.n, device=shift.device) for _ in range(2))
+        gradient = torch.zeros_like(shift)
+        # The first evaluation is at shift 0: its essence distribution is the unedited p₀.
+        is_first = self.essence_log_probs is None
+        for one in self.passes:
+            with torch.set_grad_enabled(with_gradient):
+                edited = (one.hidden[:, 0].float() + shift[one.facts]).requires_grad_(with_gradient)
+                entering = torch.cat([edited[:, None].to(one.hidden), one.hidden[:, 1:]], dim=1)
+                hidden = run_layers(self.problem.lm, entering, one.mask, first=self.problem.first, prefix=one.prefix).hidden
+                assert hidden is not None
+                logits = self.problem.lm.logits(hidden[one.read_rows, one.read_columns])
+            grad_logits = self._losses(one, logits.detach(), nll, kl, kl_factor, is_first)
+            if with_gradient:
+                (grad_edited,) = torch.autograd.grad(logits, edited, grad_logits.to(logits.dtype))
+                # A product with a 0/1 matrix, not index_add_: sums in a fixed order on every device.
+                gradient += one.membership @ grad_edited
+        return nll[active], kl[active], gradient[active]
+
+    def _losses(
+        self, one: Pass, logits: Tensor, nll: Tensor, kl: Tensor, kl_factor: float, is_first: bool
+    ) -> Tensor:
+        """Add each fact's losses into `nll` and `kl`; return the gradient with respect to the logits."""
+        gradients = []
+        if one.num_targets:
+            row_nll, grad = nll_and_gradient(logits[: one.num_targets], one.targets)
+            nll += one.target_membership @ row_nll
+            gradients.append(grad.mul_(one.target_weights[:, None]))
+        if one.num_targets < len(logits):
+            essence = logits[one.num_targets :]
+            if self.essence_log_probs is None:
+                self.essence_log_probs = torch.zeros(self.n, logits.shape[1], device=logits.device)
+            if is_first:
+                self.essence_log_probs[one.essence_facts] = essence.float().log_softmax(dim=-1)
+            row_kl, grad = kl_and_gradient(essence, self.essence_log_probs[one.essence_facts])
+            kl[one.essence_facts] = row_kl
+            gradients.append(grad.mul_(kl_factor))
+        return torch.cat(gradients)
