@@ -40,7 +40,7 @@ class LanguageModel:
         return self.hf.get_submodule(self.family.backbone)
 
     @property
-    def layers(self) -> Sequence[nn.Module]:
+    def layers(self) -> nn.ModuleList:
         return self.backbone.get_submodule(self.family.layers)  # type: ignore[return-value]
 
     @property

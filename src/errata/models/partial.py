@@ -81,7 +81,7 @@ def run_layers(
     cache = _PrefixCache(lm.num_layers, prefix, record=record)
     total_mask = mask if prefix is None else torch.cat([prefix.mask, mask], dim=1)
     arguments = _backbone_arguments(lm, inputs, total_mask, is_ids=is_ids)
-    taps = _Taps()
+    taps = _Taps(inputs.shape[:2])
     with (
         _only_layers(lm, None if is_ids else inputs, first, stop),
         _tapped(lm, taps, tap_inputs, tap_down, end_at=stop_layer - 1 if end_at_down else None),
@@ -160,6 +160,7 @@ def _set_layers(lm: LanguageModel, blocks: nn.Module) -> None:
 
 @dataclass
 class _Taps:
+    shape: torch.Size
     layer_inputs: dict[int, Tensor] = field(default_factory=dict)
     down_inputs: dict[int, Tensor] = field(default_factory=dict)
 
@@ -178,7 +179,8 @@ def _tapped(
 
     def keep_down(layer: int):
         def hook(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            taps.down_inputs[layer] = arguments[0]
+            # OPT's MLP sees all positions of the batch in one axis.
+            taps.down_inputs[layer] = arguments[0].reshape(*taps.shape, -1)
             if layer == end_at:
                 raise _Exit(None)
 

@@ -63,9 +63,9 @@ def find_files(source: str | Path) -> list[CorpusFile]:
 
 def file_documents(file: CorpusFile, field: str) -> Iterator[str]:
     """Every document of a file that is not blank. Raises CorpusError."""
-    if _found(file.path) != file:
-        raise CorpusError(f"{file.path} has changed since it was opened; open the corpus again.")
     try:
+        if _found(file.path) != file:
+            raise CorpusError(f"{file.path} has changed since it was opened; open the corpus again.")
         yield from READERS[file.suffix].documents(file.path, field)
     except OSError as error:
         raise CorpusError(f"Cannot read the corpus file {file.path}: {error.strerror or error}.") from error
@@ -74,7 +74,9 @@ def file_documents(file: CorpusFile, field: str) -> Iterator[str]:
 def check_text(text: str, where: str) -> None:
     """Raise CorpusError for text that no tokenizer takes."""
     if found := _SURROGATE.search(text):
-        raise CorpusError(f"{where} holds {found[0]!r}, half of a surrogate pair, which is no Unicode text. Correct it.")
+        raise CorpusError(
+            f"{where} holds {found[0]!r}, half of a surrogate pair, which is no Unicode text. Correct it."
+        )
 
 
 def _found(path: Path) -> CorpusFile:
@@ -109,15 +111,15 @@ def _check_format(path: Path) -> None:
     raise CorpusError(f"Cannot tell the format of {path} by its name; known: {', '.join(READERS)}.")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers from 1; one longer than MAX_LINE comes in pieces that share its number."""
+def _lines(path: Path, limit: int) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers from 1; one longer than `limit` characters comes in pieces that share its number."""
     with path.open("rb") as file:
         if file.read(4).startswith(_WIDE_BOMS):
             raise CorpusError(f"{path} is UTF-16 or UTF-32; save it as UTF-8.")
     # Bytes that are no UTF-8 become lone surrogates: decoding strictly would not tell the line.
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         number = 1
-        while line := file.readline(MAX_LINE):
+        while line := file.readline(limit):
             if _SURROGATE.search(line):
                 raise CorpusError(f"{path}, line {number}: not UTF-8. Save the file as UTF-8.")
             if "\0" in line:
@@ -127,29 +129,20 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _paragraphs(path: Path, _field: str) -> Iterator[str]:
-    kept: list[str] = []
-    size = 0
-    for _, line in _lines(path):
-        if not line.strip():
-            yield from _pieces("".join(kept))
-            kept, size = [], 0
+    paragraph = ""
+    for _, line in _lines(path, MAX_PARAGRAPH):
+        if line.strip() and len(paragraph) + len(line) <= MAX_PARAGRAPH:
+            paragraph += line
             continue
-        kept.append(line)
-        size += len(line)
-        if size >= MAX_PARAGRAPH:
-            *whole, rest = _pieces("".join(kept)) or [""]
-            yield from whole
-            kept, size = [rest], len(rest)
-    yield from _pieces("".join(kept))
-
-
-def _pieces(text: str) -> list[str]:
-    pieces = [text[start : start + MAX_PARAGRAPH] for start in range(0, len(text), MAX_PARAGRAPH)]
-    return [piece.strip() for piece in pieces if piece.strip()]
+        if paragraph.strip():
+            yield paragraph.strip()
+        paragraph = line
+    if paragraph.strip():
+        yield paragraph.strip()
 
 
 def _json_lines(path: Path, field: str) -> Iterator[str]:
-    for number, line in _lines(path):
+    for number, line in _lines(path, MAX_LINE):
         where = f"{path}, line {number}"
         if len(line) >= MAX_LINE:
             raise CorpusError(f"{where}: longer than {MAX_LINE:,} characters. Split that document.")

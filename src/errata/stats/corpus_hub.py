@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import importlib.metadata
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from errata.errors import CorpusError
@@ -13,7 +14,9 @@ from errata.stats.corpus_files import check_text
 from errata.store import digest
 
 HUB_PREFIX = "dataset:"
-_FORM = re.compile(r"dataset:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<config>[^:@]+))?(?::(?P<split>[^:]+)(?::(?P<field>.+))?)?")
+_FORM = re.compile(
+    r"dataset:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<config>[^:@]+))?(?::(?P<split>[^:]+)(?::(?P<field>.+))?)?"
+)
 _WAY_OUT = "Or download its text and give the JSON Lines or Parquet files."
 
 
@@ -28,8 +31,11 @@ def open_hub_dataset(spec: str, default_field: str) -> tuple[str, str, Callable[
         raise CorpusError(f"Cannot read {spec!r}; the form is dataset:NAME[@CONFIG][:SPLIT[:FIELD]].")
     name, config = found["name"], found["config"]
     split, field = found["split"] or "train", found["field"] or default_field
-    if importlib.util.find_spec("datasets") is None:
-        raise CorpusError(f"{spec!r} needs the package `datasets` (pip install datasets). {_WAY_OUT}")
+    if Path(name).exists():  # `datasets` would silently prefer it to the hub's
+        raise CorpusError(
+            f"{name!r} is a file or folder here; to use it as the corpus, give the path without {HUB_PREFIX!r}."
+        )
+    _require_datasets(spec)
     commit = _commit(spec, name)
 
     def read() -> Iterator[str]:
@@ -39,6 +45,16 @@ def open_hub_dataset(spec: str, default_field: str) -> tuple[str, str, Callable[
                 yield text
 
     return f"{spec} at {commit[:12]} (field {field})", digest("hub", name, config, split, field, commit), read
+
+
+def _require_datasets(spec: str) -> None:
+    """Version 4 is the first that cannot run code of a data set's own."""
+    try:
+        version = importlib.metadata.version("datasets")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise CorpusError(f"{spec!r} needs the package `datasets` (pip install 'datasets>=4'). {_WAY_OUT}") from error
+    if int(version.split(".")[0]) < 4:
+        raise CorpusError(f"{spec!r} needs datasets 4 or later; {version} is installed. {_WAY_OUT}")
 
 
 def _commit(spec: str, name: str) -> str:
@@ -53,7 +69,6 @@ def _commit(spec: str, name: str) -> str:
 
 
 def _rows(spec: str, name: str, config: str | None, split: str, commit: str) -> Iterator[dict[str, Any]]:
-    """Rows as they arrive; no code of the data set's own is run (recent versions of `datasets` cannot)."""
     datasets = importlib.import_module("datasets")
     try:
         yield from datasets.load_dataset(name, config, split=split, revision=commit, streaming=True)
@@ -62,10 +77,12 @@ def _rows(spec: str, name: str, config: str | None, split: str, commit: str) -> 
 
 
 def _text(row: dict[str, Any], field: str, where: str) -> str:
-    text = row.get(field, "") if field in row else None
-    if field not in row or not isinstance(row[field], str | None):
+    text = row.get(field)
+    if field not in row or not isinstance(text, str | None):
         fields = ", ".join(map(repr, list(row)[:10])) or "none"
-        raise CorpusError(f"{where}: no text in the field {field!r}; the fields are {fields}. Name the one with the text.")
+        raise CorpusError(
+            f"{where}: no text in the field {field!r}; the fields are {fields}. Name the one with the text."
+        )
     check_text(text or "", where)
     return text or ""
 
