@@ -48,7 +48,7 @@ def test_home_on_a_read_only_disk(tmp_path, monkeypatch):
 
     monkeypatch.setenv("ERRATA_HOME", str(tmp_path))
     monkeypatch.setattr(tempfile, "TemporaryFile", fail)
-    with pytest.raises(StorageError, match="Read-only file system.*Set ERRATA_HOME"):
+    with pytest.raises(StorageError, match=r"Read-only file system.*Set ERRATA_HOME"):
         home()
 
 
@@ -96,7 +96,7 @@ def test_waiting_is_said_once_and_ends_with_the_holder(tmp_path, holder):
 
 
 def test_a_killed_holder_frees_the_lock(tmp_path, holder):
-    with lock(tmp_path / "x.lock", what="testing", timeout=20, notify=lambda _: holder.kill()):
+    with lock(tmp_path / "x.lock", what="testing", timeout=20.0, notify=lambda _: holder.kill()):
         assert holder.wait() != 0
 
 
@@ -114,7 +114,7 @@ def test_timeout_is_a_storage_error(tmp_path, holder):
 def test_an_error_inside_frees_the_lock(tmp_path):
     with pytest.raises(OSError, match="mine"), lock(tmp_path / "x.lock", what="testing"):
         raise OSError("mine")
-    with lock(tmp_path / "x.lock", what="testing", timeout=0):
+    with lock(tmp_path / "x.lock", what="testing", timeout=0.0):
         pass
 
 

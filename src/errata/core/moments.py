@@ -1,4 +1,4 @@
-"""Sums of outer products over any number of rows: Σ k kᵀ with half the arithmetic, in float32 products and float64 totals.
+"""Sums of outer products over any number of rows, Σ k kᵀ: little more than half the arithmetic, float64 totals.
 
 A sum is held as panels: panel i has rows i·w … (i+1)·w − 1 of the matrix, from the diagonal on; what lies left of the
 diagonal is its mirror image. One matrix product a panel keeps the products wide enough to run at full speed.
@@ -27,13 +27,13 @@ def panel_width(size: int) -> int:
 
 
 def add_products_(panels: Panels, rows: Float[Tensor, "row size"]) -> None:
-    """Add Σ k kᵀ over the rows k, in place. Half precision is widened to float32 first, where products are exact."""
+    """Add Σ k kᵀ over the rows k, in place; products are taken in float32, or in float64 where the rows have it."""
     for part in rows.split(MAX_ROWS):
         wide = part.to(torch.promote_types(part.dtype, torch.float32))
         start = 0
         for panel in panels:
             stop = start + panel.shape[0]
-            panel.add_(wide[:, start:stop].T @ wide[:, start:])
+            panel.add_((wide[:, start:stop].T @ wide[:, start:]).to(panel.device))
             start = stop
 
 

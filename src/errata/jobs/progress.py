@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +20,9 @@ from rich.progress import (
 )
 
 from errata.core.progress import SILENT, ProgressSink
+
+if TYPE_CHECKING:  # notebooks and test runners put objects in the place of stderr that are no TextIO when checked
+    from typing import TextIO
 
 
 def progress_on(stream: TextIO | None = None, *, quiet: bool = False) -> ProgressSink:

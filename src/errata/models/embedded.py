@@ -118,9 +118,7 @@ def _convert(source: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    from errata.store.tensors import safetensors_disk_errors
-
-    with quiet_transformers(), safetensors_disk_errors():
+    with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         tokenizer.pad_token = tokenizer.eos_token
         # Without `dequantize` newer families stay packed, and saving refuses.

@@ -31,10 +31,9 @@ def sample_ids(
 ) -> list[list[int]]:
     """Each prompt followed by `new_tokens` more, drawn at temperature 1 from the `top_k` likeliest (None: from all).
 
-    `top_k=1` is greedy. Prompt i draws its own numbers, from (seed, first_index + i), so that a long list may be sampled
-    in parts. With `stop_at_eos` a row ends with its first end token. Raises InputError (no token in a prompt, an id
-    outside the vocabulary, longer than the context), ConfigError (an option outside its domain) and NumericsError (NaN
-    in the logits).
+    `top_k=1` is greedy. Prompt i draws its own numbers, from (seed, first_index + i), so a long list may be sampled in
+    parts. With `stop_at_eos` a row ends with its first end token. Raises InputError (no token in a prompt, an id outside
+    the vocabulary, longer than the context), ConfigError (an option outside its domain), NumericsError (NaN in logits).
     """
     _check_options(new_tokens=new_tokens, top_k=1 if top_k is None else top_k, batch_size=batch_size)
     if seed < 0 or first_index < 0:
@@ -147,8 +146,8 @@ def _checked_logits(lm: LanguageModel, hidden: Float[Tensor, "row d_head"]) -> F
     logits = lm.logits(hidden).float()
     if logits.isnan().any():
         raise NumericsError(
-            f"{lm.name} gives NaN instead of next-token logits: its weights are broken (remove the last patch, if one is "
-            f"applied), or {lm.dtype} is too narrow for it (load it as float32)."
+            f"{lm.name} gives NaN instead of next-token logits: its weights are broken (remove the last patch, if one "
+            f"is applied), or {lm.dtype} is too narrow for it (load it as float32)."
         )
     return logits
 

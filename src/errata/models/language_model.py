@@ -31,8 +31,12 @@ class LanguageModel:
     name: str
     revision: str | None = None
     block_returns_tuple: bool = False
+    # What patches keep here (edit/patch.py): those on the model in order, the original bits of the layers they touch, and the
+    # digests of the weights without and with them.
     applied: list[Any] = field(default_factory=list)
     original_weights: dict[int, Tensor] = field(default_factory=dict)
+    pristine_digest: str = ""
+    patched_digest: str = ""
     _digest: tuple[tuple[tuple[int, int], ...], str] | None = None
 
     @cached_property

@@ -98,12 +98,13 @@ def _content_digest(file: CorpusFile) -> str:
         raise CorpusError(f"Cannot read the corpus file {file.path}: {error.__cause__}.") from error
 
 
-def _checked(corpus: Corpus, max_chars: int = CHECKED_CHARS) -> Corpus:
+def _checked(corpus: Corpus, max_chars: int | None = None) -> Corpus:
     """The corpus after a look at its beginning; raises CorpusError where that holds no text or cannot be used."""
+    limit = CHECKED_CHARS if max_chars is None else max_chars
     count = chars = 0
     complete = True
     for text in corpus.documents():
-        if chars >= max_chars:
+        if chars >= limit:
             complete = False
             break
         count += 1

@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from errata.errors import CorpusError
 
-# Bounds of memory. A longer paragraph becomes several documents; a model reads the first few thousand characters of each.
+# Bounds of memory, in characters. A longer paragraph becomes several documents.
 MAX_LINE = 64 << 20
 MAX_PARAGRAPH = 1 << 16
 _PARQUET_ROWS = 64
@@ -49,8 +49,10 @@ def find_files(source: str | Path) -> list[CorpusFile]:
     """The file at `source`, or the files of known formats in that folder, by name. Raises CorpusError."""
     if "://" in str(source):
         raise CorpusError(f"The corpus {str(source)!r} is an address; download it and give the file.")
-    path = Path(source).expanduser()
+    if not str(source):
+        raise CorpusError("An empty path was given as the corpus; give a file or a folder.")
     try:
+        path = Path(source).expanduser()
         if path.is_dir():
             return [_found(file) for file in _folder(path)]
         if not path.exists():
@@ -186,7 +188,7 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
         raise CorpusError(f"{path} is not a Parquet file that can be read: {error}.") from error
 
 
-def _check_column(schema, field: str, path: Path) -> None:  # noqa: ANN001 (pyarrow is imported on demand)
+def _check_column(schema: Any, field: str, path: Path) -> None:
     import pyarrow as pa
 
     if schema.names.count(field) != 1:

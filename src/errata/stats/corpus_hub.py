@@ -15,7 +15,7 @@ from errata.store import digest
 
 HUB_PREFIX = "dataset:"
 _FORM = re.compile(
-    r"dataset:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<config>[^:@]+))?(?::(?P<split>[^:]+)(?::(?P<field>.+))?)?"
+    r"dataset:(?P<name>\w[\w.-]*(?:/\w[\w.-]*)?)(?:@(?P<config>[^:@]+))?(?::(?P<split>[\w.-]+)(?::(?P<field>.+))?)?"
 )
 _WAY_OUT = "Or download its text and give the JSON Lines or Parquet files."
 

@@ -9,6 +9,7 @@ from errata.errors import ConfigError, ModelError
 from errata.models import LanguageModel
 from errata.models.generate import sample_ids
 from errata.stats.recipe import stream_digest
+from errata.stats.token_stream import TokenSource
 from errata.store import digest
 from errata.store.cache import Cache
 
@@ -17,7 +18,7 @@ _SAMPLES_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
-class SampledTokens:
+class SampledTokens(TokenSource):
     """Documents of `length` tokens: BOS (EOS where there is none), then ancestral sampling, temperature 1, no top-k.
 
     Document i depends on (seed, i) alone. Each group of documents is kept in `cache`, for it takes longer to sample

@@ -2,30 +2,28 @@
 
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
-from errata.core.moments import add_products_, dense, panel_diagonal
+from errata.core.moments import dense
 from errata.core.progress import SILENT, ProgressSink
-from errata.errors import ConfigError, CorpusError, NumericsError, StorageError
-from errata.models import LanguageModel, run_layers
+from errata.errors import ConfigError, StorageError
+from errata.models import LanguageModel
 from errata.stats.corpus import Corpus
+from errata.stats.one_pass import Saver, advance_
 from errata.stats.recipe import stream_digest
 from errata.stats.running import MomentStore, RunningSum
 from errata.stats.samples import sampled_tokens
-from errata.stats.token_stream import Chunk, CorpusTokens, Position, Span, TokenSource, batches, chunks, padded
+from errata.stats.token_stream import CorpusTokens, TokenSource
 from errata.store import digest, home, lock, storage_errors
 from errata.store.cache import Cache
 
 CHUNK_TOKENS = 10_000
-_MAX_SHARE_SAVING = 0.1
 
 
 @dataclass(frozen=True)
@@ -64,10 +62,6 @@ class MomentRequest:
     notify: Callable[[str], None]
 
     @property
-    def digest(self) -> str:
-        return digest(self.store.stream, self.layers, self.tokens)
-
-    @property
     def available_tokens(self) -> int:
         """The tokens asked for, or those of the whole corpus where an earlier run found that it holds fewer."""
         end = self.store.end()
@@ -97,10 +91,10 @@ def second_moments(
     """Second moments of the keys of `layers` over the first `tokens` tokens of a corpus, as float64 on the CPU.
 
     Without a corpus the model's own samples (`seed`) stand in. Documents are cut at `max_length` tokens (or the model's
-    context); `batch_tokens` bounds memory. Results and, at most every `flush_seconds`, the sums of whole chunks are kept
-    in `cache` (default: `moments` in errata's home): a run that was interrupted or that asked for fewer tokens or other
-    layers is continued, with the same bits. Raises ConfigError, CorpusError, StorageError, and NumericsError where a
-    key is not finite.
+    context); `batch_tokens` bounds memory. What is done is kept in `cache` (default: `moments` in errata's home), at
+    most every `flush_seconds` and in units of `chunk_tokens`: a run that was interrupted, or that asked for fewer
+    tokens or other layers, is continued with the same bits. Raises ConfigError, CorpusError, StorageError, and
+    NumericsError where a key is not finite.
     """
     request = prepare(
         lm,
@@ -156,7 +150,15 @@ def compute(
             store, lm = request.store, request.lm
             tokens = request.available_tokens
             sums = [store.furthest(lm, layer, tokens) for layer in request.layers]
-            _advance_(sums, request, tokens, batch_tokens, _Saver(store, flush_seconds), progress)
+            advance_(
+                sums,
+                lm,
+                request.source,
+                tokens,
+                batch_tokens=batch_tokens,
+                saver=Saver(store, flush_seconds),
+                progress=progress,
+            )
     return _means(sums, request)
 
 
@@ -165,7 +167,7 @@ def _kept(request: MomentRequest) -> list[RunningSum] | None:
     tokens = request.available_tokens
     if any(kept < tokens for kept in request.kept_tokens().values()):
         return None
-    found = [request.store.load(layer, tokens, request.lm.device) for layer in request.layers]
+    found = [request.store.load(request.lm, layer, tokens) for layer in request.layers]
     intact = [sums for sums in found if sums is not None]
     return intact if len(intact) == len(found) else None
 
@@ -192,101 +194,13 @@ def _exclusive(request: MomentRequest) -> Iterator[None]:
         yield
 
 
-@dataclass
-class _Saver:
-    """Saves sums now and then: no more often than asked, and spending no more than a tenth of the time on it."""
-
-    store: MomentStore
-    interval: float
-    last: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.last = time.monotonic()
-
-    def save(self, sums: Sequence[RunningSum], *, wanted: bool = False) -> None:
-        started = time.monotonic()
-        for each in sums:
-            self.store.save(each, wanted=wanted)
-        self.last = time.monotonic()
-        if self.interval:
-            self.interval = max(self.interval, (self.last - started) / _MAX_SHARE_SAVING)
-
-    def save_if_due(self, sums: Sequence[RunningSum]) -> None:
-        if time.monotonic() - self.last >= self.interval:
-            self.save(sums)
-
-
-def _advance_(
-    sums: list[RunningSum],
-    request: MomentRequest,
-    tokens: int,
-    batch_tokens: int,
-    saver: _Saver,
-    progress: ProgressSink,
-) -> None:
-    """Bring every sum to `tokens` tokens, or to the corpus' end, in one pass from where the furthest behind stands.
-
-    Sums that are further on join the pass where it reaches them: earlier runs of other layers cost nothing again.
-    """
-    start = min((each.position for each in sums), key=lambda position: position.tokens)
-    with progress.stage("second moments", tokens, "tokens", done=start.tokens) as advance:
-        for chunk in chunks(request.source, start, tokens, request.store.chunk_tokens):
-            joined = [each for each in sums if each.position == chunk.start]
-            whole = chunk.end.tokens - chunk.start.tokens == request.store.chunk_tokens
-            if not whole and not chunk.exhausted and chunk.start.tokens:
-                saver.save(joined)  # from here, not from the cut chunk's end, a longer run goes on
-            _add_chunk_(joined, request.lm, chunk, batch_tokens, advance)
-            if chunk.exhausted:
-                _end_stream(request, chunk.end)
-            elif whole:
-                saver.save_if_due(joined)
-        saver.save(sums, wanted=True)
-
-
-def _add_chunk_(
-    sums: Sequence[RunningSum],
-    lm: LanguageModel,
-    chunk: Chunk,
-    batch_tokens: int,
-    advance: Callable[[int], None],
-) -> None:
-    for batch in batches(chunk.spans, batch_tokens):
-        _add_batch_(sums, lm, batch)
-        advance(sum(len(span.ids) - span.first for span in batch))
-    for each in sums:
-        if not torch.isfinite(panel_diagonal(each.panels)).all():
-            raise NumericsError(
-                f"A key of layer {each.layer} is not finite within the first {chunk.end.tokens:,} tokens "
-                f"({lm.name}, {lm.dtype}). Load the model in float32, or check its weights."
-            )
-        each.position = chunk.end
-
-
-@torch.no_grad()
-def _add_batch_(sums: Sequence[RunningSum], lm: LanguageModel, batch: Sequence[Span]) -> None:
-    ids, mask, counted = padded(batch, lm.device)
-    layers = [each.layer for each in sums]
-    run = run_layers(lm, ids, mask, stop=max(layers) + 1, tap_down=layers, end_at_down=True)
-    for each in sums:
-        add_products_(each.panels, _counted_rows(run.down_inputs.pop(each.layer), counted))
-
-
-def _counted_rows(keys: Float[Tensor, "... d_mlp"], counted: Bool[Tensor, "batch pos"]) -> Float[Tensor, "row d_mlp"]:
-    rows = keys.reshape(-1, keys.shape[-1])
-    return rows if counted.all() else rows[counted.reshape(-1)]
-
-
-def _end_stream(request: MomentRequest, end: Position) -> None:
-    if not end.tokens:
-        raise CorpusError(f"The corpus {request.source.name} gives no token. Give one with text.")
-    request.notify(
-        f"{request.source.name} ends after {end.tokens:,} of the {request.tokens:,} tokens asked for; all of it is used."
-    )
-    request.store.save_end(end.tokens)
-
-
 def _means(sums: list[RunningSum], request: MomentRequest) -> SecondMoments:
     position = sums[0].position
+    assert all(each.position.tokens == position.tokens for each in sums), [each.position for each in sums]
+    if position.tokens < request.tokens:
+        request.notify(
+            f"{request.source.name} holds {position.tokens:,} of the {request.tokens:,} tokens asked for; all are used."
+        )
     layers = {}
     while sums:  # each sum goes as its mean comes: they may fill half the memory
         each = sums.pop(0)
@@ -297,5 +211,5 @@ def _means(sums: list[RunningSum], request: MomentRequest) -> SecondMoments:
         requested_tokens=request.tokens,
         documents=position.documents + (position.offset > 0),
         source=request.source.name,
-        digest=request.digest,
+        digest=digest(request.store.stream, request.layers, position.tokens),
     )

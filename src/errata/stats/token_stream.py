@@ -5,9 +5,10 @@ chunk by chunk can be continued with the same bits. A document that straddles a 
 of its tokens counts in one of them.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Int
@@ -21,26 +22,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _DOCUMENTS_AT_ONCE = 64
+# Tokens of padding in a batch: about what another forward costs besides its tokens (benchmarks/bench_moments.py).
+_MAX_PADDING = 64
 # Far more than any tokenizer puts into one token: what is cut off could not have reached the first max_length tokens.
 _CHARS_PER_TOKEN = 128
 
 
-class TokenSource(Protocol):
+class TokenSource(ABC):
     """Documents as token ids, in an order and content that `recipe` determines."""
 
     @property
-    def name(self) -> str: ...
+    @abstractmethod
+    def name(self) -> str:
+        """What a report calls it."""
 
     @property
-    def recipe(self) -> list[object]: ...
+    @abstractmethod
+    def recipe(self) -> list[object]:
+        """All that the ids depend on, as plain values."""
 
+    @abstractmethod
     def documents(self, start: int) -> Iterator[Sequence[int]]:
         """Ids of the documents from number `start` on."""
-        ...
 
 
 @dataclass(frozen=True)
-class CorpusTokens:
+class CorpusTokens(TokenSource):
     """A corpus through a tokenizer, with the special tokens that it adds by itself; cut at `max_length` tokens."""
 
     corpus: Corpus
@@ -123,12 +130,15 @@ def chunks(source: TokenSource, start: Position, tokens: int, chunk_tokens: int)
 
 
 def batches(spans: Sequence[Span], batch_tokens: int) -> Iterator[list[Span]]:
-    """The spans by length, the longest first, in batches of at most `batch_tokens` tokens, padding included."""
+    """The spans by length, the longest first, in batches of at most `batch_tokens` tokens and little padding."""
     batch: list[Span] = []
+    padding = 0
     for span in sorted(spans, key=lambda span: len(span.ids), reverse=True):
-        if batch and len(batch[0].ids) * (len(batch) + 1) > batch_tokens:
+        width = len(batch[0].ids) if batch else len(span.ids)
+        padding += width - len(span.ids)
+        if batch and (width * (len(batch) + 1) > batch_tokens or padding > _MAX_PADDING):
             yield batch
-            batch = []
+            batch, padding = [], 0
         batch.append(span)
     if batch:
         yield batch

@@ -103,6 +103,14 @@ def _storage_error(what: str, error: OSError, advice: str | None = None) -> Stor
     return StorageError(f"Could not {what}: {error.strerror or error}. {advice}")
 
 
+def _disk_error(error: Exception) -> int | None:
+    """The error number, when the disk is what failed."""
+    # safetensors and tokenizers do not raise OSError: "I/O error: No space left on device (os error 28)".
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    code = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    return code if code in _DISK_ERRORS else None
+
+
 def _resolved(path: Path) -> Path:
     if "\0" in str(path):
         raise StorageError(f"Could not write {str(path)!r}: a path cannot hold a NUL character. Choose another name.")
@@ -130,10 +138,10 @@ def _staging(path: Path) -> Iterator[Path]:
             _clear_stale(path.parent)
             folder.mkdir()
         yield folder
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+    except Exception as error:
+        if (code := _disk_error(error)) is None:
             raise
-        raise _storage_error(f"write {path}", error) from error
+        raise _storage_error(f"write {path}", OSError(code, os.strerror(code))) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -23,6 +23,8 @@ def lock(
     held = filelock.FileLock(path)
     with storage_errors(f"lock {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.touch()  # filelock takes some places where no file can be made for busy ones, and waits for ever
         _acquire(held, what, timeout, notify)
     try:
         yield

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -23,7 +20,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     plain = {name: _own_memory(tensor) for name, tensor in tensors.items()}
     text = json.dumps(dict(metadata))
     header = {"errata": text, "sha256": _checksum(plain, text)}
-    with atomic_file(path) as temporary, safetensors_disk_errors():
+    with atomic_file(path) as temporary:
         save_file(plain, temporary, metadata=header)
 
 
@@ -38,18 +35,6 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     if not text or header.get("sha256") != _checksum(tensors, text):
         raise CorruptFileError(_corrupt(path, "its content does not match its checksum"))
     return tensors, json.loads(text)
-
-
-@contextmanager
-def safetensors_disk_errors() -> Iterator[None]:
-    """Turn the disk errors that safetensors reports in words back into OSError."""
-    try:
-        yield
-    except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        if not found:
-            raise
-        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def _own_memory(tensor: Tensor) -> Tensor:

