@@ -1,3 +1,68 @@
-"""errata: see what a language model's gradients say, and correct what it believes."""
+"""errata: see what a language model's gradients say, and correct what it believes.
+
+Names are imported on first use, so that `import errata` stays light.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from errata.edit import MemitConfig, Patch, settings_for
+    from errata.errors import ErrataError
+    from errata.evaluate import Measurement, measure
+    from errata.facts import Fact, Neighbour, read_facts, require, write_facts
+    from errata.jobs.ask_job import ask
+    from errata.jobs.edit_job import EditResult, edit_facts
+    from errata.jobs.progress import progress_on
+    from errata.models import LanguageModel, load, wrap
+    from errata.stats import SecondMoments, second_moments
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "errata.edit": ("MemitConfig", "Patch", "settings_for"),
+    "errata.errors": ("ErrataError",),
+    "errata.evaluate": ("Measurement", "measure"),
+    "errata.facts": ("Fact", "Neighbour", "read_facts", "require", "write_facts"),
+    "errata.jobs.ask_job": ("ask",),
+    "errata.jobs.edit_job": ("EditResult", "edit_facts"),
+    "errata.jobs.progress": ("progress_on",),
+    "errata.models": ("LanguageModel", "load", "wrap"),
+    "errata.stats": ("SecondMoments", "second_moments"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: RUF022 (grouped by the order of work)
+    "load",
+    "wrap",
+    "LanguageModel",
+    "Fact",
+    "Neighbour",
+    "read_facts",
+    "require",
+    "write_facts",
+    "MemitConfig",
+    "settings_for",
+    "second_moments",
+    "SecondMoments",
+    "edit_facts",
+    "EditResult",
+    "Patch",
+    "ask",
+    "measure",
+    "Measurement",
+    "progress_on",
+    "ErrataError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'errata' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -71,38 +71,54 @@ RECORDS = [
     ("record-list", '[{"subject": "Paris"}]', "the record is a list; it must be an object"),
     ("record-text", '"Paris"', "the record is text; it must be an object"),
     ("record-null", "null", "the record is null"),
+    ("utf-16-escape", line(id="\udfff"), "id holds half of a surrogate pair"),
+]
+
+
+# Text that is no JSON value, on its own line; in a JSON list nothing after it can be read.
+BROKEN = [
     ("truncated", '{"subject": "Par', "broken JSON: Unterminated string starting at at column 13"),
     ("not-json", "Paris is in Italy", "broken JSON: Expecting value at column 1"),
     ("two-on-a-line", f"{line()}{line()}", "broken JSON: Extra data"),
     ("raw-control", '{"subject": "Pa\0ris"}', "broken JSON: Invalid control character at"),
     ("too-deep", "[" * 200_000, "JSON that cannot be read: maximum recursion depth exceeded"),
     ("huge-number", f'{{"id": {"1" * 5000}}}', "JSON that cannot be read: Exceeds the limit"),
-    ("utf-16-escape", line(id="\udfff"), "id holds half of a surrogate pair"),
 ]
+FIRST = json.dumps({"subject": "Oslo", "prompt": "Oslo is in", "target_new": "Peru"})
 
 
 @pytest.mark.parametrize(("record", "reason"), [pytest.param(*case[1:], id=case[0]) for case in RECORDS])
 @pytest.mark.parametrize("suffix", [".jsonl", ".json"])
 def test_bad_record_is_reported_and_the_others_survive(tmp_path: Path, suffix: str, record: str, reason: str) -> None:
-    """The same bad record on line 3 of JSON Lines, and as the second item of a JSON list where it is a JSON value."""
     path, last = tmp_path / f"facts{suffix}", json.dumps(OTHER)
-    first = json.dumps({"subject": "Oslo", "prompt": "Oslo is in", "target_new": "Peru"})
-    path.write_text(f"{first}\n\n{record}\n{last}\n" if suffix == ".jsonl" else f"[{first},\n\n{record}\n,{last}]\n")
+    path.write_text(f"{FIRST}\n\n{record}\n{last}\n" if suffix == ".jsonl" else f"[{FIRST},\n\n{record}\n,{last}]\n")
     read = read_facts(path)
     assert [problem.line for problem in read.problems] == [3], read.problems
-    assert reason.split(" at column")[0] in str(read.problems[0])
-    if "JSON" not in reason:
-        assert [fact.subject for fact in read.facts] == ["Oslo", "Rome"]
-    else:
-        rest_unread = suffix == ".json" and "record is" not in reason
-        assert [fact.subject for fact in read.facts] == (["Oslo"] if rest_unread else ["Oslo", "Rome"])
-        assert ("the file was not read beyond this point" in str(read.problems[0])) == rest_unread
+    assert reason in read.problems[0].reason
+    assert [fact.subject for fact in read.facts] == ["Oslo", "Rome"]
     with pytest.raises(FactsError, match="--skip-bad") as caught:
         require(read)
     assert caught.value.problems == read.errors
     assert require(read, skip_bad=True) == read.facts
 
 
+@pytest.mark.parametrize(("record", "reason"), [pytest.param(*case[1:], id=case[0]) for case in BROKEN])
+def test_broken_json(tmp_path: Path, record: str, reason: str) -> None:
+    (tmp_path / "facts.jsonl").write_text(f"{FIRST}\n\n{record}\n{json.dumps(OTHER)}\n")
+    lines = read_facts(tmp_path / "facts.jsonl")
+    assert [problem.line for problem in lines.problems] == [3]
+    assert reason in lines.problems[0].reason
+    assert [fact.subject for fact in lines.facts] == ["Oslo", "Rome"]
+    (tmp_path / "facts.json").write_text(f"[{FIRST},\n\n{record}\n,{json.dumps(OTHER)}]")
+    listed = read_facts(tmp_path / "facts.json")
+    assert [problem.line for problem in listed.problems] == [3]
+    assert listed.problems[0].reason.endswith("(the file was not read beyond this point)")
+    assert listed.problems[0].reason.startswith(reason.split(":")[0])
+    assert listed.facts[0].subject == "Oslo"
+    assert "Rome" not in [fact.subject for fact in listed.facts]
+
+
+CONTRADICTION = "contradicts the fact at line 1: 'Paris is in' is answered by 'Italy' there and 'Peru' here"
 FILES = [
     ("empty", "a.jsonl", b"", [(None, "the file holds no facts")]),
     ("only-bom", "a.jsonl", b"\xef\xbb\xbf", [(None, "the file holds no facts")]),
@@ -115,7 +131,12 @@ FILES = [
     ("jsonl-is-json", "a.jsonl", b"\n[\n{}]", [(1, "a JSON list where one object a line was expected")]),
     ("jsonl-not-utf8", "a.jsonl", line().encode() + b'\n{"id": "\xe9"}\n\n', [(2, "not UTF-8: byte 0xe9")]),
     ("json-not-utf8", "a.json", b'[\n{"id":\n"\xe9"},\n{"id": "a\xff"}]', [(3, "byte 0xe9"), (4, "byte 0xff")]),
-    ("json-stray-byte", "a.json", b"[\n\x80]", [(2, "byte 0x80; save the file as UTF-8 (the file was not read beyond")]),
+    (
+        "json-stray-byte",
+        "a.json",
+        b"[\n\x80]",
+        [(2, "byte 0x80; save the file as UTF-8 (the file was not read beyond")],
+    ),
     ("csv-not-utf8", "a.csv", b"subject,prompt,target_new\na,a is,b\nc,c is,\xe9\n", [(3, "not UTF-8: byte 0xe9")]),
     ("csv-header-not-utf8", "a.csv", b"subject,pr\xe9mpt\n", [(1, "not UTF-8: byte 0xe9")]),
     ("json-scalar", "a.json", b"\n42", [(2, 'expected a list of records or {"facts": [...]}, found a number')]),
@@ -123,48 +144,158 @@ FILES = [
     ("json-no-facts", "a.json", b'{"fact": []}', [(1, "found an object with 'fact'; did you mean 'facts'?")]),
     ("json-one-record", "a.json", line().encode(), [(1, "found an object with 'subject', 'prompt', 'target_new'")]),
     ("json-facts-object", "a.json", b'{"facts": {}}', [(1, "found an object with 'facts'")]),
-    ("json-facts-beside", "a.json", f'{{"facts": [{line()}], "n": 1}}'.encode(), [(1, "unknown field beside \"facts\": 'n'")]),
+    (
+        "json-facts-beside",
+        "a.json",
+        f'{{"facts": [{line()}], "n": 1}}'.encode(),
+        [(1, "unknown field beside \"facts\": 'n'")],
+    ),
     ("json-is-jsonl", "a.json", b"[]\n[]", [(2, "Extra data (one object a line is JSON Lines")]),
     ("json-unclosed", "a.json", f"[{line()}\n".encode(), [(2, "broken JSON: Expecting ',' or ']' at column 1")]),
     ("json-trailing-comma", "a.json", f"[{line()},\n]".encode(), [(2, "broken JSON: Expecting value")]),
     ("json-key-unquoted", "a.json", b"{facts: []}", [(1, "broken JSON: Expecting '\"'")]),
     ("json-no-colon", "a.json", b'{"facts" []}', [(1, "broken JSON: Expecting ':'")]),
-    ("csv-unknown-column", "a.csv", b"subject,prompt,target_new,target\n", [(1, "unknown column 'target'; did you mean")]),
-    ("csv-missing-columns", "a.csv", b"subject,id\n", [(1, "missing column 'prompt'"), (1, "missing column 'target_new'")]),
-    ("csv-column-twice", "a.csv", b"subject,prompt,target_new,id,case_id\n", [(1, "column 'id' is there more than once")]),
+    (
+        "csv-unknown-column",
+        "a.csv",
+        b"subject,prompt,target_new,target\n",
+        [(1, "unknown column 'target'; did you mean")],
+    ),
+    (
+        "csv-missing-columns",
+        "a.csv",
+        b"subject,id\n",
+        [(1, "missing column 'prompt'"), (1, "missing column 'target_new'")],
+    ),
+    (
+        "csv-column-twice",
+        "a.csv",
+        b"subject,prompt,target_new,id,case_id\n",
+        [(1, "column 'id' is there more than once")],
+    ),
     ("csv-no-header", "a.csv", b"Paris,Paris is in,Italy\n", [(1, "the first row must name the columns")]),
     ("csv-few-cells", "a.csv", b"subject,prompt,target_new\n\na,a is\n", [(3, "the row has 2 cells, the header 3")]),
     ("csv-many-cells", "a.csv", b"subject,prompt,target_new\na,a is,b,c\n", [(2, "the row has 4 cells, the header 3")]),
     ("csv-empty-cell", "a.csv", b"subject,prompt,target_new\na,a is,\n", [(2, "target_new is empty")]),
-    ("csv-open-quote", "a.csv", b'subject,prompt,target_new\na,a is,"b\nc,c is,d\n', [(2, "broken CSV: unexpected end of data")]),
+    (
+        "csv-open-quote",
+        "a.csv",
+        b'subject,prompt,target_new\na,a is,"b\nc,c is,d\n',
+        [(2, "broken CSV: unexpected end of data")],
+    ),
     ("csv-stray-quote", "a.csv", b'subject,prompt,target_new\na,"a" is,b\n', [(2, "broken CSV: ',' expected after")]),
-    ("csv-huge-cell", "a.csv", b"subject,prompt,target_new\na,a is," + b"b" * 140_000, [(2, "broken CSV: field larger than")]),
+    (
+        "csv-huge-cell",
+        "a.csv",
+        b"subject,prompt,target_new\na,a is," + b"b" * 140_000,
+        [(2, "broken CSV: field larger than")],
+    ),
     ("csv-nul", "a.csv", b"subject,prompt,target_new\na,a is,b\0\n", [(2, "target_new holds a NUL character")]),
-    ("csv-after-quoted-break", "a.csv", b'subject,prompt,target_new\na,"a\nis",b\nc,d,e\n', [(4, "is not in the prompt")]),
+    (
+        "csv-after-quoted-break",
+        "a.csv",
+        b'subject,prompt,target_new\na,"a\nis",b\nc,d,e\n',
+        [(4, "is not in the prompt")],
+    ),
     (
         "csv-broken-list",
         "a.csv",
         b'subject,prompt,target_new,paraphrases\na,a is,b,"[""a is"""\n',
         [(2, "paraphrases begins like a JSON list but is broken: Expecting ',' delimiter at character 7")],
     ),
-    ("csv-deep-list", "a.csv", b"subject,prompt,target_new,neighbours\na,a is,b," + b"[" * 99_999, [(2, "neighbours cannot be read")]),
-    ("csv-answer-alone", "a.csv", b"subject,prompt,target_new,neighbour_answer\na,a is,b,c\n", [(2, "neighbour_answer without")]),
-    ("same-id", "a.jsonl", f"{line(id=7)}\n{json.dumps({**OTHER, 'id': '7'})}".encode(), [(2, "id '7' is already that of the fact at line 1")]),
+    (
+        "csv-deep-list",
+        "a.csv",
+        b"subject,prompt,target_new,neighbours\na,a is,b," + b"[" * 99_999,
+        [(2, "neighbours cannot be read")],
+    ),
+    (
+        "csv-answer-alone",
+        "a.csv",
+        b"subject,prompt,target_new,neighbour_answer\na,a is,b,c\n",
+        [(2, "neighbour_answer without")],
+    ),
+    (
+        "same-id",
+        "a.jsonl",
+        f"{line(id=7)}\n{json.dumps({**OTHER, 'id': '7'})}".encode(),
+        [(2, "id '7' is already that of the fact at line 1")],
+    ),
     ("same-fact-same-id", "a.jsonl", f"{line()}\n{line()}".encode(), [(2, "repeats the fact at line 1")]),
-    ("contradiction", "a.jsonl", f"{line()}\n\n{line(target_new='Peru')}".encode(), [(3, "contradicts the fact at line 1: 'Paris is in' is answered by 'Italy' there and 'Peru' here")]),
-    ("contradiction-template", "a.jsonl", f"{line()}\n{line(prompt='{} is in', target_new='Peru')}".encode(), [(2, "contradicts the fact at line 1")]),
-    ("contradiction-subject", "a.json", f"[{line()},\n{line(subject='is', target_new='Peru')}]".encode(), [(2, "contradicts the fact at record 1 (line 1)")]),
-    ("cf-rewrite-text", "a.json", b'[{"requested_rewrite": "x"}]', [(1, "requested_rewrite is text; it must be an object")]),
-    ("cf-no-template", "a.json", json.dumps([{"requested_rewrite": CF | {"prompt": "It is in"}}]).encode(), [(1, "subject 'Paris' is not in the prompt")]),
-    ("cf-no-target", "a.json", json.dumps([{"requested_rewrite": CF | {"target_new": {"id": 1}}}]).encode(), [(1, "target_new is null")]),
-    ("cf-missing-subject", "a.json", json.dumps([{"requested_rewrite": {**CF, "subject": ""}, "case_id": 3}]).encode(), [(1, "subject is empty")]),
-    ("cf-neighbours", "a.json", json.dumps([{"requested_rewrite": CF, "neighborhood_prompts": "Rome"}]).encode(), [(1, "neighbours is text; it must be")]),
-    ("cf-no-rewrite", "a.json", json.dumps([FLAT, {"case_id": 2}]).encode(), [(1, "missing field 'subject'"), (1, "missing field 'prompt'"), (1, "missing field 'target_new'")]),
-    ("flat-unchanged", "a.json", json.dumps([FLAT | {"ground_truth": "Italy"}]).encode(), [(1, "there is nothing to edit")]),
-    ("flat-rephrase-list", "a.json", json.dumps([FLAT | {"rephrase_prompt": [1]}]).encode(), [(1, "paraphrase 1 is a list")]),
-    ("zsre-missing-alt", "a.json", json.dumps([ZSRE, {"subject": "a", "src": "a?"}]).encode(), [(1, "missing field 'alt'")]),
-    ("zsre-answer-number", "a.json", json.dumps([ZSRE | {"answers": [1998]}]).encode(), [(1, "target_true is a number")]),
-]  # fmt: skip
+    ("contradiction", "a.jsonl", f"{line()}\n\n{line(target_new='Peru')}".encode(), [(3, CONTRADICTION)]),
+    (
+        "contradiction-template",
+        "a.jsonl",
+        f"{line()}\n{line(prompt='{} is in', target_new='Peru')}".encode(),
+        [(2, "contradicts the fact at line 1")],
+    ),
+    (
+        "contradiction-subject",
+        "a.json",
+        f"[{line()},\n{line(subject='is', target_new='Peru')}]".encode(),
+        [(2, "contradicts the fact at record 1 (line 1)")],
+    ),
+    (
+        "cf-rewrite-text",
+        "a.json",
+        b'[{"requested_rewrite": "x"}]',
+        [(1, "requested_rewrite is text; it must be an object")],
+    ),
+    (
+        "cf-no-template",
+        "a.json",
+        json.dumps([{"requested_rewrite": CF | {"prompt": "It is in"}}]).encode(),
+        [(1, "subject 'Paris' is not in the prompt")],
+    ),
+    (
+        "cf-no-target",
+        "a.json",
+        json.dumps([{"requested_rewrite": CF | {"target_new": {"id": 1}}}]).encode(),
+        [(1, "target_new is null")],
+    ),
+    (
+        "cf-missing-subject",
+        "a.json",
+        json.dumps([{"requested_rewrite": {**CF, "subject": ""}, "case_id": 3}]).encode(),
+        [(1, "subject is empty")],
+    ),
+    (
+        "cf-neighbours",
+        "a.json",
+        json.dumps([{"requested_rewrite": CF, "neighborhood_prompts": {"a": 1}}]).encode(),
+        [(1, "neighbours is an object; it must be")],
+    ),
+    (
+        "cf-no-rewrite",
+        "a.json",
+        json.dumps([FLAT, {"case_id": 2}]).encode(),
+        [(1, "missing field 'subject'"), (1, "missing field 'prompt'"), (1, "missing field 'target_new'")],
+    ),
+    (
+        "flat-unchanged",
+        "a.json",
+        json.dumps([FLAT | {"ground_truth": "Italy"}]).encode(),
+        [(1, "there is nothing to edit")],
+    ),
+    (
+        "flat-rephrase-list",
+        "a.json",
+        json.dumps([FLAT | {"rephrase_prompt": [1]}]).encode(),
+        [(1, "paraphrase 1 is a list")],
+    ),
+    (
+        "zsre-missing-alt",
+        "a.json",
+        json.dumps([ZSRE, {"subject": "a", "src": "a?"}]).encode(),
+        [(1, "missing field 'alt'")],
+    ),
+    (
+        "zsre-answer-number",
+        "a.json",
+        json.dumps([ZSRE | {"answers": [1998]}]).encode(),
+        [(1, "target_true is a number")],
+    ),
+]
 
 
 @pytest.mark.parametrize(("name", "content", "expected"), [pytest.param(*case[1:], id=case[0]) for case in FILES])
@@ -233,7 +364,7 @@ def test_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     (tmp_path / "facts.jsonl").write_text(line())
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(FactsError, match="Cannot read .*Permission denied"):
+    with pytest.raises(FactsError, match=r"Cannot read .*Permission denied"):
         read_facts(tmp_path / "facts.jsonl")
 
 

@@ -5,43 +5,47 @@ from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 
-from errata.facts import read_facts
+import pytest
+
+from errata.facts import FactFile, read_facts
 
 
-def test_counterfact(data_dir: Path) -> None:
+@pytest.fixture(scope="module")
+def counterfact(data_dir: Path) -> FactFile:
+    return read_facts(data_dir / "counterfact.json")
+
+
+def test_counterfact(data_dir: Path, counterfact: FactFile) -> None:
     """Only records that give a prompt a second answer are refused; an independent count of those."""
-    read = read_facts(data_dir / "counterfact.json")
     records = json.loads((data_dir / "counterfact.json").read_text(encoding="utf-8"))
     first: dict[str, str] = {}
     refused = [one for one in records if first.setdefault(one["prompt"], one["target_new"]) != one["target_new"]]
-    assert len(read.errors) == len(refused) == 79
-    assert {problem.fact_id for problem in read.errors} == {str(one["case_id"]) for one in refused}
-    assert all("contradicts the fact at" in problem.reason for problem in read.errors)
+    assert len(counterfact.errors) == len(refused) == 79
+    assert {problem.fact_id for problem in counterfact.errors} == {str(one["case_id"]) for one in refused}
+    assert all("contradicts the fact at" in problem.reason for problem in counterfact.errors)
     kept = [one for one in records if one not in refused]
-    assert [fact.text for fact in read.facts] == [one["prompt"] for one in kept]
-    assert [fact.target_true for fact in read.facts] == [one["ground_truth"] for one in kept]
-    assert [fact.neighbours[0].answer for fact in read.facts] == [one["locality_ground_truth"] for one in kept]
+    assert [fact.text for fact in counterfact.facts] == [one["prompt"] for one in kept]
+    assert [fact.target_true for fact in counterfact.facts] == [one["ground_truth"] for one in kept]
+    assert [fact.neighbours[0].answer for fact in counterfact.facts] == [one["locality_ground_truth"] for one in kept]
 
 
-def test_counterfact_collisions(data_dir: Path) -> None:
+def test_counterfact_collisions(counterfact: FactFile) -> None:
     """Warnings, counted again: records that share all text up to the subject's end with an earlier one."""
-    read = read_facts(data_dir / "counterfact.json")
     seen: Counter[str] = Counter()
-    for fact in read.facts:
+    for fact in counterfact.facts:
         seen[fact.text[: fact.text.index(fact.subject) + len(fact.subject)]] += 1
-    assert len(read.warnings) == sum(count - 1 for count in seen.values())
+    assert len(counterfact.warnings) == sum(count - 1 for count in seen.values())
 
 
 def test_first_records_are_clean(data_dir: Path) -> None:
     """The records that the benchmarks edit."""
-    for limit in (100, 1000):
-        read = read_facts(data_dir / "counterfact.json", limit=limit)
-        assert (len(read.facts), read.problems) == (limit, ())
+    read = read_facts(data_dir / "counterfact.json", limit=1000)
+    assert (len(read.facts), read.problems) == (1000, ())
 
 
-def test_lines_are_those_of_the_file(data_dir: Path) -> None:
+def test_lines_are_those_of_the_file(data_dir: Path, counterfact: FactFile) -> None:
     lines = (data_dir / "counterfact.json").read_text(encoding="utf-8").split("\n")
-    for problem in read_facts(data_dir / "counterfact.json").errors:
+    for problem in counterfact.errors:
         assert problem.line is not None
         assert f'"case_id": {problem.fact_id},' in lines[problem.line]
 

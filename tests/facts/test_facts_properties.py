@@ -28,12 +28,12 @@ words = st.sampled_from(["Paris", "Paris is", "{}", "{} is", "", " ", "\0", "\ud
     max_size=4
 )
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | words
-values = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES) | words, inner, max_size=5),
-    max_leaves=12,
+names = st.sampled_from(NAMES) | words
+flat = st.lists(scalars, max_size=3) | st.dictionaries(names, scalars, max_size=3)
+values = scalars | flat | st.lists(flat, max_size=2)
+records = st.dictionaries(names, values, max_size=6) | st.fixed_dictionaries(
+    {"subject": st.just("Paris"), "prompt": words, "target_new": words}, optional={"id": scalars, "neighbours": values}
 )
-records = st.fixed_dictionaries({}, optional={name: values for name in NAMES})
 fragments = st.sampled_from(
     [b"{", b"}", b"[", b"]", b",", b":", b'"', b"\n", b"\xff", b"\xef\xbb\xbf", b"\x00", b";", b"subject"]
 )
@@ -52,7 +52,8 @@ def read(content: bytes, suffix: str, format: str) -> FactFile | None:
             return None
     assert found.facts or found.errors
     assert len({fact.id for fact in found.facts}) == len(found.facts)
-    assert all(problem.line is None or 1 <= problem.line <= content.count(b"\n") + 1 for problem in found.problems)
+    lines = content.count(b"\n") + content.count(b"\r") + 1  # CSV readers end lines at either
+    assert all(problem.line is None or 1 <= problem.line <= lines for problem in found.problems)
     format_problems(found.problems).encode()
     if not found.facts:
         with pytest.raises(FactsError):
@@ -60,13 +61,13 @@ def read(content: bytes, suffix: str, format: str) -> FactFile | None:
     return found
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(noise, st.sampled_from([".jsonl", ".json", ".csv"]), st.sampled_from(FORMATS))
 def test_arbitrary_bytes(content: bytes, suffix: str, format: str) -> None:
     read(content, suffix, format)
 
 
-@settings(max_examples=200)
+@settings(max_examples=150)
 @given(st.lists(values | records, max_size=4), st.sampled_from(FORMATS), st.booleans())
 def test_arbitrary_json(content: list, format: str, ascii_only: bool) -> None:
     try:
@@ -75,9 +76,9 @@ def test_arbitrary_json(content: list, format: str, ascii_only: bool) -> None:
         lines = [json.dumps(value).encode() for value in content]
     joined = read(b"[" + b",\n".join(lines) + b"]", ".json", format)
     apart = read(b"\n".join(lines), ".jsonl", format)
-    if format in ("auto", "counterfact", "zsre") and joined and apart and not lines[:1] == [b"[]"[:0]]:
-        starts_as_list = lines and lines[0].startswith(b"[")
-        assert starts_as_list or joined.facts == apart.facts
+    # A JSON Lines file that begins with a list is refused as a JSON list.
+    if joined and apart and format not in ("jsonl", "json", "csv") and not b"".join(lines).startswith(b"["):
+        assert joined.facts == apart.facts
 
 
 cells = st.sampled_from(
@@ -85,7 +86,7 @@ cells = st.sampled_from(
 ) | st.text(max_size=3)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     st.lists(st.sampled_from([*FIELDS, "neighbour_prompt", "neighbour_answer", "x"]), max_size=6),
     st.lists(st.lists(cells, max_size=6), max_size=4),
@@ -122,7 +123,7 @@ def facts(draw: st.DrawFn) -> Fact:
         return Fact(subject=subject, prompt="{} is", target_new=draw(texts))
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(st.lists(facts(), min_size=1, max_size=4, unique_by=(lambda fact: fact.id, lambda fact: fact.text)))
 def test_round_trip(written: list[Fact]) -> None:
     with tempfile.TemporaryDirectory() as folder:

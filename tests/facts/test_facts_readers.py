@@ -66,15 +66,15 @@ def test_json(tmp_path: Path, content: str) -> None:
 
 
 HEADER = ["case_id", "subject", "prompt", "target_new", "target_true", "paraphrases", "neighbors", "relation"]
+LISTS = [json.dumps(RECORD["paraphrases"]), json.dumps(RECORD["neighbours"])]
 ROWS = [
-    ["eiffel", "Eiffel Tower", "The Eiffel Tower is in", "Rome", "Paris", '["To see the Eiffel Tower, go to"]']
-    + [json.dumps(RECORD["neighbours"]), "city"],
+    ["eiffel", "Eiffel Tower", "The Eiffel Tower is in", "Rome", "Paris", *LISTS, "city"],
     ["", "Oslo", "{} is in", "Peru", "", "", "", ""],
 ]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_csv(tmp_path: Path, delimiter: str, end: str, suffix: str) -> None:
     quoted = [['"' + cell.replace('"', '""') + '"' for cell in row] for row in [HEADER, *ROWS]]
@@ -246,14 +246,15 @@ def record(**change: str) -> str:
     return json.dumps({"subject": "Paris", "prompt": "In 1900 Paris lay in", "target_new": "Italy", **change})
 
 
+SAME_KEY = "has the same key as the fact at line 1:"
 WARNINGS = [
-    ("same-key", record(prompt="In 1900 Paris was led by"), "has the same key as the fact at line 1: both texts begin with 'In 1900 Paris'"),
-    ("same-key-longer-subject", record(subject="1900 Paris", prompt="In 1900 Paris was in"), "has the same key as the fact at line 1"),
+    ("same-key", record(prompt="In 1900 Paris was led by"), SAME_KEY + " both texts begin with 'In 1900 Paris'"),
+    ("same-key-longer-subject", record(subject="1900 Paris", prompt="In 1900 Paris was in"), SAME_KEY),
     ("same-fact-other-id", record(id="again"), "repeats the fact at line 1 under another id"),
     ("same-fact-spaced", record(id="again", target_new=" Italy"), "repeats the fact at line 1 under another id"),
     ("paraphrase", record(prompt="Paris is", paraphrases=["The town is"]), "paraphrase 1 does not mention the subject"),
     ("trailing-space", record(prompt="Paris is", target_new="Rome "), "target_new ends in whitespace"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("second", "reason"), [pytest.param(*case[1:], id=case[0]) for case in WARNINGS])

@@ -59,6 +59,8 @@ def forwards(monkeypatch):
 
 _SLOW_RUN = """
 import sys, time
+import torch
+torch.set_num_threads(1)
 sys.path[:0] = [{tests!r}]
 from pathlib import Path
 from stats import test_stats_interruption as here
@@ -102,7 +104,7 @@ def _wait_for_saves(folder, child, wanted):
     return len(seen) // len(LAYERS)
 
 
-@pytest.mark.parametrize("at", [1, 5, 14, 15])
+@pytest.mark.parametrize("at", [1, 5, 15])
 def test_ctrl_c_and_again(at, tmp_path, forwards):
     whole = _moments(tmp_path / "whole")
     whole_count = len(forwards)

@@ -1,1 +1,29 @@
+"""Editing: MEMIT's target values, keys and layer solves, and the patches they make."""
 
+from errata.edit.check import check_facts
+from errata.edit.collect import collect_values
+from errata.edit.config import MemitConfig, parse_override
+from errata.edit.contexts import sample_prefixes
+from errata.edit.memit import LayerEdit, MemitSolution, solve
+from errata.edit.patch import Patch
+from errata.edit.presets import PRESETS, Preset, Settings, find_preset, settings_for
+from errata.edit.targets import TargetValues, target_values
+
+__all__ = [
+    "PRESETS",
+    "LayerEdit",
+    "MemitConfig",
+    "MemitSolution",
+    "Patch",
+    "Preset",
+    "Settings",
+    "TargetValues",
+    "check_facts",
+    "collect_values",
+    "find_preset",
+    "parse_override",
+    "sample_prefixes",
+    "settings_for",
+    "solve",
+    "target_values",
+]

@@ -12,6 +12,7 @@ from errata.edit.rows import rewriting_rows
 from errata.edit.targets import TargetValues, target_values
 from errata.facts import Fact
 from errata.models import LanguageModel
+from errata.stats import tokenizer_digest
 from errata.store import digest, home
 from errata.store.cache import Cache
 
@@ -59,16 +60,10 @@ def value_keys(
 ) -> list[str]:
     """For each fact, the digest of everything its target value depends on."""
     shared = digest(
-        "target value", CODE_VERSION, lm.digest(), tokenizer_digest(lm), config.value_fields(), list(prefixes),
+        "target value", CODE_VERSION, lm.digest(), tokenizer_digest(lm.tokenizer), config.value_fields(), list(prefixes),
         str(lm.dtype), lm.device.type,
     )  # fmt: skip
     return [digest(shared, f.subject, f.text, list(f.subject_span), f.target_new) for f in facts]
-
-
-def tokenizer_digest(lm: LanguageModel) -> str:
-    """Digest of the tokenizer: two models with the same weights may still read a text differently."""
-    backend = getattr(lm.tokenizer, "backend_tokenizer", None)
-    return digest(backend.to_str() if backend is not None else repr(lm.tokenizer))
 
 
 def plan_batches(lm: LanguageModel, facts: Sequence[Fact], batch_size: int) -> list[list[int]]:

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.core.updates import WeightUpdate, add_
-from errata.edit.collect import tokenizer_digest
 from errata.errors import CorruptFileError, CorruptPatchError, ErrataError, PatchError, PatchMismatchError
 from errata.facts import Fact, Neighbour
 from errata.models import LanguageModel
+from errata.stats import tokenizer_digest
 from errata.store import atomic_folder, atomic_write_text, digest
 from errata.store.tensors import load_tensors, save_tensors
 
@@ -132,7 +132,7 @@ class Patch:
                 f"Patch {self.id} was made on {self.info['model']['name']} (weights {self.base_digest[:12]}), but {lm.name}{on} has "
                 f"weights {current[:12]}. Load that model in {self.info['model']['dtype']}, or edit this one anew."
             )
-        if self.info["tokenizer_digest"] != tokenizer_digest(lm):
+        if self.info["tokenizer_digest"] != tokenizer_digest(lm.tokenizer):
             raise PatchMismatchError(f"Patch {self.id} was made with another tokenizer than {lm.name}'s.")
 
 

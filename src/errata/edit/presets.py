@@ -9,11 +9,11 @@ from errata.models import LanguageModel
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Settings measured for one model, found by its shape (fine-tunes share it): model_type, layers, d_model, d_vocab."""
+    """Settings measured for one model, found by its shape (fine-tunes share it): family, layers, d_model, d_vocab."""
 
     name: str
     source: str
-    model_type: str
+    family: str
     num_layers: int
     d_model: int
     d_vocab: int | None = None
@@ -21,11 +21,11 @@ class Preset:
 
 
 def _row(name: str, source: str, shape: tuple[str, int, int, int | None], layers: range, **fields: Any) -> Preset:
-    model_type, num_layers, d_model, d_vocab = shape
+    family, num_layers, d_model, d_vocab = shape
     return Preset(
         name=name,
         source=source,
-        model_type=model_type,
+        family=family,
         num_layers=num_layers,
         d_model=d_model,
         d_vocab=d_vocab,
@@ -36,7 +36,14 @@ def _row(name: str, source: str, shape: tuple[str, int, int, int | None], layers
 _EASYEDIT = {"clamp": 4.0, "value_steps": 25, "weight_decay": 1e-3, "prior_weight": 15000.0}
 
 PRESETS: tuple[Preset, ...] = (
-    _row("SmolLM2-135M", "measured (benchmarks/README.md)", ("llama", 30, 576, 49152), range(7, 10), prior_weight=300.0),
+    _row(
+        "SmolLM2-135M",
+        "measured (benchmarks/README.md)",
+        ("llama", 30, 576, 49152),
+        range(7, 10),
+        prior_weight=300.0,
+        moment_tokens=10_000,
+    ),
     _row("GPT-2 XL", "MEMIT", ("gpt2", 48, 1600, None), range(13, 18), prior_weight=20000.0),
     _row("GPT-J 6B", "MEMIT", ("gptj", 28, 4096, None), range(3, 9), value_steps=25, prior_weight=15000.0),
     _row("GPT-NeoX 20B", "MEMIT", ("gpt_neox", 44, 6144, None), range(6, 11), clamp=0.3, prior_weight=20000.0),
@@ -60,7 +67,7 @@ class Settings:
 def find_preset(lm: LanguageModel) -> Preset | None:
     """The preset measured for models of this shape, if there is one."""
     for row in PRESETS:
-        same = (row.model_type, row.num_layers, row.d_model) == (lm.family.model_type, lm.num_layers, lm.d_model)
+        same = (row.family, row.num_layers, row.d_model) == (lm.family.name, lm.num_layers, lm.d_model)
         if same and row.d_vocab in (None, lm.d_vocab):
             return row
     return None

@@ -55,10 +55,11 @@ def _rows(text: str) -> Iterator[_Row | Problem]:
 
 
 def _delimiter(text: str) -> str:
-    header = text.lstrip().split("\n", 1)[0]
+    header = next(io.StringIO(text.lstrip(), newline=None), "")
 
     def known(delimiter: str) -> int:
-        return sum(_ALIASES.get(name.strip(' "\r'), name.strip(' "\r')) in COLUMNS for name in header.split(delimiter))
+        names = [name.strip(' "\n') for name in header.split(delimiter)]
+        return sum(_ALIASES.get(name, name) in COLUMNS for name in names)
 
     return max(DELIMITERS, key=known)
 

@@ -28,7 +28,10 @@ def build(shape: Shape, value: object, index: int) -> Fact | list[str]:
         fields["id"] = str(fields["id"])
     fields["neighbours"], found = _neighbours(fields.get("neighbours", ()))
     reasons += found + fact_reasons(fields)
-    return reasons or Fact(**fields)
+    if reasons:
+        return reasons
+    fields["paraphrases"] = tuple(fields.get("paraphrases", ()))
+    return Fact(**fields)
 
 
 def own(record: Mapping[str, Any], _index: int) -> Shaped:

@@ -37,6 +37,11 @@ class Family:
     logit_softcap_attr: str | None = None
     residual_scale_attr: str | None = None
 
+    @property
+    def name(self) -> str:
+        """The row's name to everything outside models/."""
+        return self.model_type
+
 
 _GATED = Family(
     model_type="llama",

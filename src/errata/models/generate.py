@@ -32,7 +32,7 @@ def sample_ids(
     """Each prompt followed by `new_tokens` more, drawn at temperature 1 from the `top_k` likeliest (None: from all).
 
     `top_k=1` is greedy. Prompt i draws its own numbers, from (seed, first_index + i), so a long list may be sampled in
-    parts. With `stop_at_eos` a row ends with its first end token. Raises InputError (no token in a prompt, an id outside
+    parts. With `stop_at_eos` a row ends with its first end token. Raises InputError (no token in a prompt, an id not in
     the vocabulary, longer than the context), ConfigError (an option outside its domain), NumericsError (NaN in logits).
     """
     _check_options(new_tokens=new_tokens, top_k=1 if top_k is None else top_k, batch_size=batch_size)

@@ -13,7 +13,7 @@ from errata.stats.corpus_files import READERS, CorpusFile, check_text, file_docu
 from errata.stats.corpus_hub import HUB_PREFIX, open_hub_dataset
 from errata.store import digest, file_digest
 
-# Everything that a model of moderate speed reads in a day; problems further on show when they are reached.
+# Some 16 million tokens: hours of work for a small model on a CPU. Problems further on show when they are reached.
 CHECKED_CHARS = 64 << 20
 
 

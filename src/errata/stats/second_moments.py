@@ -163,12 +163,12 @@ def compute(
 
 
 def _kept(request: MomentRequest) -> list[RunningSum] | None:
-    """The finished sums of every layer, where all are there."""
+    """The finished sums of every layer, where all are there to stay."""
     tokens = request.available_tokens
     if any(kept < tokens for kept in request.kept_tokens().values()):
         return None
     found = [request.store.load(request.lm, layer, tokens) for layer in request.layers]
-    intact = [sums for sums in found if sums is not None]
+    intact = [sums for sums in found if sums is not None and sums.wanted]
     return intact if len(intact) == len(found) else None
 
 

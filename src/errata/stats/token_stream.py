@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _DOCUMENTS_AT_ONCE = 64
-# Tokens of padding in a batch: about what another forward costs besides its tokens (benchmarks/bench_moments.py).
+# Tokens of padding in a batch: about what another forward costs besides its tokens (on two cores 16 to 128 do alike).
 _MAX_PADDING = 64
 # Far more than any tokenizer puts into one token: what is cut off could not have reached the first max_length tokens.
 _CHARS_PER_TOKEN = 128

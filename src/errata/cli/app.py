@@ -1,0 +1,168 @@
+"""Commands and their options. No torch is imported before a command runs: `errata --help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from errata.errors import ErrataError, NumericsError
+
+app = typer.Typer(
+    name="errata",
+    help="Correct what a language model believes: thousands of facts at a time, undoably.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[str, typer.Option("--model", "-m", help='"smollm2" (embedded), a local folder, or a hub id.')]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Revision = Annotated[Optional[str], typer.Option(help="Revision of a hub model.")]
+CorpusPath = Annotated[
+    Optional[str],
+    typer.Option("--corpus", help="Text, JSONL or Parquet file, folder, or dataset:NAME; default: the model's own samples."),
+]
+Field = Annotated[str, typer.Option("--field", help="Field of a JSONL or Parquet corpus that holds the text.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+Set = Annotated[
+    Optional[list[str]],
+    typer.Option("--set", "-s", metavar="NAME=VALUE", help="Override a hyperparameter: prior_weight=300, layers=7-9, ..."),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the patch and the report.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the --out folder.")]
+
+
+def main() -> None:
+    """Entry point: exit codes 0 done, 1 numerics, 2 bad input, 130 interrupted."""
+    try:
+        app(standalone_mode=False)
+    except ErrataError as error:
+        _fail(str(error), 1 if isinstance(error, NumericsError) else 2)
+    except typer.Exit as done:
+        raise SystemExit(done.exit_code) from None
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted. What was finished is kept: the same command goes on from there.", 130)
+    except BrokenPipeError:
+        # The reader of our output went away (errata ... | head); nothing is left to tell it.
+        sys.stderr.close()
+        raise SystemExit(0) from None
+    except Exception as error:
+        # click's own usage errors, without importing click by name: typer may vendor it.
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+            _fail(error.format_message() + " See errata --help.", 2)
+        raise
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"errata: {message}", file=sys.stderr)
+    raise SystemExit(code) from None
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False
+) -> None:
+    if version:
+        from errata import __version__
+
+        typer.echo(f"errata {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    model: Model = "smollm2",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    quiet: Quiet = False,
+) -> None:
+    """Edit a dozen facts into a real model and show what it says before and after."""
+    from errata.cli.run import run_demo
+
+    run_demo(out, model=model, device=device, dtype=dtype, quiet=quiet)
+
+
+@app.command()
+def edit(
+    facts: Annotated[Path, typer.Argument(help="Facts: JSONL, JSON, CSV, CounterFact or zsRE.")],
+    out: Out,
+    model: Model = "smollm2",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    revision: Revision = None,
+    corpus: CorpusPath = None,
+    field: Field = "text",
+    settings: Set = None,
+    limit: Annotated[Optional[int], typer.Option(help="Use only the first N records.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without unusable records.")] = False,
+    evaluate: Annotated[bool, typer.Option(help="Measure the model before and after.")] = True,
+    batch_size: Annotated[int, typer.Option(help="Facts optimised together.")] = 32,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Edit facts into a model at once (MEMIT): writes a patch, report.json and a table."""
+    from errata.cli.run import run_edit
+
+    run_edit(
+        facts,
+        out,
+        load={"model": model, "device": device, "dtype": dtype, "revision": revision},
+        options={"corpus": corpus, "field": field, "skip_bad": skip_bad, "evaluate": evaluate, "batch_size": batch_size},
+        settings=settings or [],
+        limit=limit,
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+
+
+@app.command()
+def stats(
+    model: Model = "smollm2",
+    layers: Annotated[Optional[str], typer.Option(help="Layers as 7,8,9 or 7-9; default: those of the model's preset.")] = None,
+    tokens: Annotated[Optional[int], typer.Option(help="Corpus tokens; default: the preset's.")] = None,
+    corpus: CorpusPath = None,
+    field: Field = "text",
+    seed: Annotated[int, typer.Option(help="For the model's own samples.")] = 0,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    revision: Revision = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compute second moments ahead of time, or extend them with more tokens; edits find them by themselves."""
+    from errata.cli.run import run_stats_command
+
+    load = {"model": model, "device": device, "dtype": dtype, "revision": revision}
+    run_stats_command(load, layers=layers, tokens=tokens, corpus=corpus, field=field, seed=seed, quiet=quiet)
+
+
+@app.command()
+def ask(
+    prompt: Annotated[list[str], typer.Argument(help="The beginning of a text for the model to go on with.")],
+    patch: Annotated[Optional[Path], typer.Option("--patch", "-p", help="Folder of a patch: show before and after.")] = None,
+    model: Annotated[Optional[str], typer.Option("--model", "-m", help="Default: the patch's model, or smollm2.")] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens to continue with.")] = 20,
+    top: Annotated[int, typer.Option(help="Next tokens to show.")] = 5,
+    device: Device = "cpu",
+    dtype: Annotated[Optional[str], typer.Option(help="Default: the patch's, or float32.")] = None,
+    revision: Revision = None,
+) -> None:
+    """Show the continuation and the likeliest next tokens, before and after a patch."""
+    from errata.cli.run import run_ask
+
+    run_ask(prompt, patch_folder=patch, model=model, tokens=tokens, top=top, device=device, dtype=dtype, revision=revision)
+
+
+@app.command()
+def models() -> None:
+    """List supported families, known settings, and what is installed."""
+    from errata.cli.run import run_models
+
+    run_models()

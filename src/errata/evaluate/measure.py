@@ -1,0 +1,148 @@
+"""Every fact's prompts scored on a model as it is, each prompt–target pair once, and the totals.
+
+Equals one whole forward for each prompt and target (tests/reference/evaluation.py).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from errata.core.progress import SILENT, ProgressSink
+from errata.errors import ConfigError, InputError
+from errata.evaluate.row_scores import score_rows
+from errata.evaluate.scores import (
+    FactScore,
+    PromptScore,
+    Summary,
+    TargetScore,
+    ZsreSummary,
+    summarize,
+    summarize_zsre,
+)
+from errata.facts import Fact
+from errata.models import LanguageModel, TargetRow, encode_targets
+
+# More tokens at once are no faster on a CPU and take more memory: benchmarks/bench_evaluation.py.
+BATCH_TOKENS = 2048
+_LISTED_REASONS = 20
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured for each fact, in their order, and the totals."""
+
+    facts: tuple[FactScore, ...]
+    summary: Summary
+    zsre: ZsreSummary
+
+    def to_json(self) -> dict[str, Any]:
+        """The metrics of CounterFact by name, those of zsRE under `zsre`, every prompt under `facts`."""
+        facts = [fact.to_json() for fact in self.facts]
+        return {**self.summary.to_json(), "zsre": self.zsre.to_json(), "facts": facts}
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A prompt of a fact: its text, what it is called in a message, and the answer that counts as true."""
+
+    name: str
+    text: str
+    true: str | None
+
+
+def measure(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: ProgressSink = SILENT,
+) -> Measurement:
+    """Score every fact's prompt, paraphrases and neighbours on the model as it is.
+
+    A neighbour without an answer of its own is scored against the fact's target_true, the convention of CounterFact.
+    `batch_tokens` bounds memory: rows × width of a batch. Raises InputError, naming the facts, before any compute where
+    a prompt with its target is longer than the context or has no token before the target; NumericsError where the
+    model gives no finite number.
+    """
+    if batch_tokens < 1:
+        raise ConfigError(f"batch_tokens is {batch_tokens}; it must be at least 1.")
+    rows = _rows(lm, facts)
+    by_prompt: dict[str, dict[str, TargetRow]] = {}
+    for (prompt, target), row in rows.items():
+        by_prompt.setdefault(prompt, {})[target] = row
+    groups = [list(targets.values()) for targets in by_prompt.values()]
+    with progress.stage("evaluation", len(groups), "prompts") as advance:
+        found = score_rows(lm, groups, batch_tokens=batch_tokens, advance=advance)
+    scores: dict[Pair, TargetScore] = {}
+    for (prompt, targets), results in zip(by_prompt.items(), found, strict=True):
+        for (target, row), result in zip(targets.items(), results, strict=True):
+            scores[prompt, target] = TargetScore(
+                target=target, log_prob=result.log_prob, tokens=len(row.target_ids), right=result.right
+            )
+    scored = tuple(_fact_score(fact, scores) for fact in facts)
+    return Measurement(scored, summarize(scored), summarize_zsre(scored))
+
+
+def _prompts(fact: Fact) -> Iterator[_Prompt]:
+    yield _Prompt("prompt", fact.text, fact.target_true)
+    for number, paraphrase in enumerate(fact.paraphrases, 1):
+        yield _Prompt(f"paraphrase {number}", paraphrase, fact.target_true)
+    for number, neighbour in enumerate(fact.neighbours, 1):
+        true = fact.target_true if neighbour.answer is None else neighbour.answer
+        yield _Prompt(f"neighbour {number}", neighbour.prompt, true)
+
+
+def _pairs(fact: Fact) -> Iterator[tuple[_Prompt, Pair]]:
+    for prompt in _prompts(fact):
+        yield prompt, (prompt.text, fact.target_new)
+        if prompt.true is not None:
+            yield prompt, (prompt.text, prompt.true)
+
+
+def _fact_score(fact: Fact, scores: Mapping[Pair, TargetScore]) -> FactScore:
+    every = [
+        PromptScore(
+            text=prompt.text,
+            new=scores[prompt.text, fact.target_new],
+            true=None if prompt.true is None else scores[prompt.text, prompt.true],
+        )
+        for prompt in _prompts(fact)
+    ]
+    split = 1 + len(fact.paraphrases)
+    return FactScore(id=fact.id, prompt=every[0], paraphrases=tuple(every[1:split]), neighbours=tuple(every[split:]))
+
+
+def _rows(lm: LanguageModel, facts: Sequence[Fact]) -> dict[Pair, TargetRow]:
+    """Every pair encoded, once. Raises InputError naming every fact that cannot be measured."""
+    pairs = list(dict.fromkeys(pair for fact in facts for _, pair in _pairs(fact)))
+    try:
+        rows = dict(zip(pairs, (row for row, _ in encode_targets(lm.tokenizer, pairs)), strict=True))
+    except InputError:
+        rows = {}  # some pair has no target token: the search below names it
+    reasons = [
+        f"fact {fact.id!r}, {prompt.name}: {reason}"
+        for fact in facts
+        for prompt, pair in _pairs(fact)
+        if (reason := _reason(lm, pair, rows.get(pair)))
+    ]
+    if reasons:
+        left_out = len(reasons) - _LISTED_REASONS
+        listed = reasons[:_LISTED_REASONS] + ([f"... and {left_out} more"] if left_out > 0 else [])
+        raise InputError("Facts that cannot be measured; correct them or leave them out:\n" + "\n".join(listed))
+    return rows
+
+
+def _reason(lm: LanguageModel, pair: Pair, row: TargetRow | None) -> str:
+    """Why a pair cannot be scored; empty where it can."""
+    if row is None:
+        try:
+            ((row, _),) = encode_targets(lm.tokenizer, [pair])
+        except InputError:
+            return f"the tokenizer makes no token of the target {pair[1]!r}"
+    if not row.start:
+        return f"no token comes before the target {pair[1]!r}; a longer prompt is needed"
+    if len(row.ids) > lm.max_tokens:
+        return f"with its target {len(row.ids):,} tokens long; {lm.name} reads at most {lm.max_tokens:,}"
+    return ""

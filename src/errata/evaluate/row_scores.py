@@ -1,0 +1,174 @@
+"""Log-probabilities of targets, many prompts at a time.
+
+What the targets of one prompt share is run once: their longest common token prefix, as left-padded rows. Where a target
+goes on beyond it, the rest is run against the prefix's keys and values. Logits exist only at positions that predict a
+target's token.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from errata.errors import NumericsError
+from errata.models import KeyValues, LanguageModel, TargetRow, pad_right, run_layers
+
+# Elements of a block of logits: 64 MiB in float32, whatever the batch and the vocabulary.
+_LOGITS_AT_ONCE = 1 << 24
+
+Item = TypeVar("Item")
+
+
+@dataclass(slots=True)
+class RowScore:
+    """Total log-probability of a row's target in nats, and how many of its tokens are the model's first choice."""
+
+    log_prob: float = 0.0
+    right: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Rows that have their first `shared` input tokens in common; a row's last token is no input."""
+
+    rows: tuple[TargetRow, ...]
+    scores: tuple[RowScore, ...]
+    shared: int
+
+    @property
+    def has_rest(self) -> bool:
+        return any(len(row.ids) - 1 > self.shared for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reads:
+    """Tokens to look up: for each place (row of the batch, column), which token ids, and whose scores they add to."""
+
+    wanted: dict[tuple[int, int], list[tuple[int, RowScore]]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, row: TargetRow, score: RowScore, batch_row: int, columns: range, shift: int) -> None:
+        """The target's tokens that are predicted at `columns`, column c being the position c + shift."""
+        for column in columns:
+            self.wanted[batch_row, column].append((row.ids[column + shift + 1], score))
+
+
+@torch.no_grad()
+def score_rows(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[TargetRow]],
+    *,
+    batch_tokens: int,
+    advance: Callable[[int], None],
+) -> list[list[RowScore]]:
+    """Scores of each prompt's rows, in the order given. A batch has at most `batch_tokens` tokens, or one row.
+
+    `advance` receives the number of prompts of each batch. Raises NumericsError where the model gives no finite number.
+    """
+    scores = [[RowScore() for _ in rows] for rows in prompts]
+    groups = [group for rows, found in zip(prompts, scores, strict=True) for group in _groups(rows, found)]
+    # Those that need keys and values kept stay together; equal lengths need no padding.
+    groups.sort(key=lambda group: (group.has_rest, group.shared))
+    for batch in _batches(groups, lambda group: group.shared, batch_tokens):
+        _score_batch(lm, batch, batch_tokens)
+        advance(len(batch))
+    return scores
+
+
+def _groups(rows: Sequence[TargetRow], scores: Sequence[RowScore]) -> Iterator[_Group]:
+    shared = _common_length([row.ids[:-1] for row in rows])
+    if shared:
+        yield _Group(tuple(rows), tuple(scores), shared)
+        return
+    for row, score in zip(rows, scores, strict=True):
+        yield _Group((row,), (score,), len(row.ids) - 1)
+
+
+def _common_length(rows: Sequence[Sequence[int]]) -> int:
+    for position, tokens in enumerate(zip(*rows, strict=False)):
+        if len(set(tokens)) > 1:
+            return position
+    return min(map(len, rows))
+
+
+def _batches(items: Iterable[Item], length: Callable[[Item], int], batch_tokens: int) -> Iterator[list[Item]]:
+    """Items of ascending length, cut where one more would make rows × width exceed `batch_tokens`."""
+    batch: list[Item] = []
+    for item in items:
+        width = max(map(length, (*batch[-1:], item)))
+        if batch and (len(batch) + 1) * width > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def _score_batch(lm: LanguageModel, groups: Sequence[_Group], batch_tokens: int) -> None:
+    width = max(group.shared for group in groups)
+    padded = [[0] * (width - group.shared) + list(group.rows[0].ids[: group.shared]) for group in groups]
+    mask = [[0] * (width - group.shared) + [1] * group.shared for group in groups]
+    run = run_layers(
+        lm,
+        torch.tensor(padded, device=lm.device),
+        torch.tensor(mask, device=lm.device),
+        record=any(group.has_rest for group in groups),
+    )
+    reads = _Reads()
+    rests: list[tuple[int, int, TargetRow, RowScore]] = []
+    for i, group in enumerate(groups):
+        shift = group.shared - width
+        for row, score in zip(group.rows, group.scores, strict=True):
+            reads.add(row, score, i, range(row.start - 1 - shift, width), shift)
+            if len(row.ids) - 1 > group.shared:
+                rests.append((i, group.shared, row, score))
+    assert run.hidden is not None
+    _look_up(lm, run.hidden, reads)
+    if run.key_values is not None:
+        _score_rests(lm, run.key_values, rests, batch_tokens)
+
+
+def _score_rests(
+    lm: LanguageModel,
+    prefixes: KeyValues,
+    rests: list[tuple[int, int, TargetRow, RowScore]],
+    batch_tokens: int,
+) -> None:
+    """What follows the shared prefix, where anything does."""
+    width = prefixes.mask.shape[1]
+    rests.sort(key=lambda rest: len(rest[2].ids) - rest[1])
+    for batch in _batches(rests, lambda rest: width + len(rest[2].ids) - 1 - rest[1], batch_tokens):
+        index = torch.tensor([i for i, *_ in batch], device=lm.device)
+        prefix = prefixes.rows(index, max(shared for _, shared, *_ in batch))
+        ids, mask = pad_right([row.ids[shared:-1] for _, shared, row, _ in batch], device=lm.device)
+        hidden = run_layers(lm, ids, mask, prefix=prefix).hidden
+        assert hidden is not None
+        reads = _Reads()
+        for i, (_, shared, row, score) in enumerate(batch):
+            reads.add(row, score, i, range(max(row.start - 1 - shared, 0), len(row.ids) - 1 - shared), shared)
+        _look_up(lm, hidden, reads)
+
+
+def _look_up(lm: LanguageModel, hidden: Float[Tensor, "batch pos d_head"], reads: _Reads) -> None:
+    """Add what is read to the scores; a place that several targets need is put through the head once."""
+    places = list(reads.wanted)
+    block = max(1, _LOGITS_AT_ONCE // lm.d_vocab)
+    for at in range(0, len(places), block):
+        chosen = places[at : at + block]
+        rows, columns = torch.tensor(chosen, device=lm.device).T
+        logits = lm.logits(hidden[rows, columns]).float()
+        entries = [(i, token, score) for i, place in enumerate(chosen) for token, score in reads.wanted[place]]
+        slots, tokens = torch.tensor([entry[:2] for entry in entries], device=lm.device).T
+        right = (logits.argmax(-1)[slots] == tokens).tolist()
+        log_probs = torch.log_softmax(logits, dim=-1)[slots, tokens]
+        if not log_probs.isfinite().all():
+            raise NumericsError(
+                f"{lm.name} gives probabilities that are not finite: its weights are broken (remove the last patch, if "
+                f"one is applied), or {lm.dtype} is too narrow for it (load it as float32)."
+            )
+        for (_, _, score), log_prob, is_first in zip(entries, log_probs.tolist(), right, strict=True):
+            score.log_prob += log_prob
+            score.right += is_first

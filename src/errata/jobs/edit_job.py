@@ -1,0 +1,239 @@
+"""The main job: facts in, a patch and a before/after report out."""
+
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import errata
+from errata.core.progress import SILENT, ProgressSink
+from errata.edit import (
+    MemitSolution,
+    Patch,
+    Settings,
+    TargetValues,
+    check_facts,
+    collect_values,
+    sample_prefixes,
+    settings_for,
+    solve,
+)
+from errata.errors import ConfigError, FactsError
+from errata.evaluate import Measurement, measure
+from errata.facts import Fact, Problem, format_problems
+from errata.jobs.diagnosis import diagnose
+from errata.jobs.memory import peak_memory_mib
+from errata.jobs.stats_job import run_stats
+from errata.models import LanguageModel
+from errata.stats import Corpus, SecondMoments, tokenizer_digest
+
+# Context prefixes are cut from samples of prefix_tokens; their ". " and a changed merge may add a few more.
+_PREFIX_MARGIN = 8
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """What an edit gave: the patch, not applied to the model, the report (plain JSON), and the measurements in it."""
+
+    patch: Patch
+    report: dict[str, Any]
+    before: Measurement | None = None
+    after: Measurement | None = None
+
+
+def edit_facts(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    *,
+    corpus: Corpus | str | Path | None = None,
+    field: str = "text",
+    evaluate: bool = True,
+    skip_bad: bool = False,
+    batch_size: int = 32,
+    cache: Path | None = None,
+    progress: ProgressSink = SILENT,
+    **overrides: Any,
+) -> EditResult:
+    """Edit all `facts` into `lm` at once with MEMIT and measure the model before and after.
+
+    The model is left as it was; `result.patch.apply_(lm)` edits it. Settings come from the model's preset, or are scaled
+    guesses with a warning; `overrides` replace single fields of `MemitConfig`. Without a `corpus` the second moments
+    come from the model's own samples. `cache`: folder for second moments and target values (default: errata's home).
+    Raises FactsError with every unusable fact, ConfigError, CorpusError, StorageError, NumericsError.
+    """
+    started = time.monotonic()
+    settings = settings_for(lm, **overrides)
+    facts, warnings = checked_facts(lm, facts, settings, skip_bad=skip_bad)
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, found {batch_size}.")
+    clock = _Clock()
+    config = settings.config
+    progress.note(_announcement(lm, facts, settings))
+    with clock("second_moments"):
+        moments = run_stats(
+            lm, config.layers, tokens=config.moment_tokens, corpus=corpus, field=field, seed=config.seed,
+            cache=_sub(cache, "moments"), progress=progress,
+        )  # fmt: skip
+    before = None
+    if evaluate:
+        with clock("evaluation_before"):
+            before = measure(lm, facts, progress=progress)
+    with clock("target_values"):
+        prefixes = sample_prefixes(lm, config)
+        values = collect_values(
+            lm, facts, config, prefixes,
+            batch_size=batch_size, cache=_sub(cache, "values"), progress=progress, notify=progress.note,
+        )  # fmt: skip
+    with clock("solve"):
+        solution = solve(lm, facts, values.value, moments.layers, config, prefixes, progress)
+    patch = _patch(lm, facts, settings, prefixes, moments, values, solution)
+    after = None
+    if evaluate:
+        with clock("evaluation_after"), patch.applied(lm):
+            after = measure(lm, facts, progress=progress)
+    report = _report(patch, settings, values, solution, before, after, warnings)
+    report["seconds"] = {**clock.seconds, "total": round(time.monotonic() - started, 2)}
+    report["peak_memory_mib"] = peak_memory_mib(lm.device)
+    patch.info["metrics"].update({name: report[name] for name in ("before", "after") if report[name]})  # type: ignore[union-attr]
+    return EditResult(patch, report, before, after)
+
+
+def checked_facts(
+    lm: LanguageModel, facts: Sequence[Fact], settings: Settings, *, skip_bad: bool
+) -> tuple[tuple[Fact, ...], list[str]]:
+    """The facts this model can be given, and warnings about them; FactsError names all others unless `skip_bad`."""
+    if not facts:
+        raise FactsError("There is no fact to edit.")
+    problems = check_facts(lm, facts, longest_prefix=settings.config.prefix_tokens + _PREFIX_MARGIN)
+    errors = [p for p in problems if p.severity == "error"]
+    bad = {p.fact_id for p in errors}
+    kept = tuple(fact for fact in facts if fact.id not in bad)
+    if errors and (not skip_bad or not kept):
+        raise FactsError(
+            f"{len(bad)} of {len(facts)} facts cannot be edited into {lm.name}; correct them"
+            f"{' or go on without them (--skip-bad)' if kept else ''}:\n{format_problems(errors)}",
+            errors,
+        )
+    warnings = [str(p) for p in problems if p.severity == "warning"]
+    if errors:
+        warnings.insert(0, f"{len(bad)} facts were skipped:\n{format_problems(errors)}")
+    if settings.is_guess:
+        warnings.insert(
+            0,
+            f"Nobody has measured settings for a model like {lm.name}: layers and prior_weight are guesses. "
+            "Compare the report's residuals and Score for a few values before you rely on them.",
+        )
+    return kept, warnings
+
+
+def _announcement(lm: LanguageModel, facts: Sequence[Fact], settings: Settings) -> str:
+    c = settings.config
+    return (
+        f"MEMIT: {len(facts):,} facts into {lm.name}, layers {', '.join(map(str, c.layers))}, λ = {c.prior_weight:g}, "
+        f"{c.value_steps} steps ({settings.source}). Then: second moments, target values, one solve a layer."
+    )
+
+
+def _patch(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    settings: Settings,
+    prefixes: Sequence[str],
+    moments: SecondMoments,
+    values: TargetValues,
+    solution: MemitSolution,
+) -> Patch:
+    info = {
+        "method": "memit",
+        "model": {"name": lm.name, "revision": lm.revision, "family": lm.family.name, "dtype": str(lm.dtype).removeprefix("torch.")},
+        "base_digest": lm.digest(),
+        "tokenizer_digest": tokenizer_digest(lm.tokenizer),
+        "config": _plain(asdict(settings.config)),
+        "config_source": settings.source,
+        "prefixes": list(prefixes),
+        "second_moments": {"digest": moments.digest, "tokens": moments.tokens, "source": moments.source},
+        "versions": {
+            "errata": errata.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        "device": str(lm.device),
+        "metrics": _edit_metrics(values, solution),
+    }
+    updates = {layer.layer: layer.update for layer in solution.layers}
+    keys = {layer.layer: layer.keys for layer in solution.layers}
+    return Patch(info, tuple(facts), updates, values.value.cpu(), keys)
+
+
+def _edit_metrics(values: TargetValues, solution: MemitSolution) -> dict[str, Any]:
+    start, end = float(solution.start_residual.mean()), float(solution.end_residual.mean())
+    return {
+        "residual": {"start": start, "end": end, "landed": 1 - end / start if start else 1.0},
+        "layers": [
+            {"layer": e.layer, "residual_before": e.residual, "relative_norm": e.relative_norm, "form": e.form, "jitter": e.jitter}
+            for e in solution.layers
+        ],
+        "target_values": {
+            "mean_nll_before": float(values.first_nll.mean()),
+            "mean_nll": float(values.nll.mean()),
+            "mean_kl": float(values.kl.mean()),
+            "mean_updates": float(values.updates.float().mean()),
+            "converged": int(values.converged.sum()),
+        },
+    }  # fmt: skip
+
+
+def _report(
+    patch: Patch,
+    settings: Settings,
+    values: TargetValues,
+    solution: MemitSolution,
+    before: Measurement | None,
+    after: Measurement | None,
+    warnings: list[str],
+) -> dict[str, Any]:
+    missed = [
+        {"id": fact.id, "loss": float(loss), "nll": float(nll), "residual": float(end)}
+        for fact, loss, nll, end, done in zip(
+            patch.facts, values.loss, values.nll, solution.end_residual, values.converged.tolist(), strict=True
+        )
+        if not done
+    ]
+    return {
+        "facts": len(patch.facts),
+        "patch": patch.id,
+        **{name: patch.info[name] for name in ("method", "model", "config", "config_source", "second_moments", "versions")},
+        **_edit_metrics(values, solution),
+        "not_converged": missed,
+        "before": None if before is None else before.to_json(),
+        "after": None if after is None else after.to_json(),
+        "warnings": warnings + diagnose(values, solution, settings.config),
+    }
+
+
+class _Clock:
+    """Seconds spent in each named stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - began, 2)
+
+
+def _sub(cache: Path | None, name: str) -> Path | None:
+    return None if cache is None else cache / name
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}

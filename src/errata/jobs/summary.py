@@ -1,0 +1,79 @@
+"""Results as text: the before/after table, what the edit's numbers say, and answers side by side."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from errata.jobs.tables import shortened, text_table
+
+if TYPE_CHECKING:
+    from errata.jobs.ask_job import Answer
+    from errata.jobs.edit_job import EditResult
+
+_METRICS = (
+    ("score", "Score", "harmonic mean of the next three"),
+    ("es", "ES", "prompts where the new target beats the old"),
+    ("ps", "PS", "paraphrases where it does"),
+    ("ns", "NS", "neighbours whose own answer still wins"),
+    ("accuracy", "accuracy", "prompts answered with exactly the new target"),
+    ("paraphrase_accuracy", "paraphrase accuracy", "paraphrases answered so"),
+    ("neighbour_accuracy", "neighbour accuracy", "neighbours answered with exactly their own"),
+)
+
+
+def summary(result: "EditResult") -> str:
+    """Metrics before and after, how the edit landed, and every warning."""
+    report = result.report
+    parts = []
+    if report["before"] and report["after"]:
+        parts.append(metrics_table(report["before"], report["after"]))
+    parts.append(_landed(report))
+    parts += [f"Warning: {text}" for text in report["warnings"][:20]]
+    if len(report["warnings"]) > 20:
+        parts.append(f"... and {len(report['warnings']) - 20} more warnings in report.json")
+    return "\n\n".join(parts)
+
+
+def metrics_table(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """One row a metric, in percent; the count is of facts that have what it takes."""
+    rows = []
+    for key, name, meaning in _METRICS:
+        count = str(before["counts"].get(key, "")) if key != "score" else ""
+        rows.append([name, _percent(before[key]), _percent(after[key]), count, meaning])
+    return text_table(["%", "before", "after", "facts", "meaning"], rows, right=(1, 2, 3))
+
+
+def _landed(report: dict[str, Any]) -> str:
+    residual, values = report["residual"], report["target_values"]
+    layers = ", ".join(f"{e['layer']}: {e['relative_norm']:.3f}" for e in report["layers"])
+    total = report.get("seconds", {}).get("total")
+    lines = [
+        f"{report['facts']:,} facts in {report['model']['name']}, patch {report['patch']} ({report['config_source']}).",
+        f"Residual at layer {report['layers'][-1]['layer']}: {residual['start']:.3g} before, {residual['end']:.3g} after "
+        f"({100 * residual['landed']:.0f} % landed). ‖ΔW‖/‖W‖ by layer: {layers}.",
+        f"Target values: NLL {values['mean_nll_before']:.2f} → {values['mean_nll']:.2f} nat in {values['mean_updates']:.1f} updates; "
+        f"{values['converged']:,} of {report['facts']:,} below stop_loss.",
+        f"Second moments: {report['second_moments']['tokens']:,} tokens of {report['second_moments']['source']}.",
+    ]
+    if total is not None:
+        lines.append(f"Time {total:,.1f} s, peak memory {report['peak_memory_mib']:,} MiB.")
+    return "\n".join(lines)
+
+
+def answers(before: Sequence["Answer"], after: Sequence["Answer"] | None, patch: str | None) -> str:
+    """Continuations and next tokens; with a patch, both states one above the other."""
+    parts = []
+    for i, answer in enumerate(before):
+        states = [("before", answer)] if after is None else [("before", answer), (f"with patch {patch}", after[i])]
+        rows = [
+            [name if after else "now", shortened(state.continuation, 60), _tokens(state)] for name, state in states
+        ]
+        parts.append(f"{answer.prompt}\n" + text_table(["", "goes on", "next tokens"], rows))
+    return "\n\n".join(parts)
+
+
+def _tokens(answer: "Answer") -> str:
+    return "  ".join(f"{token!r} {100 * probability:.1f}%" for token, probability in answer.next_tokens)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
