@@ -73,7 +73,7 @@ def measure(
     for (prompt, target), row in rows.items():
         by_prompt.setdefault(prompt, {})[target] = row
     groups = [list(targets.values()) for targets in by_prompt.values()]
-    with progress.stage("evaluation", len(groups), "prompts") as advance:
+    with progress.stage("evaluation", len(rows), "targets") as advance:
         found = score_rows(lm, groups, batch_tokens=batch_tokens, advance=advance)
     scores: dict[Pair, TargetScore] = {}
     for (prompt, targets), results in zip(by_prompt.items(), found, strict=True):

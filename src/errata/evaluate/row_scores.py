@@ -66,7 +66,7 @@ def score_rows(
 ) -> list[list[RowScore]]:
     """Scores of each prompt's rows, in the order given. A batch has at most `batch_tokens` tokens, or one row.
 
-    `advance` receives the number of prompts of each batch. Raises NumericsError where the model gives no finite number.
+    `advance` receives the number of rows of each batch. Raises NumericsError where the model gives no finite number.
     """
     scores = [[RowScore() for _ in rows] for rows in prompts]
     groups = [group for rows, found in zip(prompts, scores, strict=True) for group in _groups(rows, found)]
@@ -74,7 +74,7 @@ def score_rows(
     groups.sort(key=lambda group: (group.has_rest, group.shared))
     for batch in _batches(groups, lambda group: group.shared, batch_tokens):
         _score_batch(lm, batch, batch_tokens)
-        advance(len(batch))
+        advance(sum(len(group.rows) for group in batch))
     return scores
 
 

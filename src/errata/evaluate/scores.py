@@ -110,8 +110,8 @@ class Summary(_Metrics):
     """Meng et al. 2022: efficacy (E), paraphrase (P) and neighbourhood (N) success (S) and magnitude (M), in percent.
 
     Success is the share of prompts where the target that should be is the likelier one: x_true > x_new, for neighbours
-    x_true < x_new. Magnitude is how much likelier: the mean difference of e^(−x). Accuracy is the share of prompts where
-    every token of the target that should be is the model's first choice. `score`: harmonic mean of ES, PS and NS.
+    x_true < x_new. Magnitude is how much likelier: the mean difference of e^(−x). Accuracy is the share of prompts
+    where every token of the target that should be is the model's first choice. `score`: harmonic mean of ES, PS, NS.
     """
 
     score: float | None
