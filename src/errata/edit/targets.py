@@ -22,6 +22,7 @@ from errata.facts import Fact
 from errata.models import KeyValues, LanguageModel, left_aligned, pad_right, run_layers
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+_FAST_SHARE, _FAST_FIRST, _FAST_LAST = 0.4, 3.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -107,22 +108,37 @@ def _prefix_before(
     return left_aligned(KeyValues(run.key_values.layers, true_mask))
 
 
+def learning_rates(config: MemitConfig) -> list[float]:
+    """Adam's learning rate at each update; one entry fewer than the loss is evaluated.
+
+    "published": constant. "fast": two fifths of the updates, from three times the rate down to a half. Adam moves every
+    coordinate by about its rate whatever the gradient's size, so early updates are bounded by the rate alone and the way to
+    the clamp takes the published schedule nine of them.
+    """
+    updates = config.value_steps - 1
+    if config.schedule == "published":
+        return [config.learning_rate] * updates
+    kept = max(2, round(updates * _FAST_SHARE))
+    fall = (_FAST_FIRST - _FAST_LAST) / (kept - 1)
+    return [config.learning_rate * (_FAST_FIRST - fall * i) for i in range(kept)]
+
+
 class _Adam:
     """torch.optim.Adam's update for each fact's shift, with rows that can be dropped."""
 
-    def __init__(self, shape: torch.Size, learning_rate: float, device: torch.device) -> None:
+    def __init__(self, shape: torch.Size, device: torch.device) -> None:
         self.mean = torch.zeros(shape, device=device)
         self.square = torch.zeros(shape, device=device)
-        self.learning_rate, self.steps = learning_rate, 0
+        self.steps = 0
 
-    def step_(self, shift: Tensor, gradient: Tensor, active: Tensor) -> None:
+    def step_(self, shift: Tensor, gradient: Tensor, active: Tensor, learning_rate: float) -> None:
         self.steps += 1
         mean, square = self.mean[active], self.square[active]
         mean = mean.mul_(_BETA1).add_(gradient, alpha=1 - _BETA1)
         square = square.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
         self.mean[active], self.square[active] = mean, square
         denominator = (square.sqrt() / (1 - _BETA2**self.steps) ** 0.5).add_(_EPSILON)
-        shift[active] -= self.learning_rate / (1 - _BETA1**self.steps) * (mean / denominator)
+        shift[active] -= learning_rate / (1 - _BETA1**self.steps) * (mean / denominator)
 
 
 def _optimise(problem: _Problem, config: MemitConfig) -> TargetValues:
@@ -130,13 +146,14 @@ def _optimise(problem: _Problem, config: MemitConfig) -> TargetValues:
     n = len(start)
     start_norm = start.norm(dim=1)
     shift = torch.zeros_like(start)
-    adam = _Adam(start.shape, config.learning_rate, start.device)
+    adam = _Adam(start.shape, start.device)
+    rates = learning_rates(config)
     result = {name: torch.zeros(n, device=start.device) for name in ("first_nll", "nll", "kl", "loss")}
     updates = torch.zeros(n, dtype=torch.long, device=start.device)
     active = torch.arange(n, device=start.device)
     evaluator = _Evaluator(problem, n)
-    for step in range(config.value_steps):
-        last = step == config.value_steps - 1
+    for step in range(len(rates) + 1):
+        last = step == len(rates)
         nll, kl, gradient = evaluator(shift, active, config.kl_factor, with_gradient=not last)
         norm = shift[active].norm(dim=1)
         decay = config.weight_decay / start_norm[active] ** 2
@@ -153,7 +170,7 @@ def _optimise(problem: _Problem, config: MemitConfig) -> TargetValues:
             evaluator.keep(active)
         # ‖shift‖ has no gradient at 0; like torch's norm, take 0 there.
         gradient = gradient + shift[active] * (decay / norm.clamp_min(1e-30) * (norm > 0))[:, None]
-        adam.step_(shift, gradient, active)
+        adam.step_(shift, gradient, active, rates[step])
         limit = config.clamp * start_norm[active]
         norm = shift[active].norm(dim=1)
         shift[active] *= torch.where(norm > limit, limit / norm, torch.ones_like(norm))[:, None]

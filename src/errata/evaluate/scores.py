@@ -175,12 +175,12 @@ def summarize_zsre(facts: Sequence[FactScore]) -> ZsreSummary:
 def harmonic_mean(*values: float | None) -> float | None:
     """Zero where a value is zero, None where one is missing."""
     known = [value for value in values if value is not None]
-    return statistics.harmonic_mean(known) if known and len(known) == len(values) else None
+    return float(statistics.harmonic_mean(known)) if known and len(known) == len(values) else None
 
 
 def metric(values: Iterable[float]) -> Metric:
     """Mean and interval, in percent, of one value for each fact."""
-    percents = [100 * value for value in values]
+    percents = [100.0 * value for value in values]
     count = len(percents)
     if not count:
         return Metric(None, None, 0)

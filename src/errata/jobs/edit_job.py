@@ -53,6 +53,7 @@ def edit_facts(
     *,
     corpus: Corpus | str | Path | None = None,
     field: str = "text",
+    moments: SecondMoments | None = None,
     evaluate: bool = True,
     skip_bad: bool = False,
     batch_size: int = 32,
@@ -63,8 +64,8 @@ def edit_facts(
     """Edit all `facts` into `lm` at once with MEMIT and measure the model before and after.
 
     The model is left as it was; `result.patch.apply_(lm)` edits it. Settings come from the model's preset, or are scaled
-    guesses with a warning; `overrides` replace single fields of `MemitConfig`. Without a `corpus` the second moments
-    come from the model's own samples. `cache`: folder for second moments and target values (default: errata's home).
+    guesses with a warning; `overrides` replace single fields of `MemitConfig`. Second moments are `moments` where given,
+    else computed over `corpus`, else over the model's own samples. `cache`: folder for second moments and target values (default: errata's home).
     Raises FactsError with every unusable fact, ConfigError, CorpusError, StorageError, NumericsError.
     """
     started = time.monotonic()
@@ -76,10 +77,12 @@ def edit_facts(
     config = settings.config
     progress.note(_announcement(lm, facts, settings))
     with clock("second_moments"):
-        moments = run_stats(
+        moments = moments or run_stats(
             lm, config.layers, tokens=config.moment_tokens, corpus=corpus, field=field, seed=config.seed,
             cache=_sub(cache, "moments"), progress=progress,
         )  # fmt: skip
+        for layer in config.layers:
+            moments[layer]  # ConfigError now, not after the target values, where a layer has none
     before = None
     if evaluate:
         with clock("evaluation_before"):
