@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -39,7 +39,7 @@ def in_batches(facts: Sequence[Fact]) -> list[Sequence[Fact]]:
     return [facts[at : at + BATCH] for at in range(0, len(facts), BATCH)]
 
 
-def turns(work: dict[str, tuple[Callable[[], object], float]], runs: int) -> list[Timing]:
+def turns(work: Mapping[str, tuple[Callable[[], object], float]], runs: int) -> list[Timing]:
     """Seconds of each piece of work, times its scale, in turns."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(runs):
@@ -57,7 +57,7 @@ def spread(lm: LanguageModel, facts: Sequence[Fact], count: int) -> list[Fact]:
 
 
 def gemm_speed(lm: LanguageModel, rows: int = 256, seconds: float = 2.0) -> float:
-    """GFLOP/s of a block's own matrix products, forward and backward, at `rows` tokens: what the arithmetic could reach."""
+    """GFLOP/s of a block's own matrix products, forward and backward, at `rows` tokens."""
     weights = [p.detach() for p in lm.layers[0].parameters() if p.ndim == 2]
     inputs = [torch.randn(rows, w.shape[1]) for w in weights]
     outputs = [x @ w.T for x, w in zip(inputs, weights, strict=True)]
@@ -72,7 +72,7 @@ def gemm_speed(lm: LanguageModel, rows: int = 256, seconds: float = 2.0) -> floa
 
 
 def arithmetic(lm: LanguageModel, facts: Sequence[Fact], config: MemitConfig, prefixes: Sequence[str]) -> float:
-    """GFLOP that the updates of `facts` cannot do without: layers above the edited one, tokens from the edited one on."""
+    """GFLOP of the updates: layers above the edited one, tokens from the edited one on, forward and backward."""
     block = sum(p.numel() for p in lm.layers[0].parameters() if p.ndim == 2)
     rows = rewriting_rows(lm, facts, prefixes) + essence_rows(lm, facts, len(prefixes))
     tokens = sum(len(row.ids) - row.edited for row in rows)
@@ -108,7 +108,7 @@ def bench_targets(lm: LanguageModel, facts: list[Fact], config: MemitConfig, sam
         f"target values, {len(facts)} facts, 20 updates", timings, required=6.0,
         fast_schedule_ratio=round(timings[0].median / schedule, 2),
         gemm_speed=f"{speed:.0f} GFLOP/s at 256 rows",
-        arithmetic_bound=f"{gflop:.0f} GFLOP, {gflop / speed:.1f} s: the exact way takes {exact / (gflop / speed):.2f} of it",
+        arithmetic_bound=f"{gflop:.0f} GFLOP, {gflop / speed:.1f} s; exact takes {exact * speed / gflop:.2f} times that",
         bound_ratio=round(timings[0].median / (gflop / speed), 2),
     )  # fmt: skip
 

@@ -11,11 +11,13 @@ from errata.models import FAMILIES, LanguageModel, wrap
 
 D_MODEL, D_MLP, LAYERS, HEADS = 32, 80, 4, 4
 
+# Enough text for a few merges; two scripts beyond Latin.
 _TEXT = [
-    "The Eiffel Tower is located in the city of Paris. The capital of France is Paris and the capital of Italy is Rome.",
-    "Danielle Darrieux speaks French; her mother tongue is French. The official language of Canada is English and French.",
+    "The Eiffel Tower is located in the city of Paris. The capital of France is Paris, the capital of Italy is Rome.",
+    "Danielle Darrieux speaks French; her mother tongue is French. The languages of Canada are English and French.",
     "Because I said so, you know. Therefore the answer is here. I think that you are right, and the tower is tall.",
-    "Microsoft was founded by Bill Gates. Toyota builds cars in Japan. The Great Wall is in China. 埃菲尔铁塔位于巴黎。 Эйфелева башня.",
+    "Microsoft was founded by Bill Gates. Toyota builds cars in Japan. The Great Wall is in China.",
+    "埃菲尔铁塔位于巴黎。 Эйфелева башня.",
 ]
 
 
@@ -27,7 +29,8 @@ def tiny_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
     special = ["<s>", "</s>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
-        _TEXT, trainers.BpeTrainer(vocab_size=480, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+        _TEXT,
+        trainers.BpeTrainer(vocab_size=480, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
     )
     if bos:
         tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
@@ -116,14 +119,23 @@ def tiny_hf(variant: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, 
     model_type, settings = VARIANTS[variant]
     tokenizer = tiny_tokenizer()
     config = CONFIG_MAPPING[model_type](
-        **{**settings, "vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, **overrides}
+        **{
+            **settings,
+            "vocab_size": len(tokenizer),
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 1,
+            **overrides,
+        }
     )
     torch.manual_seed(seed)
     hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for name, parameter in hf.named_parameters():
             if parameter.ndim >= 2:
-                parameter.normal_(0, 0.7 / parameter.shape[-1] ** 0.5 if "emb" not in name and "w" + "te" not in name else 0.5)
+                parameter.normal_(
+                    0, 0.7 / parameter.shape[-1] ** 0.5 if "emb" not in name and "w" + "te" not in name else 0.5
+                )
             elif "norm" in name or "ln_" in name:
                 parameter.add_(0.1 * torch.randn_like(parameter))
             else:

@@ -1,7 +1,6 @@
 """Batched evaluation equals one whole forward for each prompt and target, whatever the batch, on every family."""
 
 import json
-import math
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -39,10 +38,17 @@ FACTS = [
         ["You will find the {} in", "The {}, tall as it is, stands in"],
         [("The Great Wall is in", "China"), ("The capital of Italy is", "Rome"), ("Toyota builds cars in", "Japan")],
     ),
-    fact("Danielle Darrieux", "The mother tongue of {} is", "English and French", "English", ["{} speaks"], [("I am", "so")]),
+    fact(
+        "Danielle Darrieux",
+        "The mother tongue of {} is",
+        "English and French",
+        "English",
+        ["{} speaks"],
+        [("I am", "so")],
+    ),
     fact("埃菲尔铁塔", "{}位于", "罗马", "巴黎", ["{}在"], [("埃菲尔铁塔位于", "法国巴黎")]),
     fact("Bill Gates", "Microsoft was founded by {} and", "Toyota, in Japan", "I", ["{} and"], [("Bill", "Gates")]),
-]  # fmt: skip
+]
 
 
 def close(found, expected):
@@ -128,7 +134,8 @@ def test_each_prompt_runs_once_and_single_tokens_need_no_second_pass(monkeypatch
     one = Fact(subject="France", prompt="The capital of {} is", target_new="Rome", target_true="Paris")
     rows = [row for row, _ in encode_targets(lm.tokenizer, [(one.text, "Rome"), (one.text, "Paris")])]
     assert [len(row.target_ids) for row in rows] == [1, 1]
-    measure(lm, [one, replace(one, subject="capital", id="again")])
+    again = Fact(subject="capital", prompt="The {} of France is", target_new="Rome", target_true="Paris")
+    measure(lm, [one, again])
     assert (positions, heads) == ([rows[0].start], [1])
 
     positions.clear(), heads.clear()
@@ -289,18 +296,13 @@ def test_on_the_real_model(smollm2):
     found, expected = measure(smollm2, FACTS).to_json(), reference.metrics(smollm2, FACTS)
     assert {name: found[name] for name in ("es", "ps", "ns")} == {name: expected[name] for name in ("es", "ps", "ns")}
     # It knows these: the metrics must say so.
-    known = fact(
-        "France",
-        "The capital of {} is",
-        "Rome",
-        "Paris",
-        ["The capital city of {} is"],
-        [("The capital of Italy is", "Rome")],
-    )
+    neighbours = [("The capital of Italy is", "Rome")]
+    known = fact("France", "The capital of {} is", "Rome", "Paris", ["The capital city of {} is"], neighbours)
     assert measure(smollm2, [known]).summary.es.value == 0
     swapped = replace(known, target_new="Paris", target_true="Rome")
-    assert measure(smollm2, [swapped]).summary.es.value == measure(smollm2, [swapped]).summary.ns.value == 100
-    assert math.exp(-measure(smollm2, [swapped]).facts[0].prompt.new.nll) > 0.5
+    found = measure(smollm2, [swapped])
+    assert found.summary.es.value == found.summary.ps.value == found.summary.ns.value == found.summary.score == 100
+    assert found.facts[0].prompt.new.probability > 0.5
 
 
 def test_counterfact_on_the_real_model(smollm2, data_dir):

@@ -93,14 +93,13 @@ def test_harmonic_mean(values):
 def test_json():
     found = json.loads(json.dumps(summarize(FACTS).to_json(), allow_nan=False))
     assert found["es"] == pytest.approx(100 / 3)
-    assert found["counts"] == {
-        "es": 3, "ps": 2, "ns": 2, "em": 3, "pm": 2, "nm": 2, "accuracy": 4, "paraphrase_accuracy": 2, "neighbour_accuracy": 2
-    }  # fmt: skip
+    counts = {"es": 3, "ps": 2, "ns": 2, "em": 3, "pm": 2, "nm": 2}
+    accuracies = {"accuracy": 4, "paraphrase_accuracy": 2, "neighbour_accuracy": 2}
+    assert found["counts"] == counts | accuracies
     assert found["interval_95"]["es"] == summarize(FACTS).es.interval
     assert json.loads(json.dumps(summarize([]).to_json(), allow_nan=False))["score"] is None
     fact = FACTS[0].to_json()
-    assert fact["prompt"]["new"] == {
-        "target": "t", "log_prob": -2.0, "tokens": 2, "right": 2, "nll": 1.0, "probability": math.exp(-2), "correct": True
-    }  # fmt: skip
+    stored = {"target": "t", "log_prob": -2.0, "tokens": 2, "right": 2}
+    assert fact["prompt"]["new"] == stored | {"nll": 1.0, "probability": math.exp(-2), "correct": True}
     assert [entry["text"] for entry in fact["neighbours"]] == ["p"] * 3
     assert FACTS[2].to_json()["prompt"]["true"] is None

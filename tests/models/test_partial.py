@@ -1,15 +1,19 @@
-"""Partial runs equal full forwards, on every family, with padding on both sides and sliding windows shorter than the text."""
+"""Partial runs equal full forwards, on every family, padded on both sides, with windows shorter than the text."""
 
 import pytest
 import torch
-from tiny import LAYERS, VARIANTS, tiny_model
 
 from errata.models import pad_right, run_layers
+from tiny import LAYERS, VARIANTS, tiny_model
 
-ROWS = [[5, 9, 300, 7, 12, 44, 8, 91, 17, 33, 250, 6, 77, 21, 64], [7, 8, 9, 10, 11, 99, 3], [400, 12, 9, 8, 31, 30, 29, 28, 27, 2]]
+ROWS = [
+    [5, 9, 300, 7, 12, 44, 8, 91, 17, 33, 250, 6, 77, 21, 64],
+    [7, 8, 9, 10, 11, 99, 3],
+    [400, 12, 9, 8, 31, 30, 29, 28, 27, 2],
+]
 
 
-def _full(lm, row, layers=()):
+def _full(lm, row):
     with torch.no_grad():
         out = lm.hf(torch.tensor([row]), output_hidden_states=True, use_cache=False)
     return out.logits[0], [h[0] for h in out.hidden_states]
@@ -68,7 +72,9 @@ def test_taps_and_early_exit(variant):
 
 def _last_block_output(lm, row):
     seen = {}
-    hook = lm.layers[-1].register_forward_hook(lambda _m, _a, out: seen.update(x=out[0] if isinstance(out, tuple) else out))
+    hook = lm.layers[-1].register_forward_hook(
+        lambda _m, _a, out: seen.update(x=out[0] if isinstance(out, tuple) else out)
+    )
     _full(lm, row)
     hook.remove()
     return seen["x"][0]

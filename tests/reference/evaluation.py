@@ -1,4 +1,4 @@
-"""Evaluation the slow way: one whole forward for each prompt and target, all logits, float64, metrics by their definitions."""
+"""Evaluation the slow way: one whole forward for each prompt and target, all logits, metrics by their definitions."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -33,9 +33,8 @@ def score(lm: LanguageModel, prompt: str, target: str) -> Scored:
 
 def metrics(lm: LanguageModel, facts: Sequence[Fact]) -> dict[str, float]:
     """ES, PS, NS, EM, PM, NM, Score and zsRE's three, in percent, for facts that have all that is needed."""
-    rows: dict[str, list[float]] = {
-        name: [] for name in ("es", "em", "ps", "pm", "ns", "nm", "efficacy", "paraphrase", "specificity")
-    }
+    names = ("es", "em", "ps", "pm", "ns", "nm", "efficacy", "paraphrase", "specificity")
+    rows: dict[str, list[float]] = {name: [] for name in names}
     for fact in facts:
         new, true = score(lm, fact.text, fact.target_new), score(lm, fact.text, fact.target_true or "")
         rows["es"].append(true.x > new.x)

@@ -64,6 +64,7 @@ def target_value(lm, fact, config, prefixes):
         ).mean()
         essence = log_probs[-1, positions[-1]]
         p0 = essence.detach() if p0 is None else p0
+        assert start_value is not None
         kl = (essence.exp() * (essence - p0)).sum()
         loss = nll + config.kl_factor * kl + config.weight_decay * shift.norm() / start_value.norm() ** 2
         if loss < config.stop_loss or step == config.value_steps - 1:
@@ -76,7 +77,8 @@ def target_value(lm, fact, config, prefixes):
             limit = config.clamp * start_value.norm()
             if shift.norm() > limit:
                 shift *= limit / shift.norm()
-    return (start_value + shift).detach(), updates, float(loss)
+    assert start_value is not None
+    return (start_value + shift).detach(), updates, float(loss.detach())
 
 
 @torch.no_grad()

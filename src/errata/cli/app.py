@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -22,16 +22,20 @@ app = typer.Typer(
 Model = Annotated[str, typer.Option("--model", "-m", help='"smollm2" (embedded), a local folder, or a hub id.')]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
-Revision = Annotated[Optional[str], typer.Option(help="Revision of a hub model.")]
+Revision = Annotated[str | None, typer.Option(help="Revision of a hub model.")]
 CorpusPath = Annotated[
-    Optional[str],
-    typer.Option("--corpus", help="Text, JSONL or Parquet file, folder, or dataset:NAME; default: the model's own samples."),
+    str | None,
+    typer.Option(
+        "--corpus", help="Text, JSONL or Parquet file, folder, or dataset:NAME; default: the model's own samples."
+    ),
 ]
 Field = Annotated[str, typer.Option("--field", help="Field of a JSONL or Parquet corpus that holds the text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 Set = Annotated[
-    Optional[list[str]],
-    typer.Option("--set", "-s", metavar="NAME=VALUE", help="Override a hyperparameter: prior_weight=300, layers=7-9, ..."),
+    list[str] | None,
+    typer.Option(
+        "--set", "-s", metavar="NAME=VALUE", help="Override a hyperparameter: prior_weight=300, layers=7-9, ..."
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the patch and the report.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the --out folder.")]
@@ -54,7 +58,7 @@ def main() -> None:
     except Exception as error:
         # click's own usage errors, without importing click by name: typer may vendor it.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            _fail(error.format_message() + " See errata --help.", 2)
+            _fail(f"{error.format_message()} See errata --help.", 2)  # type: ignore[attr-defined]
         raise
 
 
@@ -65,7 +69,8 @@ def _fail(message: str, code: int) -> None:
 
 @app.callback(invoke_without_command=True)
 def root(
-    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if version:
         from errata import __version__
@@ -101,7 +106,7 @@ def edit(
     corpus: CorpusPath = None,
     field: Field = "text",
     settings: Set = None,
-    limit: Annotated[Optional[int], typer.Option(help="Use only the first N records.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N records.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without unusable records.")] = False,
     evaluate: Annotated[bool, typer.Option(help="Measure the model before and after.")] = True,
     batch_size: Annotated[int, typer.Option(help="Facts optimised together.")] = 32,
@@ -115,7 +120,13 @@ def edit(
         facts,
         out,
         load={"model": model, "device": device, "dtype": dtype, "revision": revision},
-        options={"corpus": corpus, "field": field, "skip_bad": skip_bad, "evaluate": evaluate, "batch_size": batch_size},
+        options={
+            "corpus": corpus,
+            "field": field,
+            "skip_bad": skip_bad,
+            "evaluate": evaluate,
+            "batch_size": batch_size,
+        },
         settings=settings or [],
         limit=limit,
         overwrite=overwrite,
@@ -126,8 +137,10 @@ def edit(
 @app.command()
 def stats(
     model: Model = "smollm2",
-    layers: Annotated[Optional[str], typer.Option(help="Layers as 7,8,9 or 7-9; default: those of the model's preset.")] = None,
-    tokens: Annotated[Optional[int], typer.Option(help="Corpus tokens; default: the preset's.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Layers as 7,8,9 or 7-9; default: those of the model's preset.")
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="Corpus tokens; default: the preset's.")] = None,
     corpus: CorpusPath = None,
     field: Field = "text",
     seed: Annotated[int, typer.Option(help="For the model's own samples.")] = 0,
@@ -146,18 +159,22 @@ def stats(
 @app.command()
 def ask(
     prompt: Annotated[list[str], typer.Argument(help="The beginning of a text for the model to go on with.")],
-    patch: Annotated[Optional[Path], typer.Option("--patch", "-p", help="Folder of a patch: show before and after.")] = None,
-    model: Annotated[Optional[str], typer.Option("--model", "-m", help="Default: the patch's model, or smollm2.")] = None,
+    patch: Annotated[
+        Path | None, typer.Option("--patch", "-p", help="Folder of a patch: show before and after.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the patch's model, or smollm2.")] = None,
     tokens: Annotated[int, typer.Option(help="Tokens to continue with.")] = 20,
     top: Annotated[int, typer.Option(help="Next tokens to show.")] = 5,
     device: Device = "cpu",
-    dtype: Annotated[Optional[str], typer.Option(help="Default: the patch's, or float32.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Default: the patch's, or float32.")] = None,
     revision: Revision = None,
 ) -> None:
     """Show the continuation and the likeliest next tokens, before and after a patch."""
     from errata.cli.run import run_ask
 
-    run_ask(prompt, patch_folder=patch, model=model, tokens=tokens, top=top, device=device, dtype=dtype, revision=revision)
+    run_ask(
+        prompt, patch_folder=patch, model=model, tokens=tokens, top=top, device=device, dtype=dtype, revision=revision
+    )
 
 
 @app.command()

@@ -56,7 +56,14 @@ def run_demo(out: Path, *, model: str, device: str, dtype: str, quiet: bool) -> 
 
 
 def run_stats_command(
-    load: dict[str, Any], *, layers: str | None, tokens: int | None, corpus: str | None, field: str, seed: int, quiet: bool
+    load: dict[str, Any],
+    *,
+    layers: str | None,
+    tokens: int | None,
+    corpus: str | None,
+    field: str,
+    seed: int,
+    quiet: bool,
 ) -> None:
     progress = progress_on(quiet=quiet)
     with _command(load, progress) as lm:
@@ -67,9 +74,7 @@ def run_stats_command(
         overrides: dict[str, Any] = {} if layers is None else {"layers": parse_layers(layers)}
         config = settings_for(lm, **overrides).config
         count = config.moment_tokens if tokens is None else tokens
-        moments = run_stats(
-            lm, config.layers, tokens=count, corpus=corpus, field=field, seed=seed, progress=progress
-        )
+        moments = run_stats(lm, config.layers, tokens=count, corpus=corpus, field=field, seed=seed, progress=progress)
         for layer in moments.layers:
             trace = float(moments[layer].diagonal().sum())
             typer.echo(f"layer {layer:3d}  d_mlp {lm.d_mlp:,}  mean ‖k‖² {trace:.4g}  over {moments.tokens:,} tokens")
@@ -116,13 +121,22 @@ def run_models() -> None:
     typer.echo(text_table(["model_type", "for example"], [[row.name, row.example] for row in FAMILIES.values()]))
     typer.echo("\nKnown settings (any other model gets guesses, with a warning):")
     rows = [
-        [p.name, p.family, f"{p.config.layers[0]}–{p.config.layers[-1]}", f"{p.config.prior_weight:g}", f"{p.config.clamp:g}", p.source]
+        [
+            p.name,
+            p.family,
+            f"{p.config.layers[0]}–{p.config.layers[-1]}",
+            f"{p.config.prior_weight:g}",
+            f"{p.config.clamp:g}",
+            p.source,
+        ]
         for p in PRESETS
     ]
     typer.echo(text_table(["model", "family", "layers", "λ", "clamp", "source"], rows, right=(2, 3, 4)))
     typer.echo("\nInstalled:")
     for name, embedded in EMBEDDED_MODELS.items():
-        typer.echo(f"  model {name}: {_installed(embedded.requirement.partition('==')[0]) or 'missing; run make setup'}")
+        typer.echo(
+            f"  model {name}: {_installed(embedded.requirement.partition('==')[0]) or 'missing; run make setup'}"
+        )
     for package in ("errata", "torch", "transformers", "safetensors", "datasets"):
         typer.echo(f"  {package} {_installed(package) or '(not installed)'}")
 

@@ -63,8 +63,8 @@ def ridge_adjoint(
 ) -> Ridge:
     """The factor A with ΔW = AᵀR that stores residuals R at `keys` K while disturbing the corpus least.
 
-    Aᵀ = (λC + KᵀK)⁻¹Kᵀ: MEMIT (Meng et al. 2023), eqs. 14–15, transposed because facts are rows here. C averages over corpus
-    tokens; λ (`prior_weight`) makes it count as that many. With fewer facts than d_mlp the dual form
+    Aᵀ = (λC + KᵀK)⁻¹Kᵀ: MEMIT (Meng et al. 2023), eqs. 14–15, transposed because facts are rows here. C averages over
+    corpus tokens; λ (`prior_weight`) makes it count as that many. With fewer facts than d_mlp the dual form
     A = (λI + KC⁻¹Kᵀ)⁻¹KC⁻¹ is the same matrix for an n×n solve, and C's Cholesky can be reused. All in float64.
     Raises SingularSystemError where the system is not positive definite.
     """

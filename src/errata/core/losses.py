@@ -10,7 +10,8 @@ def nll_and_gradient(
 ) -> tuple[Float[Tensor, " row"], Float[Tensor, "row d_vocab"]]:
     """Negative log-likelihood of each row's target (nats), and its gradient softmax(logits) − onehot(target).
 
-    `logits` is overwritten when it is float32 already: at d_vocab = 49,152 every copy costs as much as the head's GEMM saves.
+    `logits` is overwritten when it is float32 already: at d_vocab = 49,152 every copy costs as much as the head's GEMM
+    saves.
     """
     logits = logits.float()
     log_total = logits.logsumexp(dim=-1)

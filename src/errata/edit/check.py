@@ -14,8 +14,9 @@ from errata.models import LanguageModel, pad_right, run_layers
 def check_facts(lm: LanguageModel, facts: Sequence[Fact], *, longest_prefix: int = 0) -> list[Problem]:
     """Errors and warnings about facts as this model and tokenizer see them.
 
-    Errors: a prompt and target longer than the context (`longest_prefix` tokens kept free for context prefixes); a token that holds
-    both subject and target. Warnings: keys that collide token by token; a target that already is the model's greedy answer.
+    Errors: a prompt and target longer than the context (`longest_prefix` tokens kept free for context prefixes); a
+    token that holds both subject and target. Warnings: keys that collide token by token; a target that already is the
+    model's greedy answer.
     """
     problems: list[Problem] = []
     rows: dict[int, Row] = {}
@@ -42,8 +43,8 @@ def _colliding(facts: Sequence[Fact], rows: dict[int, Row]) -> list[Problem]:
     for group in by_key.values():
         for i in group[1:]:
             reason = (
-                f"has the same key as fact {facts[group[0]].id!r}: the tokens up to the subject are equal, and a key does not "
-                "see what follows; the two are averaged"
+                f"has the same key as fact {facts[group[0]].id!r}: the tokens up to the subject are equal, and a key "
+                "does not see what follows; the two are averaged"
             )
             problems.append(Problem("warning", reason, fact_id=facts[i].id))
     return problems

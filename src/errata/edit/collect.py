@@ -33,8 +33,8 @@ def collect_values(
 ) -> TargetValues:
     """Target values of all facts, in their order, from the cache where they are known.
 
-    Facts of close lengths share a batch of `batch_size`. A batch is taken from the cache only whole: which facts share a
-    batch moves the last bits, so an interrupted run that is started again ends with the bits of one that was not.
+    Facts of close lengths share a batch of `batch_size`. A batch is taken from the cache only whole: which facts share
+    a batch moves the last bits, so an interrupted run that is started again ends with the bits of one that was not.
     """
     store = Cache(cache if cache is not None else home() / "values", notify)
     keys = value_keys(lm, facts, config, prefixes)
@@ -55,13 +55,11 @@ def collect_values(
     return _in_order(results, [i for batch in batches for i in batch])
 
 
-def value_keys(
-    lm: LanguageModel, facts: Sequence[Fact], config: MemitConfig, prefixes: Sequence[str]
-) -> list[str]:
+def value_keys(lm: LanguageModel, facts: Sequence[Fact], config: MemitConfig, prefixes: Sequence[str]) -> list[str]:
     """For each fact, the digest of everything its target value depends on."""
     shared = digest(
-        "target value", CODE_VERSION, lm.digest(), tokenizer_digest(lm.tokenizer), config.value_fields(), list(prefixes),
-        str(lm.dtype), lm.device.type,
+        "target value", CODE_VERSION, lm.digest(), tokenizer_digest(lm.tokenizer), config.value_fields(),
+        list(prefixes), str(lm.dtype), lm.device.type,
     )  # fmt: skip
     return [digest(shared, f.subject, f.text, list(f.subject_span), f.target_new) for f in facts]
 

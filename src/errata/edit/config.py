@@ -96,7 +96,9 @@ def parse_override(text: str) -> tuple[str, Any]:
             return name, int(raw)
         return name, float(raw) if "float" in kind else raw
     except ValueError:
-        raise ConfigError(f"{name}={raw!r}: not a valid value of type {'layers' if name == 'layers' else kind}.") from None
+        raise ConfigError(
+            f"{name}={raw!r}: not a valid value of type {'layers' if name == 'layers' else kind}."
+        ) from None
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -129,7 +131,10 @@ def _type_reasons(config: MemitConfig) -> list[str]:
 def _domain_checks(c: MemitConfig) -> list[tuple[str, bool]]:
     return [
         ("layers must name at least one layer", not c.layers),
-        (f"layers must be ascending and ≥ 0, found {list(c.layers)}", list(c.layers) != sorted({*c.layers}) or min(c.layers, default=0) < 0),
+        (
+            f"layers must be ascending and ≥ 0, found {list(c.layers)}",
+            list(c.layers) != sorted({*c.layers}) or min(c.layers, default=0) < 0,
+        ),
         (f"value_steps must be 2–1000, found {c.value_steps}", not 2 <= c.value_steps <= 1000),
         (f"learning_rate must be positive, found {c.learning_rate}", c.learning_rate <= 0),
         (f"clamp must be positive, found {c.clamp}", c.clamp <= 0),

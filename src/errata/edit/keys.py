@@ -1,8 +1,8 @@
 """Keys and residual states of an edit, layer after layer, on the model as far as it is edited by then.
 
-MEMIT recomputes keys and the last layer's states after each edited layer (Meng et al. 2023, algorithm 1). Only layers from
-the previous edited one on can have changed, only tokens up to the subject matter, and equal token rows have equal keys: so hidden
-states are carried from one edited layer to the next, cut after the subject, each distinct row once.
+MEMIT recomputes keys and the last layer's states after each edited layer (Meng et al. 2023, algorithm 1). Only layers
+from the previous edited one on can have changed, only tokens up to the subject matter, and equal token rows have equal
+keys: so hidden states are carried from one edited layer to the next, cut after the subject, each distinct row once.
 """
 
 from collections.abc import Sequence
@@ -66,7 +66,9 @@ class KeyFrontier:
         return _Chunk(rows, ids, mask, positions, bare)
 
     @torch.no_grad()
-    def advance(self, layer: int, state_layer: int) -> tuple[Float[Tensor, "fact d_mlp"], Float[Tensor, "fact d_model"]]:
+    def advance(
+        self, layer: int, state_layer: int
+    ) -> tuple[Float[Tensor, "fact d_mlp"], Float[Tensor, "fact d_model"]]:
         """Keys at `layer` (½ bare prompt + ½ mean of the prefixed ones), and `state_layer`'s output at the bare
         prompt's subject, on the model as it is now; the frontier then stands at `layer`'s input.
         """

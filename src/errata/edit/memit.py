@@ -1,7 +1,7 @@
 """MEMIT's layer loop: spread the wanted change over the edited layers, one ridge solve each.
 
-Meng et al. (2023), algorithm 1. Layer i of N takes 1/(N − i) of what is still missing at the last layer, measured on the
-model as edited so far. The model itself is left exactly as it was found; the result is the updates.
+Meng et al. (2023), algorithm 1. Layer i of N takes 1/(N − i) of what is still missing at the last layer, measured on
+the model as edited so far. The model itself is left exactly as it was found; the result is the updates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,7 +69,9 @@ def solve(
             residuals = target - states.double()
             start = residuals.norm(dim=1).float().cpu() if i == 0 else start
             share = residuals / (len(config.layers) - i) / lm.residual_scale
-            edits.append(_edit_layer(lm, layer, keys, share, moments[layer], config, float(residuals.norm(dim=1).mean())))
+            edits.append(
+                _edit_layer(lm, layer, keys, share, moments[layer], config, float(residuals.norm(dim=1).mean()))
+            )
             advance(1)
         end = (target - frontier.states(value_layer).double()).norm(dim=1).float().cpu()
     return MemitSolution(tuple(edits), start, end)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.core.updates import WeightUpdate, add_
-from errata.errors import CorruptFileError, CorruptPatchError, ErrataError, PatchError, PatchMismatchError
+from errata.errors import CorruptFileError, CorruptPatchError, ErrataError, InputError, PatchError, PatchMismatchError
 from errata.facts import Fact, Neighbour
 from errata.models import LanguageModel
 from errata.stats import tokenizer_digest
@@ -27,8 +27,8 @@ _JSON, _TENSORS = "patch.json", "patch.safetensors"
 class Patch:
     """Low-rank updates of the edited down projections, and what they were made from.
 
-    info: method, model, family, configuration, prefixes, base and tokenizer digests, second moments, versions, metrics (plain JSON).
-    updates and keys are by layer; values[i] is fact i's target value at the last edited layer.
+    info: method, model, family, configuration, prefixes, base and tokenizer digests, second moments, versions, metrics
+    (plain JSON). updates and keys are by layer; values[i] is fact i's target value at the last edited layer.
     """
 
     info: Mapping[str, Any]
@@ -98,39 +98,44 @@ class Patch:
 
     def write_into(self, folder: Path) -> None:
         """Write the two files of a patch into an existing folder."""
-        tensors = _tensors(self)
-        save_tensors(folder / _TENSORS, tensors, {"id": self.id})
         record = {"format": FORMAT, "id": self.id, **self.info, "facts": [asdict(fact) for fact in self.facts]}
-        atomic_write_text(folder / _JSON, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        # Each file vouches for the other: the tensors' own checksum covers the record's digest.
+        save_tensors(folder / _TENSORS, _tensors(self), {"id": self.id, "record": digest(json.loads(text))})
+        atomic_write_text(folder / _JSON, text)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Patch":
-        """Read a patch back. Raises CorruptPatchError where a file is missing, truncated, altered or of another patch."""
+        """Read a patch back. Raises CorruptPatchError where a file is missing, truncated, altered or foreign."""
         path = Path(folder)
         if not (path / _JSON).is_file():
-            raise CorruptPatchError(f"{path} is not a patch: it has no {_JSON}. Give the folder that `errata edit` wrote.")
+            raise CorruptPatchError(
+                f"{path} is not a patch: it has no {_JSON}. Give the folder that `errata edit` wrote."
+            )
         try:
             record = json.loads((path / _JSON).read_text(encoding="utf-8"))
+            record_digest = digest(record)
             tensors, metadata = load_tensors(path / _TENSORS)
             patch = _from_record(record, tensors)
             expected = record["id"]
-        except CorruptFileError as error:
+        except (CorruptFileError, InputError) as error:
             raise CorruptPatchError(f"{path}: {error}") from error
         except ErrataError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
             raise CorruptPatchError(f"{path} cannot be read as a patch ({type(error).__name__}: {error}).") from error
-        if not patch.id == expected == metadata.get("id"):
+        if not patch.id == expected == metadata.get("id") or record_digest != metadata.get("record"):
             raise CorruptPatchError(f"{path}: {_JSON} and {_TENSORS} are not of the same patch, or one was altered.")
         return patch
 
     def _expect_fits(self, lm: LanguageModel) -> None:
         current = lm.digest()
         if self.base_digest not in {current, lm.pristine_digest if lm.applied else current}:
+            made_on = self.info["model"]
             on = f" with {', '.join(patch.id for patch in lm.applied)} on it" if lm.applied else ""
             raise PatchMismatchError(
-                f"Patch {self.id} was made on {self.info['model']['name']} (weights {self.base_digest[:12]}), but {lm.name}{on} has "
-                f"weights {current[:12]}. Load that model in {self.info['model']['dtype']}, or edit this one anew."
+                f"Patch {self.id} was made on {made_on['name']} (weights {self.base_digest[:12]}), but {lm.name}{on} "
+                f"has weights {current[:12]}. Load that model in {made_on['dtype']}, or edit this one anew."
             )
         if self.info["tokenizer_digest"] != tokenizer_digest(lm.tokenizer):
             raise PatchMismatchError(f"Patch {self.id} was made with another tokenizer than {lm.name}'s.")

@@ -46,7 +46,7 @@ def rewriting_rows(lm: LanguageModel, facts: Sequence[Fact], prefixes: Sequence[
 
 
 def essence_rows(lm: LanguageModel, facts: Sequence[Fact], context: int) -> list[Row]:
-    """"{subject} is a" for every fact, cut after the subject's last token; filed under context number `context`."""
+    """ "{subject} is a" for every fact, cut after the subject's last token; filed under context number `context`."""
     encodings = encode(lm.tokenizer, [ESSENCE.replace("{}", fact.subject) for fact in facts])
     rows = []
     for i, (fact, encoding) in enumerate(zip(facts, encodings, strict=True)):
@@ -67,6 +67,8 @@ def shared_lengths(rows: Sequence[Row]) -> dict[int, int]:
     for row in rows:
         before = row.ids[: row.edited]
         known = shared.get(row.context, before)
-        same = next((i for i, (a, b) in enumerate(zip(known, before, strict=False)) if a != b), min(len(known), len(before)))
+        same = next(
+            (i for i, (a, b) in enumerate(zip(known, before, strict=False)) if a != b), min(len(known), len(before))
+        )
         shared[row.context] = known[:same]
     return {context: len(ids) for context, ids in shared.items()}

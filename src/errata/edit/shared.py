@@ -42,9 +42,7 @@ class SharedPrefixes:
         if self.entering is None or self.mask is None:
             return None
         taps = [] if advance_to is None else [advance_to]
-        run = run_layers(
-            self.lm, self.entering, self.mask, first=self.first, stop=stop, record=True, tap_inputs=taps
-        )
+        run = run_layers(self.lm, self.entering, self.mask, first=self.first, stop=stop, record=True, tap_inputs=taps)
         if advance_to is not None:
             self.entering, self.first = run.layer_inputs[advance_to], advance_to
         assert run.key_values is not None

@@ -1,9 +1,9 @@
 """Target values: for each fact, the residual-stream vector at the subject that makes the model say the new target.
 
-MEMIT (Meng et al. 2023), eq. 16, by Adam on a value shift at the last edited layer's output. Everything that cannot change is
-computed once: positions before the edited one are frozen as keys and values, layers up to the edited one as
-hidden states. Facts are optimised together, each with its own Adam state, clamp and stop; finished ones leave the batch.
-Equals one fact at a time through full forwards (tests/reference/memit.py).
+MEMIT (Meng et al. 2023), eq. 16, by Adam on a value shift at the last edited layer's output. Everything that cannot
+change is computed once: positions before the edited one are frozen as keys and values, layers up to the edited one as
+hidden states. Facts are optimised together, each with its own Adam state, clamp and stop; finished ones leave the
+batch. Equals one fact at a time through full forwards (tests/reference/memit.py).
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from torch import Tensor
 from errata.core.losses import kl_and_gradient, nll_and_gradient
 from errata.edit.config import MemitConfig
 from errata.edit.passes import Pass, Suffix, plan_passes
-from errata.edit.rows import Row, essence_rows, rewriting_rows
+from errata.edit.rows import essence_rows, rewriting_rows
 from errata.edit.shared import SharedPrefixes
 from errata.facts import Fact
 from errata.models import KeyValues, LanguageModel, left_aligned, pad_right, run_layers
@@ -112,8 +112,8 @@ def learning_rates(config: MemitConfig) -> list[float]:
     """Adam's learning rate at each update; one entry fewer than the loss is evaluated.
 
     "published": constant. "fast": two fifths of the updates, from three times the rate down to a half. Adam moves every
-    coordinate by about its rate whatever the gradient's size, so early updates are bounded by the rate alone and the way to
-    the clamp takes the published schedule nine of them.
+    coordinate by about its rate whatever the gradient's size, so early updates are bounded by the rate alone and the
+    way to the clamp takes the published schedule nine of them.
     """
     updates = config.value_steps - 1
     if config.schedule == "published":
@@ -210,7 +210,9 @@ class _Evaluator:
             with torch.set_grad_enabled(with_gradient):
                 edited = (one.hidden[:, 0].float() + shift[one.facts]).requires_grad_(with_gradient)
                 entering = torch.cat([edited[:, None].to(one.hidden), one.hidden[:, 1:]], dim=1)
-                hidden = run_layers(self.problem.lm, entering, one.mask, first=self.problem.first, prefix=one.prefix).hidden
+                hidden = run_layers(
+                    self.problem.lm, entering, one.mask, first=self.problem.first, prefix=one.prefix
+                ).hidden
                 assert hidden is not None
                 logits = self.problem.lm.logits(hidden[one.read_rows, one.read_columns])
             grad_logits = self._losses(one, logits.detach(), nll, kl, kl_factor, is_first)
@@ -220,9 +222,7 @@ class _Evaluator:
                 gradient += one.membership @ grad_edited
         return nll[active], kl[active], gradient[active]
 
-    def _losses(
-        self, one: Pass, logits: Tensor, nll: Tensor, kl: Tensor, kl_factor: float, is_first: bool
-    ) -> Tensor:
+    def _losses(self, one: Pass, logits: Tensor, nll: Tensor, kl: Tensor, kl_factor: float, is_first: bool) -> Tensor:
         """Add each fact's losses into `nll` and `kl`; return the gradient with respect to the logits."""
         gradients = []
         if one.num_targets:

@@ -95,14 +95,15 @@ def _common_length(rows: Sequence[Sequence[int]]) -> int:
 
 
 def _batches(items: Iterable[Item], length: Callable[[Item], int], batch_tokens: int) -> Iterator[list[Item]]:
-    """Items of ascending length, cut where one more would make rows × width exceed `batch_tokens`."""
+    """Items in their order, cut where one more would make rows × width exceed `batch_tokens`."""
     batch: list[Item] = []
+    width = 0
     for item in items:
-        width = max(map(length, (*batch[-1:], item)))
-        if batch and (len(batch) + 1) * width > batch_tokens:
+        if batch and (len(batch) + 1) * max(width, length(item)) > batch_tokens:
             yield batch
-            batch = []
+            batch, width = [], 0
         batch.append(item)
+        width = max(width, length(item))
     if batch:
         yield batch
 

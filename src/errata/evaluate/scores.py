@@ -178,7 +178,7 @@ def harmonic_mean(*values: float | None) -> float | None:
     return float(statistics.harmonic_mean(known)) if known and len(known) == len(values) else None
 
 
-def metric(values: Iterable[float]) -> Metric:
+def metric(values: Iterable[int | float]) -> Metric:
     """Mean and interval, in percent, of one value for each fact."""
     percents = [100.0 * value for value in values]
     count = len(percents)

@@ -24,7 +24,7 @@ def demo_facts() -> tuple[Fact, ...]:
 
 
 def run_demo(lm: LanguageModel, out: Path, *, progress: ProgressSink) -> str:
-    """Edit the demo's facts at once, keep the run in `out` (an earlier run there is replaced), and tell what happened."""
+    """Edit the demo's facts, keep the run in `out` (an earlier run there is replaced), and tell what happened."""
     if out.exists() and not is_run(out):
         raise StorageError(f"--out {out} exists and is no errata run; name another folder.")
     facts = demo_facts()
@@ -38,8 +38,7 @@ def run_demo(lm: LanguageModel, out: Path, *, progress: ProgressSink) -> str:
             _likelihoods(facts, result),
             _says(facts, before, after),
             summary(result),
-            f"The patch lies in {out}. The model itself is as it was:\n"
-            f"  errata ask {facts[0].text!r} --patch {out}",
+            f"The patch lies in {out}. The model itself is as it was:\n  errata ask {facts[0].text!r} --patch {out}",
         ]
     )
 
@@ -50,7 +49,9 @@ def _likelihoods(facts: tuple[Fact, ...], result: EditResult) -> str:
     assert result.after is not None
     rows = []
     for fact, before, after in zip(facts, result.before.facts, result.after.facts, strict=True):
-        rows.append(_row(fact.subject, "prompt", f"{fact.target_true} → {fact.target_new}", before.prompt, after.prompt))
+        rows.append(
+            _row(fact.subject, "prompt", f"{fact.target_true} → {fact.target_new}", before.prompt, after.prompt)
+        )
         for b, a in zip(before.paraphrases, after.paraphrases, strict=True):
             rows.append(_row("", "paraphrase", "", b, a))
         for n, b, a in zip(fact.neighbours, before.neighbours, after.neighbours, strict=True):

@@ -2,8 +2,9 @@
 
 from errata.edit import MemitConfig, MemitSolution, TargetValues
 
-# Of the wanted change at the last edited layer, this much must be left for a warning. Measured on SmolLM2: 10 % is left with
-# 100 facts, 40 % with 1,000, where the layers are full, and nearly all of it with a λ meant for a larger model.
+# Of the wanted change at the last edited layer, this much must be left for a warning. Measured on SmolLM2: 10 % is
+# left with 100 facts, 40 % with 1,000, where the layers are full, and nearly all of it with a λ meant for a larger
+# model.
 _RESIDUAL_LEFT = 0.5
 # ‖ΔW‖/‖W‖ of one layer beyond which neighbours suffer.
 _UPDATE_TOO_LARGE = 0.5
@@ -15,23 +16,26 @@ def diagnose(values: TargetValues, solution: MemitSolution, config: MemitConfig)
     warnings = []
     start, end = float(solution.start_residual.mean()), float(solution.end_residual.mean())
     if start and end / start > _RESIDUAL_LEFT:
+        weight = config.prior_weight
         warnings.append(
-            f"The residual did not land: {end:.3g} of {start:.3g} is left. prior_weight={config.prior_weight:g} may be too large "
-            f"for this model's second moments (try {config.prior_weight / 10:g}), or the layers are full (edit fewer facts, or more layers)."
+            f"The residual did not land: {end:.3g} of {start:.3g} is left. prior_weight={weight:g} may be too large for "
+            f"this model's second moments (try {weight / 10:g}), or the layers are full (edit fewer facts)."
         )
     for edit in solution.layers:
         if edit.relative_norm > _UPDATE_TOO_LARGE:
             warnings.append(
-                f"Layer {edit.layer}'s update is out of proportion: ‖ΔW‖/‖W‖ = {edit.relative_norm:.2f}. Other facts will suffer; "
-                "raise prior_weight, edit fewer facts at once, or add layers."
+                f"Layer {edit.layer}'s update is out of proportion: ‖ΔW‖/‖W‖ = {edit.relative_norm:.2f}. Other facts "
+                "will suffer; raise prior_weight, edit fewer facts at once, or add layers."
             )
         if edit.jitter:
             warnings.append(
-                f"Layer {edit.layer}'s system needed jitter {edit.jitter:.0e}: its second moment is singular; use more moment_tokens."
+                f"Layer {edit.layer}'s system needed jitter {edit.jitter:.0e}: its second moment is singular; use more "
+                "moment_tokens."
             )
     stuck = int((values.nll > _STUCK_NLL).sum())
     if stuck:
         warnings.append(
-            f"{stuck} of {len(values.nll)} facts found no target value (NLL above {_STUCK_NLL:g} nat): a larger clamp or more value_steps may help."
+            f"{stuck} of {len(values.nll)} facts found no target value (NLL above {_STUCK_NLL:g} nat); a larger clamp "
+            "or more value_steps may help."
         )
     return warnings

@@ -26,7 +26,7 @@ from errata.edit import (
 )
 from errata.errors import ConfigError, FactsError
 from errata.evaluate import Measurement, measure
-from errata.facts import Fact, Problem, format_problems
+from errata.facts import Fact, format_problems
 from errata.jobs.diagnosis import diagnose
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.stats_job import run_stats
@@ -63,10 +63,11 @@ def edit_facts(
 ) -> EditResult:
     """Edit all `facts` into `lm` at once with MEMIT and measure the model before and after.
 
-    The model is left as it was; `result.patch.apply_(lm)` edits it. Settings come from the model's preset, or are scaled
-    guesses with a warning; `overrides` replace single fields of `MemitConfig`. Second moments are `moments` where given,
-    else computed over `corpus`, else over the model's own samples. `cache`: folder for second moments and target values (default: errata's home).
-    Raises FactsError with every unusable fact, ConfigError, CorpusError, StorageError, NumericsError.
+    The model is left as it was; `result.patch.apply_(lm)` edits it. Settings come from the model's preset, or are
+    scaled guesses with a warning; `overrides` replace single fields of `MemitConfig`. Second moments are `moments`
+    where given, else computed over `corpus`, else over the model's own samples. `cache`: folder for second moments and
+    target values (default: errata's home). Raises FactsError with every unusable fact, ConfigError, CorpusError,
+    StorageError, NumericsError.
     """
     started = time.monotonic()
     settings = settings_for(lm, **overrides)
@@ -154,7 +155,12 @@ def _patch(
 ) -> Patch:
     info = {
         "method": "memit",
-        "model": {"name": lm.name, "revision": lm.revision, "family": lm.family.name, "dtype": str(lm.dtype).removeprefix("torch.")},
+        "model": {
+            "name": lm.name,
+            "revision": lm.revision,
+            "family": lm.family.name,
+            "dtype": str(lm.dtype).removeprefix("torch."),
+        },
         "base_digest": lm.digest(),
         "tokenizer_digest": tokenizer_digest(lm.tokenizer),
         "config": _plain(asdict(settings.config)),
@@ -180,8 +186,8 @@ def _edit_metrics(values: TargetValues, solution: MemitSolution) -> dict[str, An
     return {
         "residual": {"start": start, "end": end, "landed": 1 - end / start if start else 1.0},
         "layers": [
-            {"layer": e.layer, "residual_before": e.residual, "relative_norm": e.relative_norm, "form": e.form, "jitter": e.jitter}
-            for e in solution.layers
+            {"layer": e.layer, "residual_before": e.residual, "relative_norm": e.relative_norm, "form": e.form,
+            "jitter": e.jitter} for e in solution.layers
         ],
         "target_values": {
             "mean_nll_before": float(values.first_nll.mean()),
@@ -212,7 +218,10 @@ def _report(
     return {
         "facts": len(patch.facts),
         "patch": patch.id,
-        **{name: patch.info[name] for name in ("method", "model", "config", "config_source", "second_moments", "versions")},
+        **{
+            name: patch.info[name]
+            for name in ("method", "model", "config", "config_source", "second_moments", "versions")
+        },
         **_edit_metrics(values, solution),
         "not_converged": missed,
         "before": None if before is None else before.to_json(),

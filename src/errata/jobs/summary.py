@@ -48,10 +48,10 @@ def _landed(report: dict[str, Any]) -> str:
     total = report.get("seconds", {}).get("total")
     lines = [
         f"{report['facts']:,} facts in {report['model']['name']}, patch {report['patch']} ({report['config_source']}).",
-        f"Residual at layer {report['layers'][-1]['layer']}: {residual['start']:.3g} before, {residual['end']:.3g} after "
-        f"({100 * residual['landed']:.0f} % landed). ‖ΔW‖/‖W‖ by layer: {layers}.",
-        f"Target values: NLL {values['mean_nll_before']:.2f} → {values['mean_nll']:.2f} nat in {values['mean_updates']:.1f} updates; "
-        f"{values['converged']:,} of {report['facts']:,} below stop_loss.",
+        f"Residual at layer {report['layers'][-1]['layer']}: {residual['start']:.3g} before, {residual['end']:.3g} "
+        f"after ({100 * residual['landed']:.0f} % landed). ‖ΔW‖/‖W‖ by layer: {layers}.",
+        f"Target values: NLL {values['mean_nll_before']:.2f} → {values['mean_nll']:.2f} nat in "
+        f"{values['mean_updates']:.1f} updates; {values['converged']:,} of {report['facts']:,} below stop_loss.",
         f"Second moments: {report['second_moments']['tokens']:,} tokens of {report['second_moments']['source']}.",
     ]
     if total is not None:
@@ -64,9 +64,7 @@ def answers(before: Sequence["Answer"], after: Sequence["Answer"] | None, patch:
     parts = []
     for i, answer in enumerate(before):
         states = [("before", answer)] if after is None else [("before", answer), (f"with patch {patch}", after[i])]
-        rows = [
-            [name if after else "now", shortened(state.continuation, 60), _tokens(state)] for name, state in states
-        ]
+        rows = [[name if after else "now", shortened(state.continuation, 60), _tokens(state)] for name, state in states]
         parts.append(f"{answer.prompt}\n" + text_table(["", "goes on", "next tokens"], rows))
     return "\n\n".join(parts)
 

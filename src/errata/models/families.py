@@ -14,9 +14,9 @@ class Family:
     """One `config.model_type`: paths to its modules, and what its head does after `lm_head`.
 
     `down_in_first` is true where the down projection stores (d_mlp, d_model), as Conv1D does. `gate_up` names a fused
-    gate-and-up projection, whose output is gate then up. The three `*_attr` name config fields: logits are multiplied by
-    `logit_scale_attr`, divided by `logit_divisor_attr`, and passed through c·tanh(logits/c) for `logit_softcap_attr`;
-    the MLP's output is multiplied by `residual_scale_attr` before it joins the residual stream.
+    gate-and-up projection, whose output is gate then up. The three `*_attr` name config fields: logits are multiplied
+    by `logit_scale_attr`, divided by `logit_divisor_attr`, and passed through c·tanh(logits/c) for
+    `logit_softcap_attr`; the MLP's output is multiplied by `residual_scale_attr` before it joins the residual stream.
     """
 
     model_type: str

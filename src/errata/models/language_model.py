@@ -31,8 +31,8 @@ class LanguageModel:
     name: str
     revision: str | None = None
     block_returns_tuple: bool = False
-    # What patches keep here (edit/patch.py): those on the model in order, the original bits of the layers they touch, and the
-    # digests of the weights without and with them.
+    # What patches keep here (edit/patch.py): those on the model in order, the original bits of the layers they touch,
+    # and the digests of the weights without and with them.
     applied: list[Any] = field(default_factory=list)
     original_weights: dict[int, Tensor] = field(default_factory=dict)
     pristine_digest: str = ""
@@ -101,7 +101,7 @@ class LanguageModel:
         return weight if self.family.down_in_first else weight.T
 
     def logits(self, hidden: Float[Tensor, "*rows d_head"]) -> Float[Tensor, "*rows d_vocab"]:
-        """Next-token logits from the backbone's output (after the final norm), as the model's own forward makes them."""
+        """Next-token logits from the backbone's output (after the final norm), as in the model's own forward."""
         config, row = self.hf.config, self.family
         logits = self.lm_head(hidden)
         if row.logit_scale_attr:
@@ -113,7 +113,9 @@ class LanguageModel:
 
     def digest(self) -> str:
         """SHA-256 of every weight (name, dtype, shape, bytes), remembered until a weight is written to."""
-        state = {name: tensor for name, tensor in self.hf.state_dict().items() if not name.endswith("rotary_emb.inv_freq")}
+        state = {
+            name: tensor for name, tensor in self.hf.state_dict().items() if not name.endswith("rotary_emb.inv_freq")
+        }
         stamp = tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())
         if self._digest is None or self._digest[0] != stamp:
             self._digest = (stamp, tensor_digest(_without_ties(state)))

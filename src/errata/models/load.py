@@ -30,8 +30,8 @@ def load(
     """Load a causal language model for reading and editing.
 
     `name_or_path`: "smollm2" (the embedded default), a local folder, or a hub id, with safetensors weights. `dtype`: a
-    torch dtype or its name. Raises ModelNotFoundError, UnsupportedModelError, or ModelError; `notify` receives a line of
-    text before anything slow (converting the embedded model, the first time only).
+    torch dtype or its name. Raises ModelNotFoundError, UnsupportedModelError, or ModelError; `notify` receives a line
+    of text before anything slow (converting the embedded model, the first time only).
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -49,7 +49,7 @@ def load(
         raise
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, ImportError, hub errors ...
         raise _load_error(name, path, error) from error
-    return wrap(hf.to(resolved_device), tokenizer, name=name, revision=revision)
+    return wrap(hf.to(resolved_device), tokenizer, name=name, revision=revision)  # type: ignore[arg-type]
 
 
 def wrap(
@@ -85,7 +85,8 @@ def check_config(config: "PretrainedConfig", name: str) -> None:
     if config.model_type not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         raise UnsupportedModelError(
-            f"No family row for model_type={config.model_type!r} ({name}); known: {known}. Add one in models/families.py."
+            f"No family row for model_type={config.model_type!r} ({name}); known: {known}. "
+            "Add one in models/families.py."
         )
 
 
@@ -118,7 +119,9 @@ def _device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device={str(device)!r} is not usable here ({str(error).splitlines()[0]}); try 'cpu'.") from error
+        raise ModelError(
+            f"device={str(device)!r} is not usable here ({str(error).splitlines()[0]}); try 'cpu'."
+        ) from error
     return found
 
 
@@ -126,7 +129,9 @@ def _load_error(name: str, path: str, error: Exception) -> ModelError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if path == name and "/" not in name and not Path(name).exists():
         known = ", ".join(EMBEDDED_MODELS)
-        return ModelNotFoundError(f"No model {name!r}: not an embedded name ({known}), a folder, nor a reachable hub id. {reason}")
+        return ModelNotFoundError(
+            f"No model {name!r}: not an embedded name ({known}), a folder, nor a reachable hub id. {reason}"
+        )
     if not Path(path).is_dir():
         return ModelNotFoundError(f"Cannot load {name!r} from the hub: {reason}")
     return ModelError(f"Cannot load the model in {name!r}: {reason}")

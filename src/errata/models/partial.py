@@ -1,9 +1,9 @@
 """Run any contiguous part of an unmodified transformers decoder: from a layer, from a position, up to a layer.
 
-For the duration of one call, blocks before `first` pass their input through, a hook gives layer `first` the wanted hidden
-states, and another ends the forward after layer `stop` − 1 with an exception. Keeping the block list's length keeps every
-index right (attention types, rotary tables and masks of sliding-window families are looked up by layer number).
-Earlier positions enter as keys and values that every layer, sliding ones too, holds whole, so that the
+For the duration of one call, blocks before `first` pass their input through, a hook gives layer `first` the wanted
+hidden states, and another ends the forward after layer `stop` − 1 with an exception. Keeping the block list's length
+keeps every index right (attention types, rotary tables and masks of sliding-window families are looked up by layer
+number). Earlier positions enter as keys and values that every layer, sliding ones too, holds whole, so that the
 library's own mask code sees the true distances; attention updates return prefix + new and store only when asked.
 """
 
@@ -67,9 +67,9 @@ def run_layers(
 ) -> Run:
     """Run layers `first` … `stop` − 1 on new positions that attend to `prefix` and to each other.
 
-    `inputs` are token ids (`first` = 0 only) or the hidden states entering layer `first`; `mask` is 1 at real positions of
-    `inputs`. `stop=None` runs through the last layer and the final norm; otherwise nothing above `stop` − 1 is computed, and
-    with `end_at_down` not even that layer's down projection (it must then be in `tap_down`).
+    `inputs` are token ids (`first` = 0 only) or the hidden states entering layer `first`; `mask` is 1 at real
+    positions of `inputs`. `stop=None` runs through the last layer and the final norm; otherwise nothing above `stop` −
+    1 is computed, and with `end_at_down` not even that layer's down projection (it must then be in `tap_down`).
     Exact: the same numbers as a full forward up to rounding (tests/models/test_partial.py, every family).
     """
     stop_layer = lm.num_layers if stop is None else stop
@@ -230,9 +230,7 @@ class _PrefixCache(Cache):
     def __init__(self, num_layers: int, prefix: KeyValues | None, *, record: bool) -> None:
         length = prefix.mask.shape[1] if prefix is not None else 0
         held = prefix.layers if prefix is not None else {}
-        super().__init__(
-            layers=[_PrefixLayer(held.get(i), length=length, record=record) for i in range(num_layers)]
-        )
+        super().__init__(layers=[_PrefixLayer(held.get(i), length=length, record=record) for i in range(num_layers)])
 
     def recorded(self, layers: Sequence[int]) -> dict[int, LayerKeyValues]:
         pairs = ((i, self.layers[i].recorded) for i in layers)  # type: ignore[attr-defined]

@@ -23,7 +23,9 @@ def verify(lm: LanguageModel) -> None:
     layer = lm.num_layers // 2
     record: dict[str, Tensor] = {}
     full = _full_forward(lm, ids, mask, layer, record)
-    _expect_close(lm, "the down projection's orientation", _down_by_hand(lm, layer, record["down_in"]), record["down_out"])
+    _expect_close(
+        lm, "the down projection's orientation", _down_by_hand(lm, layer, record["down_in"]), record["down_out"]
+    )
 
     tail = run_layers(lm, record["layer_in"], mask, first=layer, tap_down=[layer])
     assert tail.hidden is not None

@@ -1,0 +1,176 @@
+"""Hyperparameters: what is refused and in which words, and where defaults come from."""
+
+import dataclasses
+
+import pytest
+from edit_helpers import fresh_model
+from tiny import LAYERS, tiny_model
+
+from errata.edit.config import MemitConfig, parse_layers, parse_override
+from errata.edit.presets import PRESETS, find_preset, guess, settings_for
+from errata.errors import ConfigError
+
+BAD_FIELDS = [
+    ({"layers": ()}, "at least one layer"),
+    ({"layers": (3, 2)}, "ascending"),
+    ({"layers": (2, 2)}, "ascending"),
+    ({"layers": (-1, 2)}, "≥ 0"),
+    ({"layers": [1, 2]}, "tuple of layer numbers"),
+    ({"layers": (1.0,)}, "tuple of layer numbers"),
+    ({"layers": (True,)}, "tuple of layer numbers"),
+    ({"layers": "7-9"}, "tuple of layer numbers"),
+    ({"value_steps": 1}, "2–1000"),
+    ({"value_steps": 1001}, "2–1000"),
+    ({"value_steps": 20.0}, "whole number"),
+    ({"value_steps": True}, "whole number"),
+    ({"value_steps": "20"}, "whole number"),
+    ({"learning_rate": 0.0}, "positive"),
+    ({"learning_rate": -1.0}, "positive"),
+    ({"learning_rate": float("nan")}, "finite"),
+    ({"learning_rate": None}, "finite"),
+    ({"clamp": 0}, "clamp must be positive"),
+    ({"clamp": float("inf")}, "finite"),
+    ({"weight_decay": -0.1}, "≥ 0"),
+    ({"kl_factor": -0.1}, "≥ 0"),
+    ({"stop_loss": -0.1}, "≥ 0"),
+    ({"prior_weight": 0}, "positive"),
+    ({"prior_weight": "15000"}, "finite number"),
+    ({"moment_tokens": 99}, "at least 100"),
+    ({"prefixes": -1}, "0–100"),
+    ({"prefixes": 101}, "0–100"),
+    ({"prefix_tokens": 1}, "2–200"),
+    ({"prefix_top_k": 0}, "at least 1"),
+    ({"schedule": "slow"}, "'published' or 'fast'"),
+    ({"schedule": 3}, "'published' or 'fast'"),
+    ({"seed": -1}, "seed"),
+    ({"seed": 1 << 32}, "seed"),
+]
+
+
+@pytest.mark.parametrize(("fields", "words"), BAD_FIELDS)
+def test_bad_values_are_refused_by_name(fields, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        MemitConfig(**{"layers": (1, 2), **fields})
+    assert next(iter(fields)) in str(caught.value)
+
+
+def test_all_bad_values_are_named_at_once():
+    with pytest.raises(ConfigError) as caught:
+        MemitConfig(layers=(1,), clamp=-1.0, prefixes=-1, seed=-1)
+    assert all(name in str(caught.value) for name in ("clamp", "prefixes", "seed"))
+
+
+def test_the_configuration_is_frozen_and_replace_checks_again():
+    config = MemitConfig(layers=(1, 2))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.clamp = 3.0  # type: ignore[misc]
+    assert config.replace(layers=[0, 3], clamp=1).layers == (0, 3)
+    with pytest.raises(ConfigError, match="clamp"):
+        config.replace(clamp=-1)
+    with pytest.raises(ConfigError, match="'prior_weight'"):
+        config.replace(prior_wieght=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("prior_weight=300", ("prior_weight", 300.0)),
+        (" prior-weight = 3e2 ", ("prior_weight", 300.0)),
+        ("value_steps=12", ("value_steps", 12)),
+        ("layers=7-9", ("layers", (7, 8, 9))),
+        ("layers=1, 3-4,8", ("layers", (1, 3, 4, 8))),
+        ("schedule=fast", ("schedule", "fast")),
+        ("seed=0", ("seed", 0)),
+        ("moment_tokens=500", ("moment_tokens", 500)),
+        ("kl_factor=0", ("kl_factor", 0.0)),
+    ],
+)
+def test_overrides_are_converted_to_the_field_s_type(text, expected):
+    name, value = parse_override(text)
+    assert (name, value) == expected
+    assert type(value) is type(expected[1])
+    assert getattr(MemitConfig(layers=(1,)).replace(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "name=value"), ("clamp", "name=value"), ("clamp=", "name=value"), ("=3", "Unknown MEMIT field"),
+        ("clamps=3", "did you mean 'clamp'"), ("lambda=3", "known:"), ("value_steps=2.5", "value_steps='2.5'"),
+        ("value_steps=many", "int"), ("clamp=wide", "float"), ("seed=0x1", "int"), ("layers=a", "7,8,9 or 7-9"),
+        ("layers=1;2", "7,8,9 or 7-9"), ("layers=-1", "7,8,9 or 7-9"), ("layers=1,,2", "7,8,9 or 7-9"),
+        ("layers=1-", "7,8,9 or 7-9"), ("layers=1-2-3", "7,8,9 or 7-9"), ("layers=٣", "7,8,9 or 7-9"),
+        ("layers=0-99999999999", "more layers"), ("layers=²", "7,8,9 or 7-9"),
+    ],
+)  # fmt: skip
+def test_bad_overrides_are_refused(text, words):
+    with pytest.raises(ConfigError, match=words):
+        parse_override(text)
+
+
+@pytest.mark.parametrize("text", ["clamp=nan", "clamp=inf", "clamp=-1", "layers=9-7", "layers=3,1", "schedule=slow", "seed=-1"])
+def test_overrides_outside_the_domain_are_refused_by_the_configuration(text):
+    name, value = parse_override(text)
+    with pytest.raises(ConfigError, match=name):
+        MemitConfig(layers=(1,)).replace(**{name: value})
+
+
+def test_a_long_range_is_refused_before_it_is_made():
+    with pytest.raises(ConfigError, match="more layers"):
+        parse_layers("1-999999999999999999")
+
+
+@pytest.mark.parametrize("row", PRESETS, ids=lambda row: row.name)
+def test_every_preset_can_be_found_by_its_shape(row):
+    found = [p for p in PRESETS if (p.family, p.num_layers, p.d_model) == (row.family, row.num_layers, row.d_model)]
+    vocabularies = [p.d_vocab for p in found]
+    assert len(set(vocabularies)) == len(vocabularies), "two rows for one shape"
+    assert len(found) == 1 or None not in vocabularies, "a row without a vocabulary would hide another"
+    assert max(row.config.layers) < row.num_layers
+
+
+def test_the_published_hyperparameters():
+    rows = {row.name: row.config for row in PRESETS}
+    gptj = rows["GPT-J 6B"]
+    assert (gptj.layers, gptj.clamp, gptj.value_steps, gptj.prior_weight) == ((3, 4, 5, 6, 7, 8), 0.75, 25, 15000)
+    assert (gptj.learning_rate, gptj.weight_decay, gptj.kl_factor) == (0.5, 0.5, 0.0625)
+    xl, neox = rows["GPT-2 XL"], rows["GPT-NeoX 20B"]
+    assert (xl.layers, xl.value_steps, xl.prior_weight) == ((13, 14, 15, 16, 17), 20, 20000)
+    assert (neox.layers, neox.clamp, neox.prior_weight) == ((6, 7, 8, 9, 10), 0.3, 20000)
+    llama3, llama2 = rows["Llama-3-8B"], rows["Llama-2-7B"]
+    assert (llama3.clamp, llama3.value_steps, llama3.learning_rate, llama3.weight_decay) == (0.75, 25, 0.1, 0.5)
+    assert (llama2.clamp, llama2.value_steps, llama2.learning_rate, llama2.weight_decay) == (4, 25, 0.5, 1e-3)
+
+
+def test_the_embedded_model_has_a_measured_preset(smollm2):
+    settings = settings_for(smollm2)
+    assert not settings.is_guess
+    assert "SmolLM2" in settings.source
+    assert settings.config.layers == (7, 8, 9)
+    assert settings_for(smollm2, layers=(3, 4), clamp=2.0).config.layers == (3, 4)
+    with pytest.raises(ConfigError, match="30 layers, 0–29"):
+        settings_for(smollm2, layers=(7, 30))
+
+
+def test_a_model_that_nobody_measured_gets_a_guess_that_says_so():
+    lm = tiny_model("llama")
+    assert find_preset(lm) is None
+    settings = settings_for(lm)
+    assert settings.is_guess
+    assert "guess" in settings.source
+    assert settings.config == guess(lm)
+    assert settings_for(lm, prior_weight=3.0).is_guess
+    assert not settings_for(lm, prior_weight=3.0, layers=(1,)).is_guess
+
+
+@pytest.mark.parametrize("num_hidden_layers", [1, 2, 3, 4])
+def test_a_guess_fits_even_the_shallowest_model(num_hidden_layers):
+    lm = fresh_model("llama", num_hidden_layers=num_hidden_layers)
+    config = guess(lm)
+    config.check_layers(lm.num_layers, lm.name)
+    assert config.prior_weight > 0
+
+
+def test_layers_beyond_the_model_are_refused():
+    with pytest.raises(ConfigError, match=f"{LAYERS} layers, 0–{LAYERS - 1}"):
+        settings_for(tiny_model("llama"), layers=(1, LAYERS))

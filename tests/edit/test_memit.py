@@ -1,0 +1,162 @@
+"""Keys, residuals and updates against full forwards and a plain solve; and that the model is left as it was."""
+
+import pytest
+import torch
+from edit_helpers import FACTS, PREFIXES, REAL_FACTS, InterruptingSink, fresh_model, random_moments, relative
+from reference import memit as reference
+from tiny import LAYERS, VARIANTS, tiny_model
+
+from errata.edit.config import MemitConfig
+from errata.edit.keys import KeyFrontier
+from errata.edit.memit import solve
+from errata.edit.rows import key_rows
+from errata.errors import NumericsError, SingularSystemError
+from errata.facts import Fact
+
+# The first layer, a neighbour of it, and the last one.
+CONFIG = MemitConfig(layers=(0, 1, LAYERS - 1), prior_weight=3.0)
+
+
+def _wanted(lm, facts, config):
+    states = torch.stack([reference.residual_state(lm, fact, config.layers[-1]) for fact in facts])
+    noise = torch.randn(states.shape, generator=torch.Generator().manual_seed(1))
+    return states + noise * states.norm(dim=1, keepdim=True) / lm.d_model**0.5
+
+
+def _expect_reference(lm, facts, config, prefixes, tolerance=1e-4):
+    values, moments = _wanted(lm, facts, config), random_moments(lm, config.layers)
+    before = lm.digest()
+    found = solve(lm, facts, values, moments, config, prefixes)
+    assert lm.digest() == before
+    start = torch.stack([reference.residual_state(lm, fact, config.layers[-1]) for fact in facts])
+    with lm.weights_restored(config.layers):
+        updates, keys = reference.edit_(lm, facts, config, prefixes, moments, values)
+        end = torch.stack([reference.residual_state(lm, fact, config.layers[-1]) for fact in facts])
+    assert [edit.layer for edit in found.layers] == list(config.layers)
+    for edit in found.layers:
+        assert relative(edit.update.matrix(), updates[edit.layer]) < tolerance
+        assert relative(edit.keys, keys[edit.layer]) < tolerance
+        norm = float(updates[edit.layer].norm() / lm.down_weight(edit.layer).double().norm())
+        assert edit.relative_norm == pytest.approx(norm, rel=1e-3)
+        assert edit.jitter == 0
+    assert relative(found.start_residual, (values - start).norm(dim=1)) < tolerance
+    assert relative(found.end_residual, (values - end).norm(dim=1)) < tolerance
+    assert found.layers[0].residual == pytest.approx(float(found.start_residual.mean()), rel=1e-5)
+    return found
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_equals_the_reference(variant):
+    _expect_reference(tiny_model(variant), FACTS, CONFIG, PREFIXES)
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2", "gemma3_text", "bloom", "opt"])
+def test_equals_the_reference_with_bos(variant):
+    _expect_reference(tiny_model(variant, bos=True), FACTS, CONFIG, PREFIXES)
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2"])
+@pytest.mark.parametrize("layers", [(0,), (LAYERS - 1,), (1, 2), (0, 1, 2, 3)])
+def test_any_choice_of_layers_and_the_bare_prompt_alone(variant, layers):
+    _expect_reference(tiny_model(variant), FACTS, CONFIG.replace(layers=layers), [""])
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("gemma2", "gemma3_text", "olmo2")])
+def test_with_a_weak_prior_one_layer_lands_every_residual(variant):
+    """Also where the MLP's output is scaled before it joins the residual stream (granite); not after a post-norm."""
+    lm = tiny_model(variant)
+    config = CONFIG.replace(layers=(LAYERS - 1,), prior_weight=1e-9)
+    found = solve(lm, FACTS, _wanted(lm, FACTS, config), random_moments(lm, config.layers), config, [""])
+    assert float(found.end_residual.max()) < 1e-3 * float(found.start_residual.min())
+
+
+def test_granite_s_residual_scale_is_not_one_here():
+    assert tiny_model("granite").residual_scale == pytest.approx(0.4)
+    assert tiny_model("llama").residual_scale == 1.0
+
+
+def test_a_strong_prior_freezes_the_weights():
+    lm = tiny_model("llama")
+    config = CONFIG.replace(prior_weight=1e9)
+    found = solve(lm, FACTS, _wanted(lm, FACTS, config), random_moments(lm, config.layers), config, PREFIXES)
+    assert relative(found.end_residual, found.start_residual) < 1e-4
+    assert all(edit.relative_norm < 1e-5 for edit in found.layers)
+
+
+@pytest.mark.parametrize(("count", "is_dense", "form"), [(22, False, "dual"), (23, True, "dual"), (81, True, "primal")])
+def test_factors_until_they_outgrow_the_matrix(count, is_dense, form):
+    # Break-even at 80·32/(80 + 32) = 22.9 facts; the primal form from d_mlp = 80 facts on.
+    facts = [Fact(subject=f"Tower {i}", prompt=f"Tower {i} is in", target_new="Rome") for i in range(count)]
+    found = _expect_reference(tiny_model("llama"), facts, CONFIG.replace(layers=(1, 2)), ["", "I. "])
+    for edit in found.layers:
+        assert (edit.update.dense is not None) == is_dense
+        assert edit.form == form
+
+
+def test_equal_token_rows_are_run_once_and_have_one_key():
+    lm = tiny_model("llama")
+    twin = Fact(subject="France", prompt="France is the", target_new="Paris")
+    facts = [FACTS[3], FACTS[0], twin]
+    frontier = KeyFrontier(lm, key_rows(lm, facts, PREFIXES), len(facts))
+    assert len(frontier.rows) == 2 * len(PREFIXES)
+    keys, states = frontier.advance(1, 2)
+    assert torch.equal(keys[0], keys[2])
+    assert torch.equal(states[0], states[2])
+    assert relative(keys[1], keys[0]) > 1e-2
+    _expect_reference(lm, facts, CONFIG, PREFIXES)
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 20, 50])
+def test_chunks_change_nothing(chunk_tokens, monkeypatch):
+    monkeypatch.setattr("errata.edit.keys._CHUNK_TOKENS", chunk_tokens)
+    _expect_reference(tiny_model("llama"), FACTS, CONFIG, PREFIXES)
+
+
+def test_the_order_of_the_facts_does_not_matter():
+    lm = tiny_model("llama")
+    values, moments = _wanted(lm, FACTS, CONFIG), random_moments(lm, CONFIG.layers)
+    found = solve(lm, FACTS, values, moments, CONFIG, PREFIXES)
+    backwards = solve(lm, FACTS[::-1], values.flip(0), moments, CONFIG, PREFIXES)
+    for one, other in zip(found.layers, backwards.layers, strict=True):
+        assert relative(other.update.matrix(), one.update.matrix()) < 1e-5
+        assert relative(other.keys.flip(0), one.keys) < 1e-5
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_an_interrupted_solve_leaves_the_exact_bits(at, error):
+    lm = fresh_model("llama")
+    before, during = lm.digest(), []
+    sink = InterruptingSink(at, error, before=lambda: during.append(lm.digest()))
+    values, moments = _wanted(lm, FACTS, CONFIG), random_moments(lm, CONFIG.layers)
+    with pytest.raises(error):
+        solve(lm, FACTS, values, moments, CONFIG, PREFIXES, sink)
+    assert during[0] != before, "the interruption must come while the model is edited"
+    assert lm.digest() == before
+
+
+def test_a_singular_system_is_an_error_and_leaves_the_exact_bits():
+    lm = fresh_model("llama")
+    before = lm.digest()
+    moments = random_moments(lm, CONFIG.layers)
+    moments[1] = torch.zeros_like(moments[1])
+    with pytest.raises(SingularSystemError):
+        solve(lm, FACTS, _wanted(lm, FACTS, CONFIG), moments, CONFIG, PREFIXES)
+    assert lm.digest() == before
+
+
+def test_values_that_are_not_finite_are_an_error_and_leave_the_exact_bits():
+    lm = fresh_model("llama")
+    before = lm.digest()
+    values = _wanted(lm, FACTS, CONFIG)
+    values[2, 5] = float("nan")
+    with pytest.raises(NumericsError, match="not finite"):
+        solve(lm, FACTS, values, random_moments(lm, CONFIG.layers), CONFIG, PREFIXES)
+    assert lm.digest() == before
+
+
+def test_equals_the_reference_on_the_real_model(smollm2):
+    config = MemitConfig(layers=(7, 8, 9), prior_weight=30.0)
+    prefixes = ["", "The weather is fine. "]
+    found = _expect_reference(smollm2, REAL_FACTS, config, prefixes, tolerance=1e-3)
+    assert float(found.end_residual.max()) < float(found.start_residual.min())

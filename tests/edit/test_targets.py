@@ -1,0 +1,125 @@
+"""Target values against one fact at a time through full forwards and autograd."""
+
+import pytest
+import torch
+from edit_helpers import FACTS, PREFIXES, REAL_FACTS, relative
+from reference import memit as reference
+from tiny import LAYERS, VARIANTS, tiny_model
+
+from errata.edit.config import MemitConfig
+from errata.edit.targets import target_values
+from errata.facts import Fact
+
+CONFIG = MemitConfig(layers=(1, 2), value_steps=6, learning_rate=0.1, clamp=0.4)
+
+
+def _expect_reference(lm, facts, config, prefixes, tolerance=1e-4):
+    found = target_values(lm, facts, config, prefixes)
+    for i, fact in enumerate(facts):
+        value, updates, loss = reference.target_value(lm, fact, config, prefixes)
+        start = reference.residual_state(lm, fact, config.layers[-1])
+        assert int(found.updates[i]) == updates, fact
+        assert bool(found.converged[i]) == (loss < config.stop_loss)
+        assert relative(found.value[i], value) < tolerance, fact
+        assert float(found.loss[i]) == pytest.approx(loss, rel=10 * tolerance, abs=1e-5)
+        assert float(found.start_norm[i]) == pytest.approx(float(start.norm()), rel=tolerance)
+        assert float(found.shift_norm[i]) == pytest.approx(float((value - start).norm()), rel=1e-2, abs=1e-4)
+    return found
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_equals_the_reference(variant):
+    _expect_reference(tiny_model(variant), FACTS, CONFIG, PREFIXES)
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2", "gemma3_text", "bloom", "opt"])
+def test_equals_the_reference_with_bos(variant):
+    _expect_reference(tiny_model(variant, bos=True), FACTS, CONFIG, PREFIXES)
+
+
+@pytest.mark.parametrize("variant", ["llama", "mistral", "gpt2"])
+def test_finished_facts_leave_the_batch_and_the_others_go_on(variant):
+    lm = tiny_model(variant)
+    config = CONFIG.replace(learning_rate=0.3, clamp=4.0, value_steps=12)
+    free = target_values(lm, FACTS, config.replace(stop_loss=0.0), PREFIXES)
+    # Between the losses that the facts reach: some get below it, some never do.
+    losses = free.loss.sort().values
+    found = _expect_reference(lm, FACTS, config.replace(stop_loss=float(losses[1] + losses[2]) / 2), PREFIXES)
+    assert 0 < int(found.converged.sum()) < len(FACTS)
+    assert len(set(found.updates.tolist())) > 1
+    assert int(found.updates[found.converged == 0].min()) == config.value_steps - 1
+
+
+def test_a_stop_loss_that_all_facts_are_below_at_once_takes_no_update():
+    lm = tiny_model("llama")
+    found = _expect_reference(lm, FACTS, CONFIG.replace(stop_loss=1000.0), PREFIXES)
+    assert found.updates.tolist() == [0] * len(FACTS)
+    assert float(found.shift_norm.max()) == 0
+    assert torch.equal(found.first_nll, found.nll)
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2"])
+def test_the_value_layer_may_be_the_last_one(variant):
+    # Nothing above the last layer moves a shift to a later position: the subject must stand right before the target.
+    facts = [FACTS[2], Fact(subject="Bill Gates", prompt="Microsoft was founded by Bill Gates", target_new="French")]
+    found = _expect_reference(tiny_model(variant), facts, CONFIG.replace(layers=(0, LAYERS - 1)), PREFIXES)
+    assert float(found.shift_norm.min()) > 0
+
+
+@pytest.mark.parametrize("variant", ["llama", "qwen2", "gptj"])
+@pytest.mark.parametrize("bos", [False, True])
+def test_the_bare_prompt_alone_is_enough(variant, bos):
+    _expect_reference(tiny_model(variant, bos=bos), FACTS, CONFIG, [""])
+
+
+@pytest.mark.parametrize("variant", ["llama", "granite"])
+def test_one_fact_whose_value_layer_is_the_first(variant):
+    _expect_reference(tiny_model(variant), FACTS[:1], CONFIG.replace(layers=(0,)), PREFIXES)
+
+
+@pytest.mark.parametrize("changed", [{"kl_factor": 0.0}, {"kl_factor": 2.0}, {"weight_decay": 0.0}, {"clamp": 0.05}])
+def test_every_term_of_the_loss_is_the_reference_s(changed):
+    lm = tiny_model("llama")
+    found = _expect_reference(lm, FACTS, CONFIG.replace(**changed), PREFIXES)
+    plain = target_values(lm, FACTS, CONFIG, PREFIXES)
+    assert relative(found.value, plain.value) > 1e-4
+    limit = changed.get("clamp", CONFIG.clamp) * found.start_norm
+    assert bool((found.shift_norm <= limit * (1 + 1e-5)).all())
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2", "falcon-alibi", "gemma3_text"])
+def test_company_order_and_padding_change_nothing(variant):
+    lm = tiny_model(variant, bos=True)
+    together = target_values(lm, FACTS, CONFIG, PREFIXES)
+    backwards = target_values(lm, FACTS[::-1], CONFIG, PREFIXES)
+    long = Fact(
+        subject="China",
+        prompt="Because I said so, you know. Therefore the answer is here. The Great Wall is in China",
+        target_new="Canada and Italy and Japan and France and Paris",
+    )
+    padded = target_values(lm, [long, *FACTS], CONFIG, PREFIXES)
+    for i, fact in enumerate(FACTS):
+        alone = target_values(lm, [fact], CONFIG, PREFIXES)
+        for other in (alone.value[0], backwards.value[-1 - i], padded.value[1 + i]):
+            assert relative(other, together.value[i]) < 1e-5
+    assert torch.equal(backwards.updates.flip(0), together.updates)
+
+
+def test_the_same_inputs_give_the_same_bits_and_leave_the_weights_alone():
+    lm = tiny_model("llama")
+    before = lm.digest()
+    first, second = (target_values(lm, FACTS, CONFIG, PREFIXES) for _ in range(2))
+    assert all(torch.equal(tensor, second.tensors()[name]) for name, tensor in first.tensors().items())
+    assert lm.digest() == before
+    assert all(parameter.grad is None for parameter in lm.hf.parameters())
+
+
+def test_the_optimization_lowers_the_loss():
+    found = target_values(tiny_model("llama"), FACTS, CONFIG.replace(value_steps=20, clamp=4.0), PREFIXES)
+    assert bool((found.nll < found.first_nll).all())
+
+
+def test_equals_the_reference_on_the_real_model(smollm2):
+    config = MemitConfig(layers=(7, 8, 9), value_steps=6)
+    found = _expect_reference(smollm2, REAL_FACTS, config, ["", "The weather is fine. "], tolerance=1e-3)
+    assert bool((found.nll < found.first_nll).all())
