@@ -108,7 +108,7 @@ def bench_targets(lm: LanguageModel, facts: list[Fact], config: MemitConfig, sam
         f"target values, {len(facts)} facts, 20 updates", timings, required=6.0,
         fast_schedule_ratio=round(timings[0].median / schedule, 2),
         gemm_speed=f"{speed:.0f} GFLOP/s at 256 rows",
-        arithmetic_bound=f"{gflop:.0f} GFLOP, {gflop / speed:.1f} s; exact takes {exact * speed / gflop:.2f} times that",
+        arithmetic_bound=f"{gflop:.0f} GFLOP, {gflop / speed:.1f} s; exact takes {exact * speed / gflop:.2f} times it",
         bound_ratio=round(timings[0].median / (gflop / speed), 2),
     )  # fmt: skip
 

@@ -1,14 +1,29 @@
 """Hyperparameters: what is refused and in which words, and where defaults come from."""
 
 import dataclasses
+import importlib.util
 
 import pytest
 from edit_helpers import fresh_model
 from tiny import LAYERS, tiny_model
 
-from errata.edit.config import MemitConfig, parse_layers, parse_override
+from errata.edit import config as config_module
+from errata.edit.config import parse_override
 from errata.edit.presets import PRESETS, find_preset, guess, settings_for
 from errata.errors import ConfigError
+
+
+def _without_type_checks():
+    """The module as users have it: in tests beartype refuses wrong types before the module's own checks see them."""
+    spec = importlib.util.spec_from_file_location("plain_config", config_module.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MemitConfig = _without_type_checks().MemitConfig
 
 BAD_FIELDS = [
     ({"layers": ()}, "at least one layer"),
@@ -97,10 +112,10 @@ def test_overrides_are_converted_to_the_field_s_type(text, expected):
     [
         ("", "name=value"), ("clamp", "name=value"), ("clamp=", "name=value"), ("=3", "Unknown MEMIT field"),
         ("clamps=3", "did you mean 'clamp'"), ("lambda=3", "known:"), ("value_steps=2.5", "value_steps='2.5'"),
-        ("value_steps=many", "int"), ("clamp=wide", "float"), ("seed=0x1", "int"), ("layers=a", "7,8,9 or 7-9"),
+        ("value_steps=many", "whole number"), ("clamp=wide", "is not a number"), ("seed=0x1", "whole number"), ("layers=a", "7,8,9 or 7-9"),
         ("layers=1;2", "7,8,9 or 7-9"), ("layers=-1", "7,8,9 or 7-9"), ("layers=1,,2", "7,8,9 or 7-9"),
         ("layers=1-", "7,8,9 or 7-9"), ("layers=1-2-3", "7,8,9 or 7-9"), ("layers=٣", "7,8,9 or 7-9"),
-        ("layers=0-99999999999", "more layers"), ("layers=²", "7,8,9 or 7-9"),
+        ("layers=0-99999999999", "more layers"), ("layers=" + "9" * 5000, "more layers"), ("layers=" + "0-9999," * 3 + "1", "more layers"), ("layers=²", "7,8,9 or 7-9"),
     ],
 )  # fmt: skip
 def test_bad_overrides_are_refused(text, words):
@@ -113,11 +128,6 @@ def test_overrides_outside_the_domain_are_refused_by_the_configuration(text):
     name, value = parse_override(text)
     with pytest.raises(ConfigError, match=name):
         MemitConfig(layers=(1,)).replace(**{name: value})
-
-
-def test_a_long_range_is_refused_before_it_is_made():
-    with pytest.raises(ConfigError, match="more layers"):
-        parse_layers("1-999999999999999999")
 
 
 @pytest.mark.parametrize("row", PRESETS, ids=lambda row: row.name)

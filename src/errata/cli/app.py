@@ -13,7 +13,6 @@ from errata.errors import ErrataError, NumericsError
 app = typer.Typer(
     name="errata",
     help="Correct what a language model believes: thousands of facts at a time, undoably.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -42,19 +41,18 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier
 
 
 def main() -> None:
-    """Entry point: exit codes 0 done, 1 numerics, 2 bad input, 130 interrupted."""
+    """Entry point: exit codes 0 done, 1 numerics, 2 bad input, 130 interrupted, 141 the output's reader went away."""
     try:
-        app(standalone_mode=False)
+        # typer turns Ctrl-C into this return value.
+        if app(standalone_mode=False) == 130:
+            raise KeyboardInterrupt
     except ErrataError as error:
         _fail(str(error), 1 if isinstance(error, NumericsError) else 2)
-    except typer.Exit as done:
-        raise SystemExit(done.exit_code) from None
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted. What was finished is kept: the same command goes on from there.", 130)
-    except BrokenPipeError:
-        # The reader of our output went away (errata ... | head); nothing is left to tell it.
-        sys.stderr.close()
-        raise SystemExit(0) from None
+    except SystemExit:
+        # Only for a broken pipe (errata ... | head) does typer exit by itself, and with 1; shells know 128 + SIGPIPE.
+        raise SystemExit(141) from None
     except Exception as error:
         # click's own usage errors, without importing click by name: typer may vendor it.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):

@@ -30,21 +30,23 @@ def run_edit(
     overwrite: bool,
     quiet: bool,
 ) -> None:
+    from errata.jobs.results import check_out
+
     progress = progress_on(quiet=quiet)
+    check_out(out, overwrite=overwrite)
     facts, skipped = _facts(facts_file, limit=limit, skip_bad=options["skip_bad"])
     overrides = _overrides(settings)
     with _command(load, progress) as lm:
         from errata.jobs.edit_job import edit_facts
-        from errata.jobs.results import check_out, save_run
+        from errata.jobs.results import save_run
         from errata.jobs.summary import summary
 
-        check_out(out, overwrite=overwrite)
-        _checked_options(lm, overrides)
         result = edit_facts(lm, facts, progress=progress, **options, **overrides)
         result.report["skipped"] = [str(problem) for problem in skipped]
         save_run(result, out, overwrite=overwrite)
         typer.echo(summary(result))
-        typer.echo(f"\nPatch and report: {out}\nTry it:           errata ask {_quoted(facts[0].text)} --patch {out}")
+        example = f"errata ask {_quoted(result.patch.facts[0].text)} --patch {_quoted(str(out))}"
+        typer.echo(f"\nPatch and report: {out}\nTry it:           {example}")
 
 
 def run_demo(out: Path, *, model: str, device: str, dtype: str, quiet: bool) -> None:
@@ -117,8 +119,8 @@ def run_models() -> None:
     from errata.models.embedded import EMBEDDED_MODELS
     from errata.models.families import FAMILIES
 
-    typer.echo("Families (model_type of a dense decoder; any size):")
-    typer.echo(text_table(["model_type", "for example"], [[row.name, row.example] for row in FAMILIES.values()]))
+    typer.echo("Families (dense decoders of any size):")
+    typer.echo(text_table(["family", "for example"], [[row.name, row.example] for row in FAMILIES.values()]))
     typer.echo("\nKnown settings (any other model gets guesses, with a warning):")
     rows = [
         [
@@ -165,10 +167,10 @@ def _facts(path: Path, *, limit: int | None, skip_bad: bool) -> tuple[tuple[Fact
     facts = require(found, skip_bad=skip_bad)
     if found.problems:
         typer.echo(f"errata: {path}:\n{format_problems(found.problems)}", err=True)
-        errors = sum(problem.severity == "error" for problem in found.problems)
-        if errors:
-            typer.echo(f"errata: going on with {len(facts):,} facts; {errors:,} records were skipped.", err=True)
-    return facts, list(found.problems)
+        if found.errors:
+            skipped = f"{found.bad_records:,} records were skipped"
+            typer.echo(f"errata: going on with {len(facts):,} facts; {skipped}.", err=True)
+    return facts, list(found.errors)
 
 
 def _overrides(settings: Sequence[str]) -> dict[str, Any]:
@@ -181,12 +183,6 @@ def _overrides(settings: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"{name} is set twice (--set {name}=...); give it once.")
         overrides[name] = value
     return overrides
-
-
-def _checked_options(lm: LanguageModel, overrides: dict[str, Any]) -> None:
-    from errata.edit import settings_for
-
-    settings_for(lm, **overrides)
 
 
 def _installed(package: str) -> str | None:

@@ -96,9 +96,7 @@ def parse_override(text: str) -> tuple[str, Any]:
             return name, int(raw)
         return name, float(raw) if "float" in kind else raw
     except ValueError:
-        raise ConfigError(
-            f"{name}={raw!r}: not a valid value of type {'layers' if name == 'layers' else kind}."
-        ) from None
+        raise ConfigError(f"{name}={raw!r} is not a {'whole ' if 'int' in kind else ''}number.") from None
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -108,9 +106,10 @@ def parse_layers(text: str) -> tuple[int, ...]:
         low, dash, high = part.strip().partition("-")
         if not low.isascii() or not low.isdigit() or (dash and not (high.isascii() and high.isdigit())):
             raise ConfigError(f"layers={text!r}: write layer numbers as 7,8,9 or 7-9.")
+        # Before the range is made: a mistyped bound would fill the memory.
+        if max(len(low), len(high)) > 4 or len(layers) > 10_000:
+            raise ConfigError(f"layers={text[:40]!r}: more layers than any model has.")
         layers += range(int(low), int(high or low) + 1)
-        if len(layers) > 10_000:
-            raise ConfigError(f"layers={text!r}: more layers than any model has.")
     return tuple(layers)
 
 

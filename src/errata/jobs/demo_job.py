@@ -4,11 +4,10 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from errata.core.progress import ProgressSink
-from errata.errors import StorageError
 from errata.evaluate import PromptScore
 from errata.facts import Fact, read_facts, require
 from errata.jobs.edit_job import EditResult, edit_facts
-from errata.jobs.results import is_run, save_run
+from errata.jobs.results import check_out, save_run
 from errata.jobs.summary import summary
 from errata.jobs.tables import shortened, text_table
 from errata.models import LanguageModel
@@ -25,8 +24,7 @@ def demo_facts() -> tuple[Fact, ...]:
 
 def run_demo(lm: LanguageModel, out: Path, *, progress: ProgressSink) -> str:
     """Edit the demo's facts, keep the run in `out` (an earlier run there is replaced), and tell what happened."""
-    if out.exists() and not is_run(out):
-        raise StorageError(f"--out {out} exists and is no errata run; name another folder.")
+    check_out(out, overwrite=True)
     facts = demo_facts()
     before = continue_texts(lm, [fact.text for fact in facts], new_tokens=_NEW_TOKENS)
     result = edit_facts(lm, facts, progress=progress)

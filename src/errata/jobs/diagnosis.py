@@ -18,8 +18,8 @@ def diagnose(values: TargetValues, solution: MemitSolution, config: MemitConfig)
     if start and end / start > _RESIDUAL_LEFT:
         weight = config.prior_weight
         warnings.append(
-            f"The residual did not land: {end:.3g} of {start:.3g} is left. prior_weight={weight:g} may be too large for "
-            f"this model's second moments (try {weight / 10:g}), or the layers are full (edit fewer facts)."
+            f"The residual did not land: {end:.3g} of {start:.3g} is left. prior_weight={weight:g} may be too large "
+            f"for this model's second moments (try {weight / 10:g}), or the layers are full (edit fewer facts)."
         )
     for edit in solution.layers:
         if edit.relative_norm > _UPDATE_TOO_LARGE:

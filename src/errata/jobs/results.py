@@ -1,6 +1,7 @@
 """A run's folder: the patch, report.json and report.md, whole or not at all."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,19 +20,25 @@ def is_run(folder: Path) -> bool:
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
-    """Fail before any long work where the folder could not be written at its end."""
-    if out.exists():
-        if not out.is_dir():
-            raise StorageError(f"--out {out} is a file; name a folder that does not exist yet.")
-        ours = is_run(out)
-        if any(out.iterdir()) and not (overwrite and ours):
-            hint = "add --overwrite to replace it" if ours else "it holds other files, which are never overwritten"
-            raise StorageError(f"--out {out} exists already: {hint}, or name another folder.")
+    """Fail before any long work where the folder could not be written at its end; nothing is left behind."""
     with storage_errors(f"write the folder {out}"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        probe = out.parent / f".{out.name}.errata-probe"
-        probe.write_bytes(b"")
-        probe.unlink()
+        if out.exists():
+            _check_replaceable(out, overwrite)
+        there = next(parent for parent in out.absolute().parents if parent.exists())
+        if not there.is_dir():
+            raise StorageError(f"--out {out}: {there} is a file, not a folder; name another folder.")
+        # Asking for permissions does not tell what a read-only mount will do.
+        with tempfile.TemporaryFile(dir=there):
+            pass
+
+
+def _check_replaceable(out: Path, overwrite: bool) -> None:
+    if not out.is_dir():
+        raise StorageError(f"--out {out} is a file; name a folder that does not exist yet.")
+    ours = is_run(out)
+    if any(out.iterdir()) and not (overwrite and ours):
+        hint = "add --overwrite to replace it" if ours else "it holds other files, which are never overwritten"
+        raise StorageError(f"--out {out} exists already: {hint}, or name another folder.")
 
 
 def save_run(result: "EditResult", out: Path, *, overwrite: bool) -> None:

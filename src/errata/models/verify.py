@@ -34,6 +34,12 @@ def verify(lm: LanguageModel) -> None:
     head = run_layers(lm, ids, mask, stop=layer + 1, record=True)
     assert head.hidden is not None
     _expect_close(lm, "running up to a layer", head.hidden, record["layer_out"])
+    _check_what_down_adds_to(lm, layer, record)
+    top = run_layers(lm, ids, mask, stop=lm.num_layers).hidden
+    assert top is not None
+    normed = run_layers(lm, top, mask, first=lm.num_layers).hidden
+    assert normed is not None
+    _expect_close(lm, "running the final norm", lm.logits(normed), full)
     first = run_layers(lm, ids[:, :3], mask[:, :3], record=True).key_values
     rest = run_layers(lm, ids[:, 3:], mask[:, 3:], prefix=first)
     assert rest.hidden is not None
@@ -66,6 +72,30 @@ def _full_forward(lm: LanguageModel, ids: Tensor, mask: Tensor, layer: int, reco
             hook.remove()
 
 
+def _check_what_down_adds_to(lm: LanguageModel, layer: int, record: dict[str, Tensor]) -> None:
+    """The down projection's output joins the residual stream, scaled by `residual_scale`: no other part of a block does."""
+    down_out, layer_out = record["down_out"], record["layer_out"]
+    # As large as the stream itself, or half precision would round the difference away.
+    move = torch.linspace(-1, 1, down_out.numel()).reshape(down_out.shape).to(down_out)
+    move *= float(layer_out.float().norm() / move.float().norm())
+    hook = lm.down(layer).register_forward_hook(lambda _module, _arguments, output: output + move)
+    try:
+        moved = run_layers(
+            lm, record["layer_in"], torch.ones_like(layer_out[..., 0], dtype=torch.long), first=layer, stop=layer + 1
+        )
+    finally:
+        hook.remove()
+    assert moved.hidden is not None
+    off = _difference(moved.hidden - layer_out, (lm.residual_scale * move).reshape(layer_out.shape))
+    if (off <= _RELATIVE_TOLERANCE.get(lm.dtype, 6e-2)) == lm.family.post_norm:
+        found = (
+            "directly"
+            if lm.family.post_norm
+            else f"not as residual_scale={lm.residual_scale:g} says (off by {off:.1e})"
+        )
+        raise _unsupported(lm, "what its down projection writes", f"it joins the residual stream {found}")
+
+
 def _down_by_hand(lm: LanguageModel, layer: int, down_in: Tensor) -> Tensor:
     bias = getattr(lm.down(layer), "bias", None)
     product = down_in @ lm.down_weight(layer)
@@ -73,13 +103,15 @@ def _down_by_hand(lm: LanguageModel, layer: int, down_in: Tensor) -> Tensor:
 
 
 def _check_modules(lm: LanguageModel) -> None:
-    paths = [lm.family.embed_tokens, lm.family.ln_final, lm.family.layers]
+    _part(lm, lm.hf, lm.family.backbone)
+    if not isinstance(_part(lm, lm.backbone, lm.family.layers), nn.ModuleList):
+        raise _unsupported(lm, f"its part {lm.family.layers!r}", "it is not a list of blocks")
+    _part(lm, lm.backbone, lm.family.ln_final)
+    if _part(lm, lm.backbone, lm.family.embed_tokens) is not lm.hf.get_input_embeddings():
+        raise _unsupported(lm, f"its part {lm.family.embed_tokens!r}", "it is not the token embedding")
     block = [lm.family.attention, lm.family.down, lm.family.gate, lm.family.up, lm.family.gate_up]
-    for owner, path in [*((lm.backbone, p) for p in paths), *((lm.layers[0], p) for p in block if p)]:
-        try:
-            owner.get_submodule(path)
-        except AttributeError:
-            raise _unsupported(lm, f"its part {path!r}", f"{type(owner).__name__} has no such module") from None
+    for path in filter(None, block):
+        _part(lm, lm.layers[0], path)
     for layer in range(lm.num_layers):
         weight = getattr(lm.down(layer), "weight", None)
         if weight is None or weight.ndim != 2 or not weight.is_floating_point():
@@ -87,13 +119,27 @@ def _check_modules(lm: LanguageModel) -> None:
             raise _unsupported(lm, f"layer {layer}'s down projection", f"its weight is {found}; load it dequantized")
         if weight.shape != lm.down(0).weight.shape:
             raise _unsupported(lm, f"layer {layer}'s down projection", "its shape differs from layer 0's")
+    for path, width in ((lm.family.up, lm.d_mlp), (lm.family.gate, lm.d_mlp), (lm.family.gate_up, 2 * lm.d_mlp)):
+        if path and width not in lm.layers[0].get_submodule(path).weight.shape:
+            raise _unsupported(lm, f"its part {path!r}", f"it is not {width} wide, as the down projection's input asks")
+
+
+def _part(lm: LanguageModel, owner: nn.Module, path: str) -> nn.Module:
+    try:
+        return owner.get_submodule(path)
+    except AttributeError:
+        raise _unsupported(lm, f"its part {path!r}", f"{type(owner).__name__} has no such module") from None
 
 
 def _expect_close(lm: LanguageModel, what: str, found: Tensor, expected: Tensor) -> None:
-    found, expected = found.double().reshape(expected.shape), expected.double()
-    difference = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
+    difference = _difference(found, expected)
     if not difference <= _RELATIVE_TOLERANCE.get(lm.dtype, 6e-2):
         raise _unsupported(lm, what, f"off by a relative {difference:.1e} from a full forward")
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    found, expected = found.double().reshape(expected.shape), expected.double()
+    return float((found - expected).norm() / expected.norm().clamp_min(1e-30))
 
 
 def _unsupported(lm: LanguageModel, what: str, found: str) -> UnsupportedModelError:
