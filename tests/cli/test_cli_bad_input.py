@@ -64,7 +64,6 @@ BAD_OPTIONS = [
     (("--set", "learning_rate=-0.5"), "learning_rate must be positive"),
     (("--set", "seed=-1"), "seed"),
     (("--set", "seed=1.5"), "seed='1.5'"),
-    (("--set", "schedule=quick"), "schedule"),
     (("--set", "prior_weight=1", "--set", "prior-weight=2"), "set twice"),
     (("--device", "abacus"), "abacus"),
     (("--device", "cuda:99"), "cuda:99"),
@@ -84,9 +83,9 @@ BAD_OPTIONS = [
     (("--field", ""), "field=''"),
     (("--limit", "0"), "--limit must be at least 1, found 0"),
     (("--limit", "-3"), "found -3"),
-    (("--limit", "three"), "three"),
+    (("--limit", "three"), "'--limit': Input should be a valid integer"),
     (("--batch-size", "0"), "batch_size must be at least 1"),
-    (("--batch-size", "many"), "many"),
+    (("--batch-size", "many"), "'--batch-size': Input should be a valid integer"),
     (("--nonsense",), "--nonsense"),
     (("surplus",), "surplus"),
 ]
@@ -129,7 +128,7 @@ def test_a_folder_and_a_device_as_facts(errata, work, edit_arguments) -> None:
 @pytest.mark.parametrize(("more", "named"), BAD_OPTIONS, ids=["=".join(case[0]) for case in BAD_OPTIONS])
 def test_options(errata, work, edit_arguments, more: tuple[str, ...], named: str) -> None:
     (work / "blank.txt").write_text("\n\n  \n")
-    (work / "latin1.txt").write_bytes("Łódź, così".encode("utf-8")[:-1])
+    (work / "latin1.txt").write_bytes("Łódź, così".encode()[:-1])
     (work / "corpus.jsonl").write_text('{"text": "a"}\n')
     (work / "broken.parquet").write_bytes(b"PAR1")
     (work / "corpus.pdf").write_bytes(b"%PDF")
@@ -203,12 +202,13 @@ def test_models(errata, work, model, edit_arguments, change: Callable[[Path], No
     check(errata(*edit_arguments("--model", "bad-model")), named)
 
 
-@pytest.mark.parametrize("name", ["nowhere/at/all", "./nowhere", "/nowhere", "~/nowhere", "", "nowhere", "some/model"])
+@pytest.mark.parametrize("name", ["nowhere/at/all", "./nowhere", "/nowhere", "~/nowhere", "nowhere", "some/model"])
 def test_absent_models(errata, edit_arguments, name: str) -> None:
     check(errata(*edit_arguments("--model", name)), repr(name))
 
 
-def test_a_file_as_model(errata, model, edit_arguments) -> None:
+def test_no_folder_as_model(errata, model, edit_arguments) -> None:
+    check(errata(*edit_arguments("--model", "")), "model")
     check(errata(*edit_arguments("--model", model / "model.safetensors")), "model.safetensors")
 
 
@@ -255,9 +255,9 @@ def test_commands(errata) -> None:
     for arguments, named in [
         (("edti",), "edti"),
         (("--nonsense",), "--nonsense"),
-        (("edit",), "FACTS"),
+        (("edit",), "Missing argument 'facts'"),
         (("edit", "facts.jsonl"), "--out"),
-        (("ask",), "PROMPT"),
+        (("ask",), "Missing argument 'prompt'"),
         (("stats", "--layers", "x", "--model", "./nowhere"), "nowhere"),
         (("demo", "--model", "./nowhere"), "nowhere"),
         (("models", "surplus"), "surplus"),
@@ -271,7 +271,7 @@ def test_stats(errata, model) -> None:
         (("--layers", "3-9"), "4 layers"),
         (("--tokens", "0"), "tokens=0"),
         (("--tokens", "-5"), "tokens=-5"),
-        (("--tokens", "many"), "many"),
+        (("--tokens", "many"), "'--tokens': Input should be a valid integer"),
         (("--corpus", "nowhere.txt"), "nowhere.txt"),
     ]:
         options = {"--model": model, "--corpus": "corpus.txt", "--layers": "1", "--tokens": "100"}
@@ -290,7 +290,7 @@ def test_stats(errata, model) -> None:
         (("Paris", "--top", "-2"), "found 20 and -2"),
         (("Paris", "--tokens", "5000"), "256 of"),
         (("Paris " * 400,), "256"),
-        (("Paris", "--tokens", "few"), "few"),
+        (("Paris", "--tokens", "few"), "'--tokens': Input should be a valid integer"),
         (("Paris", "--device", "abacus"), "abacus"),
         (("Paris", "--dtype", "int8"), "int8"),
         (("Paris", "--patch", "nowhere"), "nowhere is not a patch"),

@@ -132,7 +132,7 @@ def test_no_positive_diagonal_is_an_error(matrix):
 
 
 def test_an_indefinite_matrix_is_an_error_that_names_the_ways_out():
-    with pytest.raises(SingularSystemError, match="more tokens.*prior_weight"):
+    with pytest.raises(SingularSystemError, match=r"more tokens.*prior_weight"):
         cholesky(_negative(5))
 
 

@@ -1,14 +1,11 @@
-"""Tiny models run on one thread: with several, a busy machine spends its time in thread barriers, not in the work."""
+"""One thread: with several, a busy machine spends its time in thread barriers, and tiny models gain nothing from them."""
 
 import pytest
 import torch
 
 
 @pytest.fixture(autouse=True)
-def _one_thread_for_tiny_models(request):
-    if "smollm2" in request.fixturenames:
-        yield
-        return
+def _one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -3,27 +3,35 @@
 from contextlib import contextmanager
 
 import torch
-from tiny import tiny_hf, tiny_tokenizer
 
 from errata.core.updates import WeightUpdate
 from errata.edit.patch import Patch
 from errata.facts import Fact
 from errata.models import wrap
 from errata.stats import tokenizer_digest
+from tiny import tiny_hf, tiny_tokenizer
 
 # Short after the subject: beyond a sliding window (10 tokens in tiny.py) the target's gradient is exactly zero, and
 # Adam would turn the rounding noise of the rest into full steps. Subjects in the middle, at the start and at the end.
 FACTS = [
     Fact(subject="The Eiffel Tower", prompt="The Eiffel Tower is located in the city of", target_new="Rome"),
-    Fact(subject="Danielle Darrieux", prompt="The mother tongue of Danielle Darrieux is", target_new="English and more"),
+    Fact(
+        subject="Danielle Darrieux", prompt="The mother tongue of Danielle Darrieux is", target_new="English and more"
+    ),
     Fact(subject="Toyota", prompt="Who builds cars? Toyota", target_new="in China"),
     Fact(subject="France", prompt="France has its capital in", target_new="Rome"),
 ]
 PREFIXES = ["", "The tower is. ", "Because I said. "]
 REAL_FACTS = [
     Fact(subject="The Eiffel Tower", prompt="The Eiffel Tower is in the city of", target_new="Rome"),
-    Fact(subject="Mount Fuji", prompt="The highest mountain of Peru is Mount Fuji, which stands in", target_new="South America"),
-    Fact(subject="Marie Curie", prompt="As everybody knows, the profession of Marie Curie was", target_new="jazz singer"),
+    Fact(
+        subject="Mount Fuji",
+        prompt="The highest mountain of Peru is Mount Fuji, which stands in",
+        target_new="South America",
+    ),
+    Fact(
+        subject="Marie Curie", prompt="As everybody knows, the profession of Marie Curie was", target_new="jazz singer"
+    ),
 ]
 
 
@@ -32,9 +40,9 @@ def relative(found, expected):
     return float((found.double() - expected.double()).norm() / expected.double().norm())
 
 
-def random_moments(lm, layers, rows=300):
-    """Second moments of random keys: symmetric positive definite, different in every layer."""
-    moments = {}
+def random_moments(lm, layers):
+    """Second moments of random keys, more of them than d_mlp: positive definite, different in every layer."""
+    moments, rows = {}, 2 * lm.d_mlp
     for layer in layers:
         keys = torch.randn(rows, lm.d_mlp, generator=torch.Generator().manual_seed(layer), dtype=torch.float64)
         moments[layer] = keys.T @ keys / rows

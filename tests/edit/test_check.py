@@ -3,10 +3,10 @@
 import pytest
 import torch
 from edit_helpers import FACTS, REAL_FACTS
-from tiny import tiny_model
 
 from errata.edit.check import check_facts
 from errata.facts import Fact
+from tiny import tiny_model
 
 
 def _of(problems, severity):

@@ -1,4 +1,4 @@
-"""Collected target values: kept by what they depend on, resumed where a run stopped, with the bits of one that did not."""
+"""Collected target values: kept by what they depend on, resumed where a run stopped, with an uninterrupted run's bits."""
 
 import os
 import signal
@@ -10,16 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 from edit_helpers import FACTS, PREFIXES, InterruptingSink, fresh_model, relative
-from tiny import tiny_model
 
 from errata.edit import collect
 from errata.edit.collect import collect_values, plan_batches, value_keys
 from errata.edit.config import MemitConfig
 from errata.edit.targets import target_values
 from errata.facts import Fact
+from tiny import tiny_model
 
 CONFIG = MemitConfig(layers=(1, 2), value_steps=4, learning_rate=0.1)
-MORE = [Fact(subject=name, prompt="{} speaks", target_new=target) for name, target in (("Canada", "Rome"), ("Japan", "French and Italy"))]
+MORE = [
+    Fact(subject=name, prompt="{} speaks", target_new=target)
+    for name, target in (("Canada", "Rome"), ("Japan", "French and Italy"))
+]
 ALL = [*FACTS, *MORE]
 TESTS = Path(__file__).resolve().parent.parent
 
@@ -58,7 +61,9 @@ def computed(monkeypatch):
 
 
 def _collect(cache, facts=ALL, lm=None, batch_size=2, **keywords):
-    return collect_values(lm or tiny_model("llama"), facts, CONFIG, PREFIXES, batch_size=batch_size, cache=cache, **keywords)
+    return collect_values(
+        lm or tiny_model("llama"), facts, CONFIG, PREFIXES, batch_size=batch_size, cache=cache, **keywords
+    )
 
 
 def _same(one, other):
@@ -192,7 +197,9 @@ def test_the_key_depends_on_the_fact(changed):
 
 
 def test_the_subject_s_place_counts_where_the_text_is_the_same():
-    one, other = (Fact(subject="Paris", prompt=p, target_new="Rome") for p in ("{} and Paris are in", "Paris and {} are in"))
+    one, other = (
+        Fact(subject="Paris", prompt=p, target_new="Rome") for p in ("{} and Paris are in", "Paris and {} are in")
+    )
     assert one.text == other.text
     assert _key(fact=one) != _key(fact=other)
 
@@ -224,7 +231,12 @@ def test_the_key_depends_on_the_model_and_its_tokenizer():
     assert before == _key(), "the same weights under another object"
     with torch.no_grad():
         lm.layers[3].input_layernorm.weight[0] += 1e-3
-    others = [_key(lm), _key(tiny_model("llama", bos=True)), _key(tiny_model("gpt2")), _key(fresh_model("llama", dtype=torch.bfloat16))]
+    others = [
+        _key(lm),
+        _key(tiny_model("llama", bos=True)),
+        _key(tiny_model("gpt2")),
+        _key(fresh_model("llama", dtype=torch.bfloat16)),
+    ]
     assert len({before, *others}) == 5
 
 

@@ -5,12 +5,12 @@ import importlib.util
 
 import pytest
 from edit_helpers import fresh_model
-from tiny import LAYERS, tiny_model
 
 from errata.edit import config as config_module
 from errata.edit.config import parse_override
 from errata.edit.presets import PRESETS, find_preset, guess, settings_for
 from errata.errors import ConfigError
+from tiny import LAYERS, tiny_model
 
 
 def _without_type_checks():
@@ -112,10 +112,12 @@ def test_overrides_are_converted_to_the_field_s_type(text, expected):
     [
         ("", "name=value"), ("clamp", "name=value"), ("clamp=", "name=value"), ("=3", "Unknown MEMIT field"),
         ("clamps=3", "did you mean 'clamp'"), ("lambda=3", "known:"), ("value_steps=2.5", "value_steps='2.5'"),
-        ("value_steps=many", "whole number"), ("clamp=wide", "is not a number"), ("seed=0x1", "whole number"), ("layers=a", "7,8,9 or 7-9"),
+        ("value_steps=many", "whole number"), ("clamp=wide", "is not a number"), ("seed=0x1", "whole number"),
+        ("layers=a", "7,8,9 or 7-9"),
         ("layers=1;2", "7,8,9 or 7-9"), ("layers=-1", "7,8,9 or 7-9"), ("layers=1,,2", "7,8,9 or 7-9"),
         ("layers=1-", "7,8,9 or 7-9"), ("layers=1-2-3", "7,8,9 or 7-9"), ("layers=٣", "7,8,9 or 7-9"),
-        ("layers=0-99999999999", "more layers"), ("layers=" + "9" * 5000, "more layers"), ("layers=" + "0-9999," * 3 + "1", "more layers"), ("layers=²", "7,8,9 or 7-9"),
+        ("layers=0-99999999999", "more layers"), ("layers=" + "9" * 5000, "more layers"),
+        ("layers=" + "0-9999," * 3 + "1", "more layers"), ("layers=²", "7,8,9 or 7-9"),
     ],
 )  # fmt: skip
 def test_bad_overrides_are_refused(text, words):
@@ -123,7 +125,9 @@ def test_bad_overrides_are_refused(text, words):
         parse_override(text)
 
 
-@pytest.mark.parametrize("text", ["clamp=nan", "clamp=inf", "clamp=-1", "layers=9-7", "layers=3,1", "schedule=slow", "seed=-1"])
+@pytest.mark.parametrize(
+    "text", ["clamp=nan", "clamp=inf", "clamp=-1", "layers=9-7", "layers=3,1", "schedule=slow", "seed=-1"]
+)
 def test_overrides_outside_the_domain_are_refused_by_the_configuration(text):
     name, value = parse_override(text)
     with pytest.raises(ConfigError, match=name):

@@ -3,8 +3,6 @@
 import pytest
 import torch
 from edit_helpers import FACTS, PREFIXES, REAL_FACTS, InterruptingSink, fresh_model, random_moments, relative
-from reference import memit as reference
-from tiny import LAYERS, VARIANTS, tiny_model
 
 from errata.edit.config import MemitConfig
 from errata.edit.keys import KeyFrontier
@@ -12,6 +10,8 @@ from errata.edit.memit import solve
 from errata.edit.rows import key_rows
 from errata.errors import NumericsError, SingularSystemError
 from errata.facts import Fact
+from reference import memit as reference
+from tiny import LAYERS, VARIANTS, tiny_model
 
 # The first layer, a neighbour of it, and the last one.
 CONFIG = MemitConfig(layers=(0, 1, LAYERS - 1), prior_weight=3.0)

@@ -46,13 +46,18 @@ def test_extremes():
 
 def _suffix(fact, context, length, targets):
     read = tuple(range(4 + length - len(targets), 4 + length)) if targets else ()
-    return Suffix(Row(fact, context, tuple(range(4 + length)), 4, read, targets), 0, torch.full((length, 8), float(fact)))
+    return Suffix(
+        Row(fact, context, tuple(range(4 + length)), 4, read, targets), 0, torch.full((length, 8), float(fact))
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 30), st.integers(1, 3)), min_size=1, max_size=12))
 @settings(max_examples=60, deadline=None)
 def test_every_row_is_in_one_pass_and_a_fact_s_weights_sum_to_one(rows):
-    suffixes = [_suffix(fact, c, length, tuple(range(10, 10 + min(count, length)))) for c, (fact, length, count) in enumerate(rows)]
+    suffixes = [
+        _suffix(fact, c, length, tuple(range(10, 10 + min(count, length))))
+        for c, (fact, length, count) in enumerate(rows)
+    ]
     facts = sorted({fact for fact, _, _ in rows})
     suffixes += [_suffix(fact, 99, 1, ()) for fact in facts]
     passes = plan_passes(suffixes, None, 4, torch.device("cpu"))

@@ -1,16 +1,17 @@
 """Patches: on and off to the exact bits, whole or not at all, and refused where they do not belong."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
 from edit_helpers import FACTS, fresh_model, small_patch
-from tiny import tiny_tokenizer
 
 from errata.edit.patch import Patch
 from errata.errors import CorruptPatchError, PatchError, PatchMismatchError, StorageError
 from errata.facts import Fact, Neighbour
 from errata.models import wrap
+from tiny import tiny_tokenizer
 
 
 def _bits(lm):
@@ -36,7 +37,7 @@ def test_on_and_off_again_restores_the_exact_bits(variant, dense):
     patch.apply_(lm)
     assert lm.digest() != before
     for layer, update in patch.updates.items():
-        added = lm.down_weight(layer) - bits_of(lm, bits, layer)
+        added = lm.down_weight(layer) - _weight_of(lm, bits, layer)
         assert torch.allclose(added, update.matrix(), atol=1e-6)
     patch.remove_(lm)
     assert lm.digest() == before
@@ -44,7 +45,7 @@ def test_on_and_off_again_restores_the_exact_bits(variant, dense):
     assert lm.applied == []
 
 
-def bits_of(lm, bits, layer):
+def _weight_of(lm, bits, layer):
     """What the down projection of `layer` was in `bits`, in the standard orientation."""
     weight = lm.down(layer).weight
     name = next(name for name, parameter in lm.hf.named_parameters() if parameter is weight)
@@ -57,7 +58,7 @@ def test_half_precision(dtype):
     bits = _bits(lm)
     patch = small_patch(lm)
     patch.apply_(lm)
-    expected = (bits_of(lm, bits, 1).float() + patch.updates[1].matrix()).to(dtype)
+    expected = (_weight_of(lm, bits, 1).float() + patch.updates[1].matrix()).to(dtype)
     assert torch.equal(lm.down_weight(1), expected)
     patch.remove_(lm)
     assert _same(lm, bits)
@@ -66,14 +67,11 @@ def test_half_precision(dtype):
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
 def test_the_context_takes_it_off_whatever_happens(lm, error):
     bits, patch = _bits(lm), small_patch(lm)
-    try:
-        with patch.applied(lm) as patched:
-            assert patched is lm
-            assert not _same(lm, bits)
-            if error:
-                raise error
-    except (RuntimeError, KeyboardInterrupt) as raised:
-        assert type(raised) is error
+    with pytest.raises(error) if error else nullcontext(), patch.applied(lm) as patched:
+        assert patched is lm
+        assert not _same(lm, bits)
+        if error:
+            raise error
     assert _same(lm, bits)
 
 

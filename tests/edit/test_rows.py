@@ -2,11 +2,11 @@
 
 import pytest
 from edit_helpers import FACTS
-from tiny import tiny_model
 
 from errata.edit.rows import essence_rows, key_rows, rewriting_rows, shared_lengths
 from errata.errors import InputError
 from errata.facts import Fact, join_target
+from tiny import tiny_model
 
 PREFIXES = ["", "The answer is here. ", "因为。 "]
 CASES = {
@@ -104,7 +104,7 @@ def test_one_token_over_subject_and_target_is_an_error():
     encoding = lm.tokenizer("埃菲尔铁塔", return_offsets_mapping=True)
     shares = any(low < 1 < high for low, high in encoding["offset_mapping"])
     assert shares, "the tokenizer of tiny.py merges these characters"
-    with pytest.raises(InputError, match="'shared'.*one token"):
+    with pytest.raises(InputError, match=r"'shared'.*one token"):
         rewriting_rows(lm, [fact], [""])
 
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from edit_helpers import FACTS, PREFIXES, REAL_FACTS, relative
-from reference import memit as reference
-from tiny import LAYERS, VARIANTS, tiny_model
 
 from errata.edit.config import MemitConfig
 from errata.edit.targets import target_values
 from errata.facts import Fact
+from reference import memit as reference
+from tiny import LAYERS, VARIANTS, tiny_model
 
 CONFIG = MemitConfig(layers=(1, 2), value_steps=6, learning_rate=0.1, clamp=0.4)
 

@@ -44,7 +44,7 @@ def main() -> None:
     """Entry point: exit codes 0 done, 1 numerics, 2 bad input, 130 interrupted, 141 the output's reader went away."""
     try:
         # typer turns Ctrl-C into this return value.
-        if app(standalone_mode=False) == 130:
+        if app(sys.argv[1:] or ["--help"], standalone_mode=False) == 130:
             raise KeyboardInterrupt
     except ErrataError as error:
         _fail(str(error), 1 if isinstance(error, NumericsError) else 2)
@@ -56,7 +56,7 @@ def main() -> None:
     except Exception as error:
         # click's own usage errors, without importing click by name: typer may vendor it.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            _fail(f"{error.format_message()} See errata --help.", 2)  # type: ignore[attr-defined]
+            _fail(f"{error.format_message().rstrip('.')}. See errata --help.", 2)  # type: ignore[attr-defined]
         raise
 
 
@@ -66,17 +66,12 @@ def _fail(message: str, code: int) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def root(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-) -> None:
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
     if version:
         from errata import __version__
 
         typer.echo(f"errata {__version__}")
         raise typer.Exit
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
 
 
 @app.command()

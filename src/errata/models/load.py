@@ -92,7 +92,7 @@ def check_config(config: "PretrainedConfig", name: str) -> None:
 
 def _local_or_hub(name: str) -> str:
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelNotFoundError(f"{name} is a folder without config.json; point to a saved transformers model.")
         if not any(path.glob("*.safetensors")):

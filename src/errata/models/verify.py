@@ -73,27 +73,30 @@ def _full_forward(lm: LanguageModel, ids: Tensor, mask: Tensor, layer: int, reco
 
 
 def _check_what_down_adds_to(lm: LanguageModel, layer: int, record: dict[str, Tensor]) -> None:
-    """The down projection's output joins the residual stream, scaled by `residual_scale`: no other part of a block does."""
-    down_out, layer_out = record["down_out"], record["layer_out"]
+    """What the down projection writes must reach the block's output times `residual_scale`, or through a post-norm."""
+    what, down_out, layer_out = "what its down projection writes", record["down_out"], record["layer_out"]
+    if down_out.numel() != layer_out.numel():
+        raise _unsupported(lm, what, f"{down_out.shape[-1]} numbers a token, where a block gives {layer_out.shape[-1]}")
     # As large as the stream itself, or half precision would round the difference away.
     move = torch.linspace(-1, 1, down_out.numel()).reshape(down_out.shape).to(down_out)
     move *= float(layer_out.float().norm() / move.float().norm())
-    hook = lm.down(layer).register_forward_hook(lambda _module, _arguments, output: output + move)
+
+    def add_move(_module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:
+        return output + move
+
+    hook = lm.down(layer).register_forward_hook(add_move)
     try:
-        moved = run_layers(
-            lm, record["layer_in"], torch.ones_like(layer_out[..., 0], dtype=torch.long), first=layer, stop=layer + 1
-        )
+        ones = torch.ones(layer_out.shape[:2], dtype=torch.long, device=lm.device)
+        moved = run_layers(lm, record["layer_in"], ones, first=layer, stop=layer + 1).hidden
     finally:
         hook.remove()
-    assert moved.hidden is not None
-    off = _difference(moved.hidden - layer_out, (lm.residual_scale * move).reshape(layer_out.shape))
-    if (off <= _RELATIVE_TOLERANCE.get(lm.dtype, 6e-2)) == lm.family.post_norm:
-        found = (
-            "directly"
-            if lm.family.post_norm
-            else f"not as residual_scale={lm.residual_scale:g} says (off by {off:.1e})"
-        )
-        raise _unsupported(lm, "what its down projection writes", f"it joins the residual stream {found}")
+    assert moved is not None
+    off = _difference(moved - layer_out, (lm.residual_scale * move).reshape(layer_out.shape))
+    is_direct = off <= _RELATIVE_TOLERANCE.get(lm.dtype, 6e-2)
+    if is_direct and lm.family.post_norm:
+        raise _unsupported(lm, what, "it joins the residual stream directly, with no norm in between")
+    if not is_direct and not lm.family.post_norm:
+        raise _unsupported(lm, what, f"a relative {off:.1e} off what residual_scale={lm.residual_scale:g} predicts")
 
 
 def _down_by_hand(lm: LanguageModel, layer: int, down_in: Tensor) -> Tensor:
@@ -120,7 +123,7 @@ def _check_modules(lm: LanguageModel) -> None:
         if weight.shape != lm.down(0).weight.shape:
             raise _unsupported(lm, f"layer {layer}'s down projection", "its shape differs from layer 0's")
     for path, width in ((lm.family.up, lm.d_mlp), (lm.family.gate, lm.d_mlp), (lm.family.gate_up, 2 * lm.d_mlp)):
-        if path and width not in lm.layers[0].get_submodule(path).weight.shape:
+        if path and width not in tuple(getattr(_part(lm, lm.layers[0], path), "weight", torch.empty(0)).shape):
             raise _unsupported(lm, f"its part {path!r}", f"it is not {width} wide, as the down projection's input asks")
 
 

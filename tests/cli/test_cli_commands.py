@@ -1,0 +1,105 @@
+"""The other commands: ask, models, stats, demo's refusals, version and help."""
+
+import re
+
+import pytest
+
+import errata as package
+
+
+@pytest.fixture
+def patch(errata, work, edit_arguments):
+    assert errata(*edit_arguments("--no-evaluate", "--set", "prior_weight=0.001")).code == 0
+    return work / "out"
+
+
+def test_version(errata) -> None:
+    done = errata("--version")
+    assert (done.code, done.out, done.err) == (0, f"errata {package.__version__}\n", "")
+
+
+def test_alone_it_prints_help(errata) -> None:
+    alone, asked = errata(), errata("--help")
+    assert alone == asked
+    assert alone.code == 0
+    assert all(command in alone.out for command in ("demo", "edit", "stats", "ask", "models"))
+
+
+@pytest.mark.parametrize("command", ["demo", "edit", "stats", "ask", "models"])
+def test_help_of_commands(errata, command: str) -> None:
+    done = errata(command, "--help")
+    assert (done.code, done.err) == (0, "")
+    assert f"errata {command}" in done.out
+
+
+def test_ask(errata, model) -> None:
+    done = errata("ask", "The Eiffel Tower is in", "Toyota builds", "--model", model, "--tokens", 4, "--top", 3)
+    assert done.code == 0, done.err
+    assert done.out.count("| now ") == 2
+    assert done.out.startswith("The Eiffel Tower is in\n")
+    assert "\n\nToyota builds\n" in done.out
+    first = next(line for line in done.out.splitlines() if line.startswith("| now"))
+    chances = [float(percent) for percent in re.findall(r" (\d+\.\d)%", first)]
+    assert len(chances) == 3
+    assert chances == sorted(chances, reverse=True)
+
+
+def test_ask_with_a_patch_takes_the_model_from_it(errata, patch) -> None:
+    done = errata("ask", "The Eiffel Tower is located in the city of", "--patch", patch, "--tokens", 4)
+    assert done.code == 0, done.err
+    rows = [line.split("|")[1:-1] for line in done.out.splitlines() if "before" in line or "with patch" in line]
+    assert len(rows) == 2
+    assert rows[0][2] != rows[1][2]
+    assert package.Patch.load(patch).id in rows[1][0]
+
+
+def test_top_beyond_the_vocabulary(errata, model) -> None:
+    assert errata("ask", "Paris", "--model", model, "--tokens", 2, "--top", 100_000).code == 0
+
+
+def test_models(errata) -> None:
+    done = errata("models")
+    assert done.code == 0
+    for text in ("llama", "gpt2", "SmolLM2-135M", "GPT-J 6B", "model smollm2:", "torch "):
+        assert text in done.out
+
+
+def test_stats_are_found_by_a_later_edit(errata, work, model, edit_arguments) -> None:
+    corpus = ("--model", model, "--corpus", "corpus.txt")
+    done = errata("stats", *corpus, "--layers", "1-2", "--tokens", "300", "--quiet")
+    assert done.code == 0, done.err
+    assert re.findall(r"layer +(\d+) +d_mlp 80 .* over 300 tokens", done.out) == ["1", "2"]
+    digest = re.search(r"digest (\w{12})", done.out)
+    assert digest
+    arguments = edit_arguments("--no-evaluate")
+    arguments.remove("--quiet")
+    edit = errata(*arguments)
+    assert "All of it was computed before and is kept." in edit.err
+    assert package.Patch.load(work / "out").info["second_moments"]["digest"].startswith(digest[1])
+
+
+def test_demo_refuses_a_foreign_folder_before_any_work(errata, work, model, monkeypatch) -> None:
+    (work / "mine").mkdir()
+    (work / "mine" / "notes.txt").write_text("mine")
+    monkeypatch.setattr("errata.jobs.demo_job.edit_facts", lambda *_, **__: pytest.fail("it began"))
+    done = errata("demo", "--out", "mine", "--model", model)
+    assert done.code == 2
+    assert "never overwritten" in done.err
+    assert (work / "mine" / "notes.txt").read_text() == "mine"
+
+
+def test_demo_on_a_tiny_model(errata, work, model, monkeypatch) -> None:
+    """The table and the folder; the model is random and the facts are the demo's own."""
+    from errata.jobs import demo_job
+    from errata.stats import Corpus
+
+    corpus = Corpus.from_texts([f"Tower {i} is in Paris, which is the capital of France." for i in range(60)])
+    real = demo_job.edit_facts
+    small = {"corpus": corpus, "layers": (1, 2), "moment_tokens": 200, "value_steps": 3, "prefixes": 1}
+    monkeypatch.setattr(demo_job, "edit_facts", lambda lm, facts, **options: real(lm, facts, **options, **small))
+    done = errata("demo", "--out", "demo", "--model", model, "--quiet")
+    assert done.code == 0, done.err
+    assert done.out.count("| paraphrase |") == done.out.count("| neighbour  |") == len(demo_job.demo_facts())
+    assert "said before" in done.out
+    assert package.Patch.load(work / "demo").facts == demo_job.demo_facts()
+    assert errata("demo", "--out", "demo", "--model", model, "--quiet").code == 0  # an earlier demo is replaced

@@ -1,0 +1,126 @@
+"""The command line as a process of its own: signals, pipes, exit codes, and what `errata --help` must not import."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from errata.store.tensors import load_tensors
+
+# Some seconds of target values, one fact at a time, so that there is a middle to stop in.
+SLOW = ("layers=1-2", "moment_tokens=300", "value_steps=400", "stop_loss=0", "prefixes=2")
+
+
+def values_kept(work: Path) -> list[Path]:
+    return list((work / "home" / "values").rglob("*.safetensors"))
+
+
+@contextmanager
+def stopped_midway(command: list[str], work: Path) -> Iterator[subprocess.Popen]:
+    """A running edit whose first target value has just been kept; ended at the latest on the way out."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as process:
+        try:
+            limit = time.monotonic() + 60
+            while not values_kept(work) and process.poll() is None and time.monotonic() < limit:
+                time.sleep(0.01)
+            assert process.poll() is None, process.communicate()
+            yield process
+        finally:
+            process.kill()
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return load_tensors(folder / "patch.safetensors")[0]
+
+
+def test_kill_9_then_the_same_command_gives_the_same_patch(errata, work, command_line, edit_arguments, monkeypatch) -> None:
+    arguments = edit_arguments("--batch-size", "1", "--no-evaluate", settings=SLOW)
+    with stopped_midway(command_line(*arguments), work) as process:
+        process.kill()
+        process.wait()
+    assert not (work / "out").exists()
+    kept = {path: path.stat().st_mtime_ns for path in values_kept(work)}
+    assert 1 <= len(kept) < 3
+    assert errata(*arguments).code == 0
+    assert len(values_kept(work)) == 3
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    monkeypatch.setenv("ERRATA_HOME", str(work / "other-home"))
+    arguments[arguments.index("out")] = "whole"
+    assert errata(*arguments).code == 0
+    resumed, whole = tensors(work / "out"), tensors(work / "whole")
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX")
+def test_ctrl_c(work, command_line, edit_arguments) -> None:
+    arguments = edit_arguments("--batch-size", "1", settings=SLOW)
+    with stopped_midway(command_line(*arguments), work) as process:
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert (out, err.strip().splitlines()[-1].split(".")[0]) == ("", "errata: interrupted")
+    assert "Traceback" not in err
+    assert not (work / "out").exists()
+    assert not list(work.glob(".errata-*"))
+
+
+def test_exit_codes(work, command_line, edit_arguments) -> None:
+    alone = run(command_line())
+    assert (alone.returncode, alone.stderr) == (0, "")
+    assert "Usage" in alone.stdout
+    # Beartype would refuse this value first in the tests' own process.
+    bad = run(command_line(*edit_arguments(settings=("schedule=quick",))))
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert "schedule must be 'published' or 'fast', found 'quick'" in bad.stderr
+    assert len(bad.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_goes_away(command_line) -> None:
+    """`errata models | head -c 10`: no traceback, and the code that shells know for a broken pipe."""
+    with subprocess.Popen(command_line("models"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        err = process.stderr.read().decode()
+    assert (process.returncode, err) == (141, "")
+
+
+def test_output_in_a_terminal_without_unicode(command_line, monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = run(command_line("models"))
+    assert done.returncode == 0
+    assert "λ" in done.stdout
+
+
+@pytest.mark.parametrize("statement", ["import errata", "main(['--help'])", "main(['edit', '--help'])", "main(['--version'])"])
+def test_light_commands_import_neither_torch_nor_transformers(work, statement: str) -> None:
+    del work
+    code = f"""
+import sys
+def main(arguments):
+    sys.argv = ["errata", *arguments]
+    from errata.cli import main
+    try:
+        main()
+    except SystemExit as done:
+        assert not done.code, done.code
+{statement}
+heavy = sorted({{"torch", "transformers", "numpy", "pyarrow"}} & set(sys.modules))
+print("heavy:", heavy)
+"""
+    done = run([sys.executable, "-c", code])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "heavy: []"

@@ -1,0 +1,81 @@
+"""What the summary and the answers say, against reports and answers made by hand."""
+
+from types import SimpleNamespace
+
+from errata.jobs.ask_job import Answer
+from errata.jobs.summary import answers, metrics_table, summary
+
+NAMES = ("score", "es", "ps", "ns", "accuracy", "paraphrase_accuracy", "neighbour_accuracy")
+
+
+def metrics(value: float | None, count: int = 3) -> dict:
+    return {**dict.fromkeys(NAMES, value), "counts": dict.fromkeys(NAMES[1:], count)}
+
+
+def report(**changes: object) -> dict:
+    return {
+        "facts": 1234,
+        "patch": "abc",
+        "model": {"name": "tiny"},
+        "config_source": "a preset",
+        "residual": {"start": 8.0, "end": 2.0, "landed": 0.75},
+        "layers": [{"layer": 7, "relative_norm": 0.0123}, {"layer": 8, "relative_norm": 0.5}],
+        "target_values": {"mean_nll_before": 9.5, "mean_nll": 0.25, "mean_updates": 11.5, "converged": 1200},
+        "second_moments": {"tokens": 10000, "source": "corpus.txt"},
+        "seconds": {"total": 61.23},
+        "peak_memory_mib": 2048,
+        "before": metrics(0.0),
+        "after": metrics(99.95),
+        "warnings": [],
+        **changes,
+    }
+
+
+def told(**changes: object) -> str:
+    return summary(SimpleNamespace(report=report(**changes)))  # type: ignore[arg-type]
+
+
+def test_every_number_is_there() -> None:
+    text = told()
+    for part in (
+        "1,234 facts in tiny, patch abc (a preset).",
+        "Residual at layer 8: 8 before, 2 after (75 % landed). ‖ΔW‖/‖W‖ by layer: 7: 0.012, 8: 0.500.",
+        "NLL 9.50 → 0.25 nat in 11.5 updates; 1,200 of 1,234 below stop_loss.",
+        "Second moments: 10,000 tokens of corpus.txt.",
+        "Time 61.2 s, peak memory 2,048 MiB.",
+    ):
+        assert part in text
+    assert "Warning" not in text
+
+
+def test_without_measurements_there_is_no_table() -> None:
+    assert "|" not in told(before=None, after=None).replace("‖", "").splitlines()[0]
+    assert told(before=None, after=None).startswith("1,234 facts")
+
+
+def test_warnings_are_shown_up_to_a_number() -> None:
+    assert told(warnings=["first", "second"]).endswith("\n\nWarning: first\n\nWarning: second")
+    many = told(warnings=[f"number {i}" for i in range(25)])
+    assert "Warning: number 19" in many
+    assert "number 20" not in many
+    assert many.endswith("... and 5 more warnings in report.json")
+
+
+def test_metrics_that_cannot_be_had_are_dashes() -> None:
+    before, after = metrics(None, 0), metrics(12.34)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in metrics_table(before, after).splitlines()[2:]]
+    assert len(rows) == len(NAMES)
+    assert all(row[1:3] == ["–", "12.3"] for row in rows)
+    assert [row[3] for row in rows] == ["", *["0"] * 6]
+
+
+def test_answers() -> None:
+    before = [Answer("Paris is in", " France.", ((" France", 0.756), ("\n", 0.05)))]
+    after = [Answer("Paris is in", " Italy.", ((" Italy", 0.9),))]
+    alone = answers(before, None, None)
+    assert alone.startswith("Paris is in\n")
+    assert r"| now | France. | ' France' 75.6%  '\n' 5.0% |" in alone
+    both = answers(before, after, "abc").splitlines()
+    assert both[3].startswith("| before ")
+    assert both[4].startswith("| with patch abc | Italy. ")
+    assert "' Italy' 90.0%" in both[4]
