@@ -349,7 +349,7 @@ def test_patches(errata, work, model, patch_folder, change: Callable[[Path], Non
     check(errata("ask", "Paris", "--patch", "bad-patch", "--model", model), named)
 
 
-def test_patch_for_another_model(errata, work, model, patch_folder) -> None:
+def test_patch_for_another_model(errata, work, patch_folder) -> None:
     tiny_hf("llama", seed=1).save_pretrained(work / "other")
     tiny_tokenizer().save_pretrained(work / "other")
     check(errata("ask", "Paris", "--patch", patch_folder, "--model", "other"), "was made on", "other")

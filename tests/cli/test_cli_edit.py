@@ -1,4 +1,4 @@
-"""`errata edit` from facts to patch and report: what it writes, what an interruption leaves, what a second run reuses."""
+"""`errata edit` from facts to patch and report: what it writes, what is left when interrupted, what is reused."""
 
 import errno
 import json
@@ -47,7 +47,7 @@ def test_what_it_writes(errata, work, edit_arguments, model) -> None:
     assert names(work / "out") == FILES
     report = json.loads((work / "out" / "report.json").read_text())
     for state in ("before", "after"):
-        assert METRICS <= report[state].keys()
+        assert report[state].keys() >= METRICS
         assert all(0 <= report[state][name] <= 100 for name in METRICS)
         assert [fact["id"] for fact in report[state]["facts"]] == ["tower", "language", "cars"]
     assert (report["facts"], report["skipped"], report["model"]["name"]) == (3, [], str(model))
@@ -70,7 +70,7 @@ def test_what_it_writes(errata, work, edit_arguments, model) -> None:
     assert "errata ask 'The Eiffel Tower is located in the city of' --patch out" in done.out
 
 
-def test_the_model_on_disk_is_left_as_it_was(errata, work, edit_arguments, model) -> None:
+def test_the_model_on_disk_is_left_as_it_was(errata, edit_arguments, model) -> None:
     before = {path.name: path.read_bytes() for path in model.iterdir()}
     assert errata(*edit_arguments()).code == 0
     assert {path.name: path.read_bytes() for path in model.iterdir()} == before
@@ -97,7 +97,9 @@ def test_without_evaluation(errata, work, edit_arguments) -> None:
     assert same(work / "out", work / "measured")
 
 
-def test_same_inputs_same_bits_and_nothing_is_computed_twice(errata, work, edit_arguments, counted, monkeypatch) -> None:
+def test_same_inputs_same_bits_and_nothing_is_computed_twice(
+    errata, work, edit_arguments, counted, monkeypatch
+) -> None:
     assert errata(*edit_arguments()).code == 0
     assert counted == [3]
     assert errata(*edit_arguments(out="again")).code == 0
@@ -179,7 +181,9 @@ def test_interrupted_while_saving(errata, work, edit_arguments, monkeypatch, err
     assert not list(work.glob(".errata-*"))
 
 
-def test_interrupted_between_batches_the_same_command_goes_on(errata, work, edit_arguments, counted, monkeypatch) -> None:
+def test_interrupted_between_batches_the_same_command_goes_on(
+    errata, work, edit_arguments, counted, monkeypatch
+) -> None:
     from errata.edit import collect
 
     counting = collect.target_values

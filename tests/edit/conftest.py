@@ -1,4 +1,4 @@
-"""One thread: with several, a busy machine spends its time in thread barriers, and tiny models gain nothing from them."""
+"""One thread: on a busy machine several spend their time in barriers, and tiny models gain nothing from them."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Collected target values: kept by what they depend on, resumed where a run stopped, with an uninterrupted run's bits."""
+"""Collected target values: kept by what they depend on, resumed where a run stopped, with the bits of a whole run."""
 
 import os
 import signal

@@ -93,7 +93,9 @@ def test_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, co
 
 @pytest.mark.parametrize("at", [1, 2, 3])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
-def test_whole_or_not_at_all(result: EditResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error, at: int) -> None:
+def test_whole_or_not_at_all(
+    result: EditResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error, at: int
+) -> None:
     """Stopped at the patch's JSON, at the report, or at the table."""
     from errata.store import atomic_write_text
 
