@@ -45,9 +45,7 @@ def described(lm: LanguageModel, pairs: Sequence[tuple[str, str]]) -> str:
     rows = [row for row, _ in encode_targets(lm.tokenizer, pairs)]
     single = sum(len(row.target_ids) == 1 for row in rows)
     prompts, tokens = len({prompt for prompt, _ in pairs}), sum(len(row.ids) for row in rows)
-    return (
-        f"{len(rows)} targets ({single / len(rows):.0%} of one token), {tokens:,} tokens with their {prompts} prompts"
-    )
+    return f"{len(rows)} targets ({single / len(rows):.0%} of one token), {tokens:,} tokens with {prompts} prompts"
 
 
 def main() -> None:
