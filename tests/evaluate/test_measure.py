@@ -219,7 +219,7 @@ def _limit(lm, tokens):
 def test_bad_facts_are_named_before_any_compute(monkeypatch):
     lm = tiny_model("llama")
     monkeypatch.setattr(row_scores, "run_layers", lambda *_, **__: pytest.fail("computed"))
-    long = replace(FACTS[0], paraphrases=("France " * 200,), id="long")
+    long = replace(FACTS[0], paraphrases=("France " * 400,), id="long")
     with pytest.raises(InputError, match=r"fact 'long', paraphrase 1: with its target \d+ tokens long; .* at most 256"):
         measure(lm, [FACTS[1], long])
     with _limit(lm, 12), pytest.raises(InputError, match="correct them or leave them out") as raised:

@@ -24,6 +24,15 @@ FACTS = [
 SMALL = {"layers": (1, 2), "moment_tokens": 200, "value_steps": 5, "prefixes": 1, "clamp": 20.0, "weight_decay": 0.0}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """A second thread gains little here, and on a busy machine it makes each step wait for the other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def edit(tmp_path, monkeypatch):
     """edit_facts on the tiny model with a small corpus, errata's home out of the way."""
@@ -174,14 +183,14 @@ PARTS = [
 def varied_sentences(count: int) -> list[str]:
     """Sentences that differ enough for their keys to span every direction."""
     chance = random.Random(0)
-    return [" ".join(chance.choice(part) for part in PARTS) for _ in range(count)]
+    return [" ".join(chance.choice(part) for part in [*PARTS, *PARTS]) for _ in range(count)]
 
 
 def test_facts_written_into_the_real_model(smollm2, tmp_path) -> None:
     """Three facts of the demo: every prompt prefers the new target, and the greedy answer is the new one."""
     facts, before = demo_facts()[:3], weights(smollm2)
     result = edit_facts(
-        smollm2, facts, corpus=Corpus.from_texts(varied_sentences(400)), moment_tokens=2000, cache=tmp_path / "cache"
+        smollm2, facts, corpus=Corpus.from_texts(varied_sentences(400)), moment_tokens=4000, cache=tmp_path / "cache"
     )
     assert result.before is not None
     assert result.after is not None
