@@ -190,7 +190,7 @@ def test_facts_written_into_the_real_model(smollm2, tmp_path) -> None:
     """Three facts of the demo: every prompt prefers the new target, and the greedy answer is the new one."""
     facts, before = demo_facts()[:3], weights(smollm2)
     result = edit_facts(
-        smollm2, facts, corpus=Corpus.from_texts(varied_sentences(400)), moment_tokens=4000, cache=tmp_path / "cache"
+        smollm2, facts, corpus=Corpus.from_texts(varied_sentences(400)), moment_tokens=3000, cache=tmp_path / "cache"
     )
     assert result.before is not None
     assert result.after is not None

@@ -93,6 +93,7 @@ def guess(lm: LanguageModel) -> MemitConfig:
     λ is fitted through the two measured ends: 300 at d_mlp = 1,536 (SmolLM2-135M) and 15,000 at 16,384 (GPT-J).
     """
     first = round(0.2 * lm.num_layers)
-    last = min(max(first + 2, round(0.3 * lm.num_layers)), lm.num_layers - 1)
+    # Never the last layer: nothing above it carries what is written at the subject to where the answer is read.
+    last = min(max(first + 2, round(0.3 * lm.num_layers)), max(lm.num_layers - 2, 0))
     prior_weight = 300.0 * (lm.d_mlp / 1536) ** 1.65
     return MemitConfig(layers=tuple(range(min(first, last), last + 1)), prior_weight=round(prior_weight, 1))

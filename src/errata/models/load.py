@@ -118,6 +118,8 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
+        if found.type == "meta":
+            raise RuntimeError("it holds no numbers")
     except (RuntimeError, AssertionError) as error:
         raise ModelError(
             f"device={str(device)!r} is not usable here ({str(error).splitlines()[0]}); try 'cpu'."
