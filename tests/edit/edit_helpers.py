@@ -7,8 +7,7 @@ import torch
 from errata.core.updates import WeightUpdate
 from errata.edit.patch import Patch
 from errata.facts import Fact
-from errata.models import wrap
-from errata.stats import tokenizer_digest
+from errata.models import tokenizer_digest, wrap
 from tiny import tiny_hf, tiny_tokenizer
 
 # Short after the subject: beyond a sliding window (10 tokens in tiny.py) the target's gradient is exactly zero, and

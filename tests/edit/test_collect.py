@@ -14,7 +14,7 @@ from edit_helpers import FACTS, PREFIXES, InterruptingSink, fresh_model, relativ
 from errata.edit import collect
 from errata.edit.collect import collect_values, plan_batches, value_keys
 from errata.edit.config import MemitConfig
-from errata.edit.targets import target_values
+from errata.edit.targets import evaluations, target_values
 from errata.facts import Fact
 from tiny import tiny_model
 
@@ -36,12 +36,12 @@ from pathlib import Path
 from test_collect import ALL, CONFIG, PREFIXES, collect, collect_values, tiny_model
 
 original, calls = collect.target_values, []
-def watched(*arguments):
+def watched(*arguments, **options):
     calls.append(1)
     if len(calls) == 2:
         print("one batch done", flush=True)
         time.sleep(600)
-    return original(*arguments)
+    return original(*arguments, **options)
 collect.target_values = watched
 collect_values(tiny_model("llama"), ALL, CONFIG, PREFIXES, batch_size=2, cache=Path({cache!r}))
 """
@@ -52,9 +52,9 @@ def computed(monkeypatch):
     """The facts of every batch that is computed, not loaded."""
     batches = []
 
-    def counted(lm, facts, config, prefixes):
+    def counted(lm, facts, config, prefixes, **options):
         batches.append([fact.subject for fact in facts])
-        return target_values(lm, facts, config, prefixes)
+        return target_values(lm, facts, config, prefixes, **options)
 
     monkeypatch.setattr(collect, "target_values", counted)
     return batches
@@ -112,14 +112,15 @@ def test_killed_in_the_middle_a_rerun_ends_with_the_bits_of_an_uninterrupted_run
     assert computed[3:] == batches[1:], "only what was not finished is computed"
 
 
-@pytest.mark.parametrize("at", [1, 2])
-def test_interrupted_between_batches_it_goes_on_there(tmp_path, computed, at):
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_interrupted_in_a_batch_only_that_batch_is_lost(tmp_path, computed, done):
     with pytest.raises(KeyboardInterrupt):
-        _collect(tmp_path / "stopped", progress=InterruptingSink(at))
-    assert len(computed) == at
-    assert len(_entries(tmp_path / "stopped")) == 2 * at
+        _collect(tmp_path / "stopped", progress=InterruptingSink(done * evaluations(CONFIG) + 2))
+    assert len(computed) == done + 1
+    assert len(_entries(tmp_path / "stopped")) == 2 * done
+    computed.clear()
     resumed = _collect(tmp_path / "stopped")
-    assert len(computed) == 3
+    assert len(computed) == 3 - done
     assert _same(resumed, _collect(tmp_path / "cold"))
 
 
@@ -171,9 +172,12 @@ def test_progress_counts_what_an_earlier_run_did(tmp_path):
             seen.append(text)
 
     with pytest.raises(KeyboardInterrupt):
-        _collect(tmp_path, progress=InterruptingSink(2))
+        _collect(tmp_path, progress=InterruptingSink(2 * evaluations(CONFIG) + 1))
     _collect(tmp_path, progress=Sink())
-    assert seen == [("target values", 6, "facts", 4), 2]
+    each = evaluations(CONFIG)
+    assert seen[0] == ("target values", 6 * each, "evaluations", 4 * each)
+    assert len(seen) > 2
+    assert sum(seen[1:]) == 2 * each
 
 
 def _key(lm=None, fact=FACTS[0], config=CONFIG, prefixes=PREFIXES):

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from errata.edit.passes import Suffix, plan_passes, split_lengths
+from errata.edit.packing import packs, split_lengths
+from errata.edit.passes import Suffix, plan_passes
 from errata.edit.rows import Row
 
 
@@ -42,6 +43,15 @@ def test_extremes():
     assert split_lengths({3: 1}) == [(3, 3)]
     assert split_lengths({1: 5, 2: 5, 90: 5}, overhead=0) == [(1, 1), (2, 2), (90, 90)]
     assert split_lengths({1: 5, 2: 5, 90: 5}, overhead=10**6) == [(1, 90)]
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(1, 100))
+@settings(max_examples=100, deadline=None)
+def test_packs_hold_every_row_once_and_no_more_than_the_most(lengths, most):
+    found = packs(lengths, most_tokens=most)
+    assert sorted(i for pack in found for i in pack) == list(range(len(lengths)))
+    for pack in found:
+        assert len(pack) == 1 or len(pack) * max(lengths[i] for i in pack) <= most
 
 
 def _suffix(fact, context, length, targets):

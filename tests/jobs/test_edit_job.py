@@ -171,6 +171,11 @@ def test_a_guess_is_only_announced_while_something_is_guessed(edit) -> None:
     assert not any("guesses" in w for w in edit(evaluate=False, prior_weight=2.0).report["warnings"])
 
 
+def test_layers_that_end_at_the_last_one_are_warned_of(edit) -> None:
+    assert any("no attention above it" in w for w in edit(evaluate=False, layers=(2, 3)).report["warnings"])
+    assert not any("no attention above it" in w for w in edit(evaluate=False).report["warnings"])
+
+
 PARTS = [
     ["The captain", "My neighbour", "A young doctor", "The old committee", "Nobody", "Her brother", "The museum"],
     ["painted", "sold", "described", "lost", "repaired", "wanted", "remembered", "bought", "carried", "measured"],

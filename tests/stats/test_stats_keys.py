@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from errata.models import wrap
-from errata.stats import Corpus, prepare, tokenizer_digest
+from errata.models import tokenizer_digest, wrap
+from errata.stats import Corpus, prepare
 from tiny import tiny_hf, tiny_model, tiny_tokenizer
 
 CORPUS = Corpus.from_texts(["Paris is in France.", "Rome is in Italy."])

@@ -9,15 +9,14 @@ from torch import Tensor
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit.config import MemitConfig
 from errata.edit.rows import rewriting_rows
-from errata.edit.targets import TargetValues, target_values
+from errata.edit.targets import TargetValues, evaluations, target_values
 from errata.facts import Fact
-from errata.models import LanguageModel
-from errata.stats import tokenizer_digest
+from errata.models import LanguageModel, config_digest, tokenizer_digest
 from errata.store import digest, home
 from errata.store.cache import Cache
 
 # Raise it when the same inputs no longer give the same values, so that nothing stale is loaded.
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 def collect_values(
@@ -40,17 +39,17 @@ def collect_values(
     keys = value_keys(lm, facts, config, prefixes)
     batches = plan_batches(lm, facts, batch_size)
     loaded = {n: _load(store, [keys[i] for i in batch]) for n, batch in enumerate(batches)}
-    done = sum(len(batches[n]) for n, values in loaded.items() if values is not None)
+    each = evaluations(config)
+    done = each * sum(len(batches[n]) for n, values in loaded.items() if values is not None)
     results: list[TargetValues] = []
-    with progress.stage("target values", len(facts), "facts", done=done) as advance:
+    with progress.stage("target values", each * len(facts), "evaluations", done=done) as advance:
         for n, batch in enumerate(batches):
             values = loaded[n]
             if values is None:
-                values = target_values(lm, [facts[i] for i in batch], config, prefixes)
+                values = target_values(lm, [facts[i] for i in batch], config, prefixes, advance=advance)
                 for at, i in enumerate(batch):
                     tensors = {name: tensor[at].cpu().clone() for name, tensor in values.tensors().items()}
                     store.save(keys[i], tensors, {"fact": facts[i].id})
-                advance(len(batch))
             results.append(values)
     return _in_order(results, [i for batch in batches for i in batch])
 
@@ -58,8 +57,8 @@ def collect_values(
 def value_keys(lm: LanguageModel, facts: Sequence[Fact], config: MemitConfig, prefixes: Sequence[str]) -> list[str]:
     """For each fact, the digest of everything its target value depends on."""
     shared = digest(
-        "target value", CODE_VERSION, lm.digest(), tokenizer_digest(lm.tokenizer), config.value_fields(),
-        list(prefixes), str(lm.dtype), lm.device.type,
+        "target value", CODE_VERSION, lm.digest(), config_digest(lm), tokenizer_digest(lm.tokenizer),
+        config.value_fields(), list(prefixes), str(lm.dtype), lm.device.type,
     )  # fmt: skip
     return [digest(shared, f.subject, f.text, list(f.subject_span), f.target_new) for f in facts]
 

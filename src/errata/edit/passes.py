@@ -7,12 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from errata.edit.packing import packs
 from errata.edit.rows import Row
 from errata.models import KeyValues
-
-# What one more pass costs, in tokens: its fixed overhead, and the GEMM efficiency that small batches lose
-# (benchmarks/README.md, "GEMM speed by rows").
-_PASS_OVERHEAD = 24
 
 
 @dataclass(frozen=True)
@@ -45,40 +42,16 @@ class Pass:
         return len(self.targets)
 
 
-def split_lengths(counts: dict[int, int], overhead: int = _PASS_OVERHEAD) -> list[tuple[int, int]]:
-    """Group row lengths into contiguous ranges (low, high) at the least cost Σ rows·longest + overhead.
-
-    `counts` maps a length to its number of rows. Exact, by dynamic programming over the distinct lengths.
-    """
-    lengths = sorted(counts)
-    best: list[tuple[float, int]] = [(0.0, 0)]
-    for end in range(1, len(lengths) + 1):
-        rows, options = 0, []
-        for begin in range(end - 1, -1, -1):
-            rows += counts[lengths[begin]]
-            options.append((best[begin][0] + rows * lengths[end - 1] + overhead, begin))
-        best.append(min(options))
-    ranges, end = [], len(lengths)
-    while end:
-        begin = best[end][1]
-        ranges.append((lengths[begin], lengths[end - 1]))
-        end = begin
-    return ranges[::-1]
-
-
 def plan_passes(
     suffixes: Sequence[Suffix], prefix: KeyValues | None, num_facts: int, device: torch.device
 ) -> list[Pass]:
     """The passes that cover `suffixes`, each group of close lengths in one."""
-    counts: dict[int, int] = {}
-    for suffix in suffixes:
-        counts[len(suffix.hidden)] = counts.get(len(suffix.hidden), 0) + 1
     contexts = {s.row.fact: 0 for s in suffixes}
     for s in suffixes:
         contexts[s.row.fact] += bool(s.row.targets)
     return [
-        _pack([s for s in suffixes if low <= len(s.hidden) <= high], prefix, num_facts, contexts, device)
-        for low, high in split_lengths(counts)
+        _pack([suffixes[i] for i in members], prefix, num_facts, contexts, device)
+        for members in packs([len(s.hidden) for s in suffixes])
     ]
 
 

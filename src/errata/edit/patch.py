@@ -14,8 +14,7 @@ from torch import Tensor
 from errata.core.updates import WeightUpdate, add_
 from errata.errors import CorruptFileError, CorruptPatchError, ErrataError, InputError, PatchError, PatchMismatchError
 from errata.facts import Fact, Neighbour
-from errata.models import LanguageModel
-from errata.stats import tokenizer_digest
+from errata.models import LanguageModel, tokenizer_digest
 from errata.store import atomic_folder, atomic_write_text, digest
 from errata.store.tensors import load_tensors, save_tensors
 

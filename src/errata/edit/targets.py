@@ -6,7 +6,7 @@ hidden states. Facts are optimised together, each with its own Adam state, clamp
 batch. Equals one fact at a time through full forwards (tests/reference/memit.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,12 +15,15 @@ from torch import Tensor
 
 from errata.core.losses import kl_and_gradient, nll_and_gradient
 from errata.edit.config import MemitConfig
+from errata.edit.packing import packs
 from errata.edit.passes import Pass, Suffix, plan_passes
-from errata.edit.rows import essence_rows, rewriting_rows
+from errata.edit.rows import Row, essence_rows, rewriting_rows
 from errata.edit.shared import SharedPrefixes
 from errata.facts import Fact
-from errata.models import KeyValues, LanguageModel, left_aligned, pad_right, run_layers
+from errata.models import KeyValues, LanguageModel, joined, left_aligned, pad_right, run_layers
 
+# Bounds the memory of the passes that prepare a batch.
+_PREPARED_TOKENS = 4096
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 _FAST_SHARE, _FAST_FIRST, _FAST_LAST = 0.4, 3.0, 0.5
 
@@ -48,15 +51,21 @@ class TargetValues:
 
 
 def target_values(
-    lm: LanguageModel, facts: Sequence[Fact], config: MemitConfig, prefixes: Sequence[str]
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    config: MemitConfig,
+    prefixes: Sequence[str],
+    *,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> TargetValues:
     """Optimise the target values of one batch of facts.
 
     L(shift) = mean over contexts of mean over target tokens of NLL + kl_factor · KL(p_shift ‖ p₀) at "{subject} is a"
     + weight_decay · ‖shift‖/‖h₀‖²; after each Adam step ‖shift‖ is clipped to clamp · ‖h₀‖. `prefixes` starts with "".
+    `advance` is told how many of the facts' evaluations are done, `evaluations(config)` for each fact in the end.
     """
     problem = _prepare(lm, facts, config, prefixes)
-    return _optimise(problem, config)
+    return _optimise(problem, config, advance)
 
 
 @dataclass
@@ -74,38 +83,64 @@ def _prepare(lm: LanguageModel, facts: Sequence[Fact], config: MemitConfig, pref
     value_layer = config.layers[-1]
     shared = SharedPrefixes.of(lm, rows)
     shared_kv = shared.run(stop=None)
-    row_kv = shared.select(shared_kv, rows)
-    ids, mask = pad_right([shared.own_ids(row) for row in rows], device=lm.device)
-    hidden = run_layers(lm, ids, mask, prefix=row_kv, stop=value_layer + 1).hidden
-    assert hidden is not None
+    hidden = _entering(lm, rows, shared, shared_kv, value_layer + 1)
     positions = [shared.own_position(row) for row in rows]
-    prefix = _prefix_before(lm, hidden, positions, row_kv, value_layer + 1)
-    suffixes = [
-        Suffix(row, i, hidden[i, at : at + len(row.ids) - row.edited].clone())
-        for i, (row, at) in enumerate(zip(rows, positions, strict=True))
-    ]
+    before = [states[:at] for states, at in zip(hidden, positions, strict=True)]
+    prefix = _prefix_before(lm, before, rows, shared, shared_kv, value_layer + 1)
+    suffixes = [Suffix(row, i, hidden[i][positions[i] :].clone()) for i, row in enumerate(rows)]
     bare = [i for i, row in enumerate(rows) if row.context == 0]
     start = torch.stack([suffixes[i].hidden[0] for i in bare]).float()
     return _Problem(lm, value_layer + 1, suffixes, start, prefix)
 
 
+def _entering(
+    lm: LanguageModel, rows: Sequence[Row], shared: SharedPrefixes, shared_kv: KeyValues | None, layer: int
+) -> list[Float[Tensor, "_ d_model"]]:
+    """What enters `layer` at each row's own tokens."""
+    found: dict[int, Tensor] = {}
+    for members in packs([len(shared.own_ids(row)) for row in rows], most_tokens=_PREPARED_TOKENS):
+        chosen = [rows[i] for i in members]
+        ids, mask = pad_right([shared.own_ids(row) for row in chosen], device=lm.device)
+        hidden = run_layers(lm, ids, mask, prefix=shared.select(shared_kv, chosen), stop=layer).hidden
+        assert hidden is not None
+        found |= {i: states[: len(shared.own_ids(rows[i]))] for i, states in zip(members, hidden, strict=True)}
+    return [found[i] for i in range(len(rows))]
+
+
 def _prefix_before(
-    lm: LanguageModel, hidden: Tensor, positions: Sequence[int], shared: KeyValues | None, first: int
+    lm: LanguageModel,
+    before: Sequence[Float[Tensor, "_ d_model"]],
+    rows: Sequence[Row],
+    shared: SharedPrefixes,
+    shared_kv: KeyValues | None,
+    first: int,
 ) -> KeyValues | None:
-    """Keys and values, at layers from `first` on, of everything before each row's edited position; left-padded."""
-    width = max(positions)
-    if width == 0:
-        return shared
-    counts = torch.tensor(positions, device=hidden.device)[:, None]
-    mask = (torch.arange(width, device=hidden.device)[None] < counts).long()
-    # A row whose subject starts right after the shared prefix has no position of its own here. It runs one anyway,
-    # since a query that attends to nothing gives NaN, and its mask is put right afterwards.
-    running = mask.clone()
-    running[:, 0] = 1
-    run = run_layers(lm, hidden[:, :width], running, first=first, prefix=shared, record=True)
-    assert run.key_values is not None
-    true_mask = mask if shared is None else torch.cat([shared.mask, mask], dim=1)
-    return left_aligned(KeyValues(run.key_values.layers, true_mask))
+    """Keys and values, at layers from `first` on, of everything before each row's edited position; left-padded.
+
+    `before` are the states of each row's own tokens before the edited one, entering layer `first`.
+    """
+    widest = max(map(len, before))
+    if widest == 0:
+        return shared.select(shared_kv, rows)
+    parts, order = [], []
+    for members in packs([len(states) for states in before], most_tokens=_PREPARED_TOKENS):
+        chosen = shared.select(shared_kv, [rows[i] for i in members])
+        # A row whose subject starts right after the shared prefix has no position of its own here. It runs one anyway,
+        # since a query that attends to nothing gives NaN, and its mask is put right afterwards.
+        width = max(1, *(len(before[i]) for i in members))
+        hidden = before[members[0]].new_zeros(len(members), width, before[0].shape[1])
+        mask = torch.zeros(len(members), width, dtype=torch.long, device=lm.device)
+        for at, i in enumerate(members):
+            hidden[at, : len(before[i])] = before[i]
+            mask[at, : len(before[i])] = 1
+        running = mask.clone()
+        running[:, 0] = 1
+        run = run_layers(lm, hidden, running, first=first, prefix=chosen, record=True)
+        assert run.key_values is not None
+        true_mask = mask if chosen is None else torch.cat([chosen.mask, mask], dim=1)
+        parts.append(left_aligned(KeyValues(run.key_values.layers, true_mask)))
+        order += members
+    return joined(parts).rows(torch.tensor(order, device=lm.device).argsort())
 
 
 def learning_rates(config: MemitConfig) -> list[float]:
@@ -121,6 +156,11 @@ def learning_rates(config: MemitConfig) -> list[float]:
     kept = max(2, round(updates * _FAST_SHARE))
     fall = (_FAST_FIRST - _FAST_LAST) / (kept - 1)
     return [config.learning_rate * (_FAST_FIRST - fall * i) for i in range(kept)]
+
+
+def evaluations(config: MemitConfig) -> int:
+    """How often a fact's loss is evaluated where it never falls below stop_loss."""
+    return len(learning_rates(config)) + 1
 
 
 class _Adam:
@@ -141,7 +181,7 @@ class _Adam:
         shift[active] -= learning_rate / (1 - _BETA1**self.steps) * (mean / denominator)
 
 
-def _optimise(problem: _Problem, config: MemitConfig) -> TargetValues:
+def _optimise(problem: _Problem, config: MemitConfig, advance: Callable[[int], None]) -> TargetValues:
     start = problem.start
     n = len(start)
     start_norm = start.norm(dim=1)
@@ -163,6 +203,8 @@ def _optimise(problem: _Problem, config: MemitConfig) -> TargetValues:
         if step == 0:
             result["first_nll"] = nll.clone()
         going = loss >= config.stop_loss
+        # A fact that is done needs none of its other evaluations.
+        advance(len(active) + int((~going).sum()) * (len(rates) - step))
         if last or not bool(going.any()):
             break
         if not bool(going.all()):

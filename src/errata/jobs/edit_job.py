@@ -30,8 +30,8 @@ from errata.facts import Fact, format_problems
 from errata.jobs.diagnosis import diagnose
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.stats_job import run_stats
-from errata.models import LanguageModel
-from errata.stats import Corpus, SecondMoments, tokenizer_digest
+from errata.models import LanguageModel, tokenizer_digest
+from errata.stats import Corpus, SecondMoments
 
 # Context prefixes are cut from samples of prefix_tokens; their ". " and a changed merge may add a few more.
 _PREFIX_MARGIN = 8
@@ -127,13 +127,23 @@ def checked_facts(
     warnings = [str(p) for p in problems if p.severity == "warning"]
     if errors:
         warnings.insert(0, f"{len(bad)} facts were skipped:\n{format_problems(errors)}")
+    return kept, _settings_warnings(lm, settings) + warnings
+
+
+def _settings_warnings(lm: LanguageModel, settings: Settings) -> list[str]:
+    warnings = []
     if settings.is_guess:
-        warnings.insert(
-            0,
+        warnings.append(
             f"Nobody has measured settings for a model like {lm.name}: layers and prior_weight are guesses. "
-            "Compare the report's residuals and Score for a few values before you rely on them.",
+            "Compare the report's residuals and Score for a few values before you rely on them."
         )
-    return kept, warnings
+    if settings.config.layers[-1] == lm.num_layers - 1:
+        warnings.append(
+            f"layers ends at {lm.name}'s last layer, {lm.num_layers - 1}: no attention above it carries what is "
+            "written at a subject to where the answer is read. Prompts that go on after the subject will not change; "
+            "end lower."
+        )
+    return warnings
 
 
 def _announcement(lm: LanguageModel, facts: Sequence[Fact], settings: Settings) -> str:

@@ -1,9 +1,10 @@
 """Models: families as rows of one table, loading, partial runs, and the one view that everything else uses."""
 
 from errata.models.families import FAMILIES, Family
+from errata.models.identity import config_digest, tokenizer_digest
 from errata.models.language_model import LanguageModel
 from errata.models.load import load, wrap
-from errata.models.partial import KeyValues, Run, left_aligned, run_layers
+from errata.models.partial import KeyValues, Run, joined, left_aligned, run_layers
 from errata.models.tokens import Encoding, TargetRow, encode, encode_targets, pad_right
 
 __all__ = [
@@ -14,11 +15,14 @@ __all__ = [
     "LanguageModel",
     "Run",
     "TargetRow",
+    "config_digest",
     "encode",
     "encode_targets",
+    "joined",
     "left_aligned",
     "load",
     "pad_right",
     "run_layers",
+    "tokenizer_digest",
     "wrap",
 ]

@@ -37,7 +37,7 @@ class LanguageModel:
     original_weights: dict[int, Tensor] = field(default_factory=dict)
     pristine_digest: str = ""
     patched_digest: str = ""
-    _digest: tuple[tuple[tuple[int, int], ...], str] | None = None
+    _digest: tuple[tuple[tuple[int, int, str], ...], str] | None = None
 
     @cached_property
     def backbone(self) -> nn.Module:
@@ -112,11 +112,15 @@ class LanguageModel:
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
     def digest(self) -> str:
-        """SHA-256 of every weight (name, dtype, shape, bytes), remembered until a weight is written to."""
+        """SHA-256 of every weight (name, dtype, shape, bytes), remembered until a weight is written to.
+
+        A write through `weight.data`, as when PEFT merges an adapter, leaves no trace but in the numbers: so their sums
+        are looked at too, at a fraction of the digest's cost.
+        """
         state = {
             name: tensor for name, tensor in self.hf.state_dict().items() if not name.endswith("rotary_emb.inv_freq")
         }
-        stamp = tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())
+        stamp = tuple((tensor.data_ptr(), tensor._version, _sum_bits(tensor)) for tensor in state.values())
         if self._digest is None or self._digest[0] != stamp:
             self._digest = (stamp, tensor_digest(_without_ties(state)))
         return self._digest[1]
@@ -131,6 +135,12 @@ class LanguageModel:
             with torch.no_grad():
                 for layer, original in originals.items():
                     self.down_weight(layer).copy_(original)
+
+
+def _sum_bits(tensor: Tensor) -> str:
+    """The sum of a tensor, to the last bit; a NaN equals itself."""
+    total = tensor.sum() if not tensor.is_floating_point() else tensor.sum(dtype=torch.float64)
+    return repr(total.item())
 
 
 def _without_ties(state: dict[str, Tensor]) -> list[tuple[str, Tensor]]:

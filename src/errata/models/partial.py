@@ -237,6 +237,24 @@ class _PrefixCache(Cache):
         return {i: pair for i, pair in pairs if pair is not None}
 
 
+def joined(parts: Sequence[KeyValues]) -> KeyValues:
+    """The rows of all `parts`, of the same layers, one after another; left-padded to the widest."""
+    width = max(part.mask.shape[1] for part in parts)
+
+    def wide(tensor: Tensor) -> Tensor:
+        return nn.functional.pad(tensor, (0, 0, width - tensor.shape[2], 0))
+
+    layers = {
+        layer: (
+            torch.cat([wide(part.layers[layer][0]) for part in parts]),
+            torch.cat([wide(part.layers[layer][1]) for part in parts]),
+        )
+        for layer in parts[0].layers
+    }
+    masks = [nn.functional.pad(part.mask, (width - part.mask.shape[1], 0)) for part in parts]
+    return KeyValues(layers, torch.cat(masks))
+
+
 def left_aligned(key_values: KeyValues) -> KeyValues:
     """The same rows with their padding on the left; each row's real columns must be contiguous."""
     mask = key_values.mask

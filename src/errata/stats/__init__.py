@@ -2,7 +2,6 @@
 
 from errata.stats.corpus import Corpus, open_corpus
 from errata.stats.estimate import seconds_per_token
-from errata.stats.recipe import tokenizer_digest
 from errata.stats.second_moments import MomentRequest, SecondMoments, compute, prepare, second_moments
 
 __all__ = [
@@ -14,5 +13,4 @@ __all__ = [
     "prepare",
     "second_moments",
     "seconds_per_token",
-    "tokenizer_digest",
 ]

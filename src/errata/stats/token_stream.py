@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from errata.models import pad_right
+from errata.models import pad_right, tokenizer_digest
 from errata.stats.corpus import Corpus
-from errata.stats.recipe import tokenizer_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

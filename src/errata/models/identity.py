@@ -1,0 +1,35 @@
+"""What makes a model or a tokenizer the same one: digests of a configuration and of a tokenizer.
+
+The digest of the weights is `LanguageModel.digest`.
+"""
+
+import json
+from typing import TYPE_CHECKING
+
+from errata.models.language_model import LanguageModel
+from errata.store.digest import digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Fields of a config that say where a model came from or how it is stored, not what it computes.
+_INERT_FIELDS = {"transformers_version", "architectures", "dtype", "torch_dtype", "use_cache"}
+
+
+def config_digest(lm: LanguageModel) -> str:
+    """Digest of what the weights alone do not tell: activation, rotary base, windows, scales."""
+    fields = {name: value for name, value in lm.hf.config.to_dict().items() if not name.startswith("_")}
+    kept = {name: value for name, value in fields.items() if name not in _INERT_FIELDS}
+    return digest(json.dumps(kept, sort_keys=True, default=str))
+
+
+def tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Digest of how a tokenizer splits text and which special tokens it adds; what padding it last did is left out."""
+    special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
+    if not tokenizer.is_fast:
+        options = json.dumps(tokenizer.init_kwargs, sort_keys=True, default=str)
+        return digest(type(tokenizer).__name__, dict(tokenizer.get_vocab()), special, options)
+    text = tokenizer.backend_tokenizer.to_str()  # type: ignore[attr-defined]
+    # What stands before is the last call's padding and truncation; parsing megabytes to leave it out takes 0.3 s.
+    _, found, lasting = text.partition('"added_tokens":')
+    return digest(lasting if found else text, special)
