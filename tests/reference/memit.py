@@ -109,17 +109,19 @@ def residual_state(lm, fact, layer):
 
 @torch.no_grad()
 def edit_(lm, facts, config, prefixes, moments, values):
-    """The layer loop; leaves the model edited and returns each layer's dense update and keys."""
+    """The layer loop, `passes` times; leaves the model edited, returns each layer's dense update and first keys."""
     updates, all_keys = {}, {}
     scale = getattr(lm.hf.config, "residual_multiplier", 1.0)
-    for i, layer in enumerate(config.layers):
-        keys = torch.stack([key(lm, fact, layer, prefixes) for fact in facts]).double()
-        states = torch.stack([residual_state(lm, fact, config.layers[-1]) for fact in facts]).double()
-        residuals = (values.double() - states) / (len(config.layers) - i) / scale
-        system = config.prior_weight * moments[layer].double() + keys.T @ keys
-        update = torch.linalg.solve(system, keys.T @ residuals)
-        weight = lm.down(layer).weight
-        # Conv1D stores (in, out), Linear (out, in).
-        weight += (update if type(lm.down(layer)).__name__ == "Conv1D" else update.T).to(weight)
-        updates[layer], all_keys[layer] = update, keys
+    for _ in range(config.passes):
+        for i, layer in enumerate(config.layers):
+            keys = torch.stack([key(lm, fact, layer, prefixes) for fact in facts]).double()
+            states = torch.stack([residual_state(lm, fact, config.layers[-1]) for fact in facts]).double()
+            residuals = (values.double() - states) / (len(config.layers) - i) / scale
+            system = config.prior_weight * moments[layer].double() + keys.T @ keys
+            update = torch.linalg.solve(system, keys.T @ residuals)
+            weight = lm.down(layer).weight
+            # Conv1D stores (in, out), Linear (out, in).
+            weight += (update if type(lm.down(layer)).__name__ == "Conv1D" else update.T).to(weight)
+            updates[layer] = updates.get(layer, 0) + update
+            all_keys.setdefault(layer, keys)
     return updates, all_keys

@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class WeightUpdate:
-    """ΔW (d_mlp × d_model) = leftᵀ · right, one rank for each fact; or `dense` where the factors would be larger.
+    """ΔW (d_mlp × d_model) = leftᵀ · right, a rank or more for each fact; or `dense` where factors would be larger.
 
     Stored in float32: these numbers are the edit, and every application of them adds the same bits.
     """

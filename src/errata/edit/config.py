@@ -20,6 +20,7 @@ class MemitConfig:
     weight_decay: factor of ‖shift‖/‖h₀‖² in the loss.  kl_factor: factor of KL(p_shift ‖ p₀) at the subject.
     stop_loss: a fact is done when its total loss (nats) is below this.
     prior_weight: λ; the second moment counts as that many corpus tokens *of this model's own statistics*.
+    passes: how often the layer loop runs; 1 is published, each further pass corrects what the ones before left.
     moment_tokens: corpus tokens behind the second moments.
     prefixes, prefix_tokens, prefix_top_k: sampled context prefixes: how many, their length in tokens, and the sampling.
     schedule: "published" is exact; "fast" takes fewer, larger first updates and is an approximation (opt-in).
@@ -34,6 +35,7 @@ class MemitConfig:
     kl_factor: float = 0.0625
     stop_loss: float = 0.05
     prior_weight: float = 15000.0
+    passes: int = 1
     moment_tokens: int = 100_000
     prefixes: int = 5
     prefix_tokens: int = 10
@@ -62,8 +64,8 @@ class MemitConfig:
             )
 
     def value_fields(self) -> dict[str, Any]:
-        """What a target value depends on (and so what its cache key covers): not λ, not the corpus."""
-        ignored = {"layers", "prior_weight", "moment_tokens"}
+        """What a target value depends on (and so what its cache key covers): not λ, passes or the corpus."""
+        ignored = {"layers", "prior_weight", "passes", "moment_tokens"}
         fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in ignored}
         return {**fields, "value_layer": self.layers[-1]}
 
@@ -141,6 +143,7 @@ def _domain_checks(c: MemitConfig) -> list[tuple[str, bool]]:
         (f"kl_factor must be ≥ 0, found {c.kl_factor}", c.kl_factor < 0),
         (f"stop_loss must be ≥ 0, found {c.stop_loss}", c.stop_loss < 0),
         (f"prior_weight must be positive, found {c.prior_weight}", c.prior_weight <= 0),
+        (f"passes must be 1–100, found {c.passes}", not 1 <= c.passes <= 100),
         (f"moment_tokens must be at least 100, found {c.moment_tokens}", c.moment_tokens < 100),
         (f"prefixes must be 0–100, found {c.prefixes}", not 0 <= c.prefixes <= 100),
         (f"prefix_tokens must be 2–200, found {c.prefix_tokens}", not 2 <= c.prefix_tokens <= 200),

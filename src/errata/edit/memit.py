@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from errata.core.linalg import ridge_adjoint
+from errata.core.linalg import Ridge, ridge_adjoint
 from errata.core.progress import SILENT, ProgressSink
 from errata.core.updates import WeightUpdate, add_
 from errata.edit.config import MemitConfig
@@ -24,9 +24,9 @@ from errata.models import LanguageModel
 
 @dataclass(frozen=True)
 class LayerEdit:
-    """One edited layer: its update, the facts' keys there, and how far the facts were from their targets before it.
+    """One edited layer: its update, the facts' keys when it was first written, and how far they were from the targets.
 
-    residual: mean ‖z − h^L‖ over the facts before this layer's update.  relative_norm: ‖ΔW‖/‖W‖ (Frobenius).
+    residual: mean ‖z − h^L‖ over the facts before this layer's first update.  relative_norm: ‖ΔW‖/‖W‖ (Frobenius).
     jitter: what the solve added to the diagonal, relative to its mean.
     """
 
@@ -57,42 +57,80 @@ def solve(
     prefixes: Sequence[str],
     progress: ProgressSink = SILENT,
 ) -> MemitSolution:
-    """Weight updates that make layer L's output at each subject equal its target value, for all facts at once."""
-    value_layer = config.layers[-1]
-    frontier = KeyFrontier(lm, key_rows(lm, facts, prefixes), len(facts))
+    """Weight updates that make layer L's output at each subject equal its target value, for all facts at once.
+
+    `config.passes` > 1 goes beyond the published method: the whole loop runs again over what is still missing. One pass
+    leaves a tenth of the residual on SmolLM2 however small λ is, since the key that is written is a mean over contexts
+    and not the bare prompt's own. Where the keys differ from one pass to the next, the update's rank grows with them.
+    """
+    layers, value_layer = config.layers, config.layers[-1]
+    rows = key_rows(lm, facts, prefixes)
     target = values.to(lm.device).double()
-    edits: list[LayerEdit] = []
+    work: dict[int, _LayerWork] = {}
     start = torch.zeros(len(facts))
-    with lm.weights_restored(config.layers), progress.stage("layers", len(config.layers), "layers") as advance:
-        for i, layer in enumerate(config.layers):
-            keys, states = frontier.advance(layer, value_layer)
-            residuals = target - states.double()
-            start = residuals.norm(dim=1).float().cpu() if i == 0 else start
-            share = residuals / (len(config.layers) - i) / lm.residual_scale
-            edits.append(
-                _edit_layer(lm, layer, keys, share, moments[layer], config, float(residuals.norm(dim=1).mean()))
-            )
-            advance(1)
+    with lm.weights_restored(layers), progress.stage("layers", config.passes * len(layers), "layers") as advance:
+        for _ in range(config.passes):
+            frontier = KeyFrontier(lm, rows, len(facts))
+            for i, layer in enumerate(layers):
+                keys, states = frontier.advance(layer, value_layer)
+                missing = target - states.double()
+                if layer not in work:
+                    start = missing.norm(dim=1).float().cpu() if i == 0 else start
+                    work[layer] = _LayerWork(lm, layer, keys, float(missing.norm(dim=1).mean()))
+                work[layer].write_(keys, missing / (len(layers) - i), moments[layer], config.prior_weight)
+                advance(1)
         end = (target - frontier.states(value_layer).double()).norm(dim=1).float().cpu()
-    return MemitSolution(tuple(edits), start, end)
+        return MemitSolution(tuple(work[layer].edit() for layer in layers), start, end)
 
 
-def _edit_layer(
-    lm: LanguageModel,
-    layer: int,
-    keys: Float[Tensor, "fact d_mlp"],
-    residuals: Float64[Tensor, "fact d_model"],
-    second_moment: Float64[Tensor, "d_mlp d_mlp"],
-    config: MemitConfig,
-    residual: float,
-) -> LayerEdit:
-    """Solve for one layer and write its update into the model, so that the next layer sees it."""
-    ridge = ridge_adjoint(keys.double(), second_moment.to(keys.device), prior_weight=config.prior_weight)
-    update = WeightUpdate.from_factors(ridge.adjoint.cpu(), residuals.cpu())
-    weight = lm.down_weight(layer)
-    matrix = update.matrix(weight.device)
-    if not torch.isfinite(matrix).all():
-        raise NumericsError(f"Layer {layer}'s update is not finite; raise prior_weight or use more moment_tokens.")
-    relative = float(matrix.norm() / weight.float().norm())
-    add_(weight, update)
-    return LayerEdit(layer, update, keys.float().cpu(), residual, relative, ridge.form, ridge.jitter)
+class _LayerWork:
+    """A layer while it is edited: the adjoints solved so far and the residuals written with each."""
+
+    def __init__(self, lm: LanguageModel, layer: int, keys: Float[Tensor, "fact d_mlp"], residual: float) -> None:
+        self.layer, self.first_keys, self.residual = layer, keys, residual
+        self.residual_scale = lm.residual_scale
+        self.weight = lm.down_weight(layer)
+        self.original = self.weight.clone()
+        self.last_keys: Tensor | None = None
+        self.solved: list[Ridge] = []
+        self.given: list[Tensor] = []
+
+    def write_(
+        self,
+        keys: Float[Tensor, "fact d_mlp"],
+        residuals: Float64[Tensor, "fact d_model"],
+        second_moment: Float64[Tensor, "d_mlp d_mlp"],
+        prior_weight: float,
+    ) -> None:
+        """Write `residuals`, with all that was given before, into the model, so that the next layer sees it."""
+        residuals = residuals.cpu() / self.residual_scale
+        if self.last_keys is not None and torch.equal(keys, self.last_keys):  # nothing below this layer is edited
+            self.given[-1] = self.given[-1] + residuals
+        else:
+            self.solved.append(ridge_adjoint(keys.double(), second_moment.to(keys.device), prior_weight=prior_weight))
+            self.given.append(residuals)
+        self.last_keys = keys
+        update = self._update()
+        if not all(torch.isfinite(tensor).all() for tensor in update.tensors().values()):
+            raise NumericsError(f"Layer {self.layer}'s update is not finite; raise prior_weight or moment_tokens.")
+        # On the original bits, as the patch will do it: in half precision two additions round differently from one.
+        with torch.no_grad():
+            self.weight.copy_(self.original)
+        add_(self.weight, update)
+
+    def edit(self) -> LayerEdit:
+        update = self._update()
+        return LayerEdit(
+            layer=self.layer,
+            update=update,
+            keys=self.first_keys.float().cpu(),
+            residual=self.residual,
+            relative_norm=float(update.matrix().norm() / self.original.float().norm()),
+            form=self.solved[0].form,
+            jitter=max(ridge.jitter for ridge in self.solved),
+        )
+
+    def _update(self) -> WeightUpdate:
+        return WeightUpdate.from_factors(
+            torch.cat([ridge.adjoint.cpu() for ridge in self.solved]), torch.cat(self.given)
+        )
