@@ -1,6 +1,6 @@
 """Target values, keys and a whole edit on the embedded model, against the plain reference in tests/reference.
 
-    python benchmarks/bench_memit.py targets|keys|edit [--facts 32] [--sample 6] [--runs 3]
+    python benchmarks/bench_memit.py targets|keys|edit|schedule [--facts 32] [--sample 6] [--runs 3]
 
 The reference edits one fact at a time, so its time grows with the number of facts and nothing else: it is measured on
 `--sample` facts, taken evenly from those sorted by length, and scaled to all. What is compared is checked to be equal.
@@ -10,8 +10,8 @@ import argparse
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ import errata
 from errata.core.allocator import keep_freed_memory
 from errata.edit import MemitConfig, sample_prefixes, settings_for, solve
 from errata.edit.keys import KeyFrontier
+from errata.edit.packing import packs
 from errata.edit.rows import essence_rows, key_rows, rewriting_rows
 from errata.edit.targets import learning_rates, target_values
 from errata.evaluate import measure
@@ -56,30 +57,62 @@ def spread(lm: LanguageModel, facts: Sequence[Fact], count: int) -> list[Fact]:
     return [facts[ordered[(2 * i + 1) * len(ordered) // (2 * count)]] for i in range(count)]
 
 
-def gemm_speed(lm: LanguageModel, rows: int = 256, seconds: float = 2.0) -> float:
-    """GFLOP/s of a block's own matrix products, forward and backward, at `rows` tokens."""
-    weights = [p.detach() for p in lm.layers[0].parameters() if p.ndim == 2]
+def products(weights: Sequence[torch.Tensor], rows: int) -> Callable[[], object]:
+    """The matrix products of `weights` at `rows` tokens, forward and backward."""
     inputs = [torch.randn(rows, w.shape[1]) for w in weights]
-    outputs = [x @ w.T for x, w in zip(inputs, weights, strict=True)]
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        for x, y, w in zip(inputs, outputs, weights, strict=True):
+    outputs = [torch.randn(rows, w.shape[0]) for w in weights]
+
+    def run() -> None:
+        for w, x, y in zip(weights, inputs, outputs, strict=True):
             torch.mm(x, w.T)
             torch.mm(y, w)
-        count += 1
-    flop = 4 * rows * sum(w.numel() for w in weights)
-    return count * flop / (time.perf_counter() - began) / 1e9
+
+    return run
 
 
-def arithmetic(lm: LanguageModel, facts: Sequence[Fact], config: MemitConfig, prefixes: Sequence[str]) -> float:
-    """GFLOP of the updates: layers above the edited one, tokens from the edited one on, forward and backward."""
-    block = sum(p.numel() for p in lm.layers[0].parameters() if p.ndim == 2)
+def seconds_of(run: Callable[[], object], least: float = 0.5) -> float:
+    """Median seconds of one call, over calls that take `least` together."""
+    run()
+    found = [measured(run)]
+    while sum(found) < least:
+        found.append(measured(run))
+    return sorted(found)[len(found) // 2]
+
+
+def matrices(module: torch.nn.Module) -> list[torch.Tensor]:
+    return [p.detach() for p in module.parameters() if p.ndim == 2]
+
+
+def gemm_speed(lm: LanguageModel, rows: int) -> float:
+    """GFLOP/s of a block's own matrix products at `rows` tokens."""
+    weights = matrices(lm.layers[0])
+    return 4 * rows * sum(w.numel() for w in weights) / seconds_of(products(weights, rows)) / 1e9
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """The matrix products of all updates: how many they are, and how long they take alone, in the shapes they have."""
+
+    gflop: float
+    seconds: float
+    shapes: str
+
+
+def arithmetic(lm: LanguageModel, facts: Sequence[Fact], config: MemitConfig, prefixes: Sequence[str]) -> Arithmetic:
+    """Layers above the edited one, tokens from the edited one on, forward and backward; padding is no needed work."""
+    above, updates = lm.num_layers - 1 - config.layers[-1], len(learning_rates(config))
+    block = sum(w.numel() for w in matrices(lm.layers[0]))
     rows = rewriting_rows(lm, facts, prefixes) + essence_rows(lm, facts, len(prefixes))
-    tokens = sum(len(row.ids) - row.edited for row in rows)
-    reads = sum(len(row.targets) or 1 for row in rows)
-    above = lm.num_layers - 1 - config.layers[-1]
-    forward_and_backward = 4 * (tokens * above * block + reads * lm.d_model * lm.d_vocab)
-    return forward_and_backward * len(learning_rates(config)) / 1e9
+    lengths = [len(row.ids) - row.edited for row in rows]
+    reads = [len(row.targets) or 1 for row in rows]
+    gflop = 4 * (sum(lengths) * above * block + sum(reads) * lm.d_model * lm.d_vocab) / 1e9
+    seconds, shapes = 0.0, []
+    for members in packs(lengths):
+        tokens = len(members) * max(lengths[i] for i in members)
+        seconds += above * seconds_of(products(matrices(lm.layers[0]), tokens))
+        seconds += seconds_of(products(matrices(lm.lm_head), sum(reads[i] for i in members)))
+        shapes.append(str(tokens))
+    return Arithmetic(gflop * updates, seconds * updates, " + ".join(shapes))
 
 
 def bench_targets(lm: LanguageModel, facts: list[Fact], config: MemitConfig, sample: int, runs: int) -> None:
@@ -93,8 +126,10 @@ def bench_targets(lm: LanguageModel, facts: list[Fact], config: MemitConfig, sam
         found = target_values(lm, [fact], config, prefixes)
         assert updates == int(found.updates[0]) == 20
         assert (found.value[0] - value).norm() <= 1e-3 * value.norm()
-    speed = gemm_speed(lm)
-    gflop = arithmetic(lm, facts, config, prefixes)
+    work = [arithmetic(lm, batch, config, prefixes) for batch in in_batches(facts)]
+    gflop, alone = (sum(getattr(one, name) for one in work) for name in ("gflop", "seconds"))
+    speeds = {rows: round(gemm_speed(lm, rows)) for rows in (16, 32, 64, 128, 256, 512)}
+    bound = gflop / max(speeds.values())
     timings = turns(
         {
             "reference": (lambda: [slow.target_value(lm, f, config, prefixes) for f in few], len(facts) / len(few)),
@@ -107,9 +142,12 @@ def bench_targets(lm: LanguageModel, facts: list[Fact], config: MemitConfig, sam
     report(
         f"target values, {len(facts)} facts, 20 updates", timings, required=6.0,
         fast_schedule_ratio=round(timings[0].median / schedule, 2),
-        gemm_speed=f"{speed:.0f} GFLOP/s at 256 rows",
-        arithmetic_bound=f"{gflop:.0f} GFLOP, {gflop / speed:.1f} s; exact takes {exact * speed / gflop:.2f} times it",
-        bound_ratio=round(timings[0].median / (gflop / speed), 2),
+        gemm_gflops_by_rows=speeds,
+        arithmetic_bound=f"{gflop:.0f} GFLOP, {bound:.1f} s at the best of these speeds",
+        bound_ratio=round(timings[0].median / bound, 2),
+        products_alone=f"{alone:.1f} s in the shapes they have ({work[0].shapes} tokens)",
+        exact_against_bound=round(exact / bound, 2),
+        exact_against_products=round(exact / alone, 2),
     )  # fmt: skip
 
 
@@ -164,6 +202,14 @@ def bench_edit(lm: LanguageModel, facts: list[Fact], config: MemitConfig, sample
     report(f"edit of {len(facts)} facts with both measurements, statistics cached", turns(work, runs), required=6.0)
 
 
+def compare_schedules(lm: LanguageModel, facts: list[Fact]) -> None:
+    """The metrics of one edit under each schedule. Target values that are cached are not computed again."""
+    for schedule in ("published", "fast"):
+        report = errata.edit_facts(lm, facts, schedule=schedule, progress=errata.progress_on()).report
+        metrics = {name: round(report["after"][name], 1) for name in ("es", "ps", "ns", "score")}
+        print(f"{schedule:10} {metrics}, mean NLL {report['target_values']['mean_nll']:.3f} nat", flush=True)
+
+
 def data(name: str) -> Path:
     folder = Path(os.environ.get("ERRATA_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
     if not (folder / name).is_file():
@@ -177,7 +223,7 @@ def corpus():
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["targets", "keys", "edit"])
+    parser.add_argument("what", choices=["targets", "keys", "edit", "schedule"])
     parser.add_argument("--facts", type=int, default=32)
     parser.add_argument("--sample", type=int, default=6)
     parser.add_argument("--runs", type=int, default=3)
@@ -185,6 +231,9 @@ def main() -> None:
     keep_freed_memory()
     lm = errata.load("smollm2")
     facts = list(errata.read_facts(data("counterfact.json"), limit=chosen.facts).facts)
+    if chosen.what == "schedule":
+        compare_schedules(lm, facts)
+        return
     config = settings_for(lm).config
     bench = {"targets": bench_targets, "keys": bench_keys, "edit": bench_edit}[chosen.what]
     bench(lm, facts, config, chosen.sample, chosen.runs)

@@ -125,7 +125,7 @@ class _LayerWork:
             update=update,
             keys=self.first_keys.float().cpu(),
             residual=self.residual,
-            relative_norm=float(update.matrix().norm() / self.original.float().norm()),
+            relative_norm=float(update.matrix().norm()) / float(self.original.float().norm()),
             form=self.solved[0].form,
             jitter=max(ridge.jitter for ridge in self.solved),
         )

@@ -148,9 +148,11 @@ def _settings_warnings(lm: LanguageModel, settings: Settings) -> list[str]:
 
 def _announcement(lm: LanguageModel, facts: Sequence[Fact], settings: Settings) -> str:
     c = settings.config
+    passes = "one pass" if c.passes == 1 else f"{c.passes} passes"
     return (
         f"MEMIT: {len(facts):,} facts into {lm.name}, layers {', '.join(map(str, c.layers))}, λ = {c.prior_weight:g}, "
-        f"{c.value_steps} steps ({settings.source}). Then: second moments, target values, one solve a layer."
+        f"{c.value_steps} steps, {passes} ({settings.source}). To do: second moments, target values, one solve a layer "
+        "and pass."
     )
 
 
