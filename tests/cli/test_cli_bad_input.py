@@ -244,6 +244,47 @@ def test_out_is_judged_before_the_model_is_loaded(errata, work, edit_arguments, 
     check(errata(*edit_arguments(out="file")), "file is a file")
     check(errata(*edit_arguments(facts="missing.jsonl")), "missing.jsonl")
     check(errata(*edit_arguments(settings=("nonsense=1",))), "nonsense")
+    check(errata(*edit_arguments(settings=("layers=2,1",))), "ascending")
+    check(errata(*edit_arguments(settings=("passes=0",))), "passes")
+    check(errata(*edit_arguments("--batch-size", "0")), "batch-size")
+    check(errata(*edit_arguments("--corpus", "nowhere.txt")), "nowhere.txt")
+    check(errata("stats", "--layers", "x"), "layers='x'")
+    monkeypatch.setenv("ERRATA_HOME", str(work / "file"))
+    check(errata(*edit_arguments()), "ERRATA_HOME")
+
+
+def test_a_patch_s_model_that_is_gone_is_named_as_such(errata, patch_folder, tmp_path) -> None:
+    from errata import Patch
+
+    patch = Patch.load(patch_folder)
+    patch.info["model"]["name"] = "./was/here"  # type: ignore[index]
+    patch.save(tmp_path / "moved")
+    check(errata("ask", "Paris", "--patch", str(tmp_path / "moved")), "made on './was/here'", "--model")
+
+
+@pytest.mark.parametrize(("name", "form"), [("facts.txt", "jsonl"), ("facts", "jsonl"), ("facts.dat", "csv")])
+def test_the_format_of_a_file_with_another_name(errata, work, edit_arguments, name, form) -> None:
+    csv = "subject,prompt,target_new\nParis,Paris is in,Italy\n"
+    (work / name).write_text(csv if form == "csv" else lines(GOOD))
+    check(errata(*edit_arguments(facts=name)), "--format")
+    assert errata(*edit_arguments("--format", form, "--no-evaluate", facts=name)).code == 0
+
+
+def test_a_record_that_the_model_cannot_take_is_named_by_its_line(errata, work, edit_arguments) -> None:
+    long = {**GOOD, "prompt": "Paris is " + "very " * 300 + "in"}
+    (work / "two.jsonl").write_text(lines({**GOOD, "prompt": "Paris lies in"}, long))
+    check(errata(*edit_arguments(facts="two.jsonl")), "line 2", "reads 256")
+    done = errata(*edit_arguments("--skip-bad", "--no-evaluate", facts="two.jsonl"))
+    assert done.code == 0
+    assert "Skipped: 1 problem" in done.out
+    assert "line 2" in json.loads((work / "out" / "report.json").read_text())["skipped"][0]
+
+
+def test_control_characters_of_a_fact_do_not_reach_the_terminal(errata, work, edit_arguments) -> None:
+    (work / "esc.jsonl").write_text(lines({**GOOD, "prompt": "Paris \x1b[31m is in"}))
+    done = errata(*edit_arguments(facts="esc.jsonl"))
+    assert done.code == 0
+    assert "\x1b" not in done.out + (work / "out" / "report.md").read_text()
 
 
 def test_a_failed_command_leaves_no_folder_on_the_way_to_out(errata, work, edit_arguments) -> None:
@@ -284,7 +325,9 @@ def test_stats(errata, model) -> None:
     ("arguments", "named"),
     [
         (("",), "prompt is empty"),
-        ((" \t",), "prompt is empty"),
+        ((" \t",), "prompt is only whitespace"),
+        (("Paris \udcff is",), "half of a surrogate pair (U+DCFF)"),
+        (("Paris \0 is",), "a NUL character"),
         (("Paris", ""), "prompt is empty"),
         (("Paris", "--tokens", "0"), "--tokens and --top must be at least 1, found 0 and 5"),
         (("Paris", "--top", "-2"), "found 20 and -2"),
@@ -312,18 +355,18 @@ def alter_json(change: Callable[[dict], object]) -> Callable[[Path], None]:
 
 
 BAD_PATCHES = [
-    ("no-json", remove("patch.json"), "no patch.json"),
-    ("no-tensors", remove("patch.safetensors"), "does not exist"),
+    ("no-json", remove("patch.json"), "no file patch.json"),
+    ("no-tensors", remove("patch.safetensors"), "no file patch.safetensors"),
     ("truncated-json", truncate("patch.json"), "cannot be read as a patch"),
     ("truncated-tensors", truncate("patch.safetensors"), "is damaged"),
     ("binary-json", scribble("patch.json"), "cannot be read as a patch"),
     ("scribbled-tensors", scribble("patch.safetensors"), "is damaged"),
-    ("json-of-a-list", lambda folder: (folder / "patch.json").write_text("[]"), "cannot be read as a patch"),
-    ("newer-format", alter_json(lambda record: record.update(format=99)), "newer"),
+    ("json-of-a-list", lambda folder: (folder / "patch.json").write_text("[]"), "not the record of a patch"),
+    ("newer-format", alter_json(lambda record: record.update(format=99)), "another version"),
     ("other-target", alter_json(lambda record: record["facts"][0].update(target_new="Peru")), "altered"),
     ("other-model", alter_json(lambda record: record["model"].update(name="smollm2")), "altered"),
-    ("no-model", alter_json(lambda record: record.pop("model")), "altered"),
-    ("no-tokenizer", alter_json(lambda record: record.pop("tokenizer_digest")), "altered"),
+    ("no-model", alter_json(lambda record: record.pop("model")), "lacks some of"),
+    ("no-tokenizer", alter_json(lambda record: record.pop("tokenizer_digest")), "lacks some of"),
     ("no-facts", alter_json(lambda record: record.pop("facts")), "facts"),
 ]
 

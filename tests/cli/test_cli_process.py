@@ -90,6 +90,30 @@ def test_exit_codes(command_line, edit_arguments) -> None:
     assert len(bad.stderr.splitlines()) == 1
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+def test_output_to_a_full_disk(command_line) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command_line("models"), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX")
+@pytest.mark.parametrize("delay", [0.05, 0.15, 0.4])
+def test_ctrl_c_while_starting(command_line, edit_arguments, delay) -> None:
+    with subprocess.Popen(
+        command_line(*edit_arguments()), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    # Before Python itself stands there is nobody to answer but the system.
+    assert process.returncode in (130, -signal.SIGINT)
+    if process.returncode == 130:
+        assert "errata: interrupted" in err
+
+
 def test_a_reader_that_goes_away(command_line) -> None:
     """`errata models | head -c 10`: no traceback, and the code that shells know for a broken pipe."""
     with subprocess.Popen(command_line("models"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -66,6 +66,10 @@ def _collect(cache, facts=ALL, lm=None, batch_size=2, **keywords):
     )
 
 
+def _planned(lm, batch_size, facts=ALL):
+    return plan_batches(lm, facts, range(len(facts)), batch_size)
+
+
 def _same(one, other):
     return all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
 
@@ -76,10 +80,10 @@ def _entries(cache):
 
 def test_values_come_in_the_facts_order_whatever_the_batches(tmp_path):
     lm = tiny_model("llama")
-    lengths = [[len(batch) for batch in plan_batches(lm, ALL, size)] for size in (1, 4, 32)]
+    lengths = [[len(batch) for batch in _planned(lm, size)] for size in (1, 4, 32)]
     assert lengths == [[1] * 6, [4, 2], [6]]
-    assert sorted(i for batch in plan_batches(lm, ALL, 4) for i in batch) == list(range(6))
-    assert plan_batches(lm, ALL, 32) != [list(range(6))], "the test needs batches in another order"
+    assert sorted(i for batch in _planned(lm, 4) for i in batch) == list(range(6))
+    assert _planned(lm, 32) != [list(range(6))], "the test needs batches in another order"
     for size in (1, 4, 32):
         found = _collect(tmp_path / str(size), batch_size=size)
         for i, fact in enumerate(ALL):
@@ -94,6 +98,27 @@ def test_a_second_run_computes_nothing_and_gives_the_same_bits(tmp_path, compute
     assert len(_entries(tmp_path)) == len(ALL)
     assert _same(_collect(tmp_path), first)
     assert len(computed) == 3
+
+
+def test_a_longer_list_computes_only_what_is_new(tmp_path, computed):
+    few = _collect(tmp_path, facts=ALL[:4])
+    computed.clear()
+    found = _collect(tmp_path, facts=ALL, batch_size=4)
+    assert sorted(subject for batch in computed for subject in batch) == sorted(f.subject for f in ALL[4:])
+    assert torch.equal(found.value[:4], few.value)
+    for i, fact in enumerate(ALL):
+        assert relative(found.value[i], target_values(tiny_model("llama"), [fact], CONFIG, PREFIXES).value[0]) < 1e-5
+
+
+def test_a_long_prompt_does_not_widen_the_batch_of_short_ones():
+    long = Fact(subject="Rome", prompt="So it was, " * 45 + "Rome is in", target_new="France")
+    lm = tiny_model("llama")
+    batches = _planned(lm, 32, [*ALL, long])
+    assert sorted(map(len, batches)) == [1, len(ALL)]
+    assert [len(ALL)] in batches
+    widest = len(lm.tokenizer(long.text).input_ids)
+    for batch in _planned(lm, 4, [long] * 3 + ALL):
+        assert len(batch) * (widest if min(batch) < 3 else 64) <= max(4 * 64, widest)
 
 
 def test_killed_in_the_middle_a_rerun_ends_with_the_bits_of_an_uninterrupted_run(tmp_path, computed):
@@ -219,7 +244,9 @@ def test_the_key_depends_on_the_configuration(changed):
     assert _key(config=CONFIG.replace(**changed)) != _key()
 
 
-@pytest.mark.parametrize("changed", [{"prior_weight": 1.0}, {"moment_tokens": 123}, {"layers": (0, 1, 2)}])
+@pytest.mark.parametrize(
+    "changed", [{"prior_weight": 1.0}, {"passes": 3}, {"moment_tokens": 123}, {"layers": (0, 1, 2)}]
+)
 def test_the_key_does_not_depend_on_what_comes_later(changed):
     assert _key(config=CONFIG.replace(**changed)) == _key()
 

@@ -50,6 +50,10 @@ BAD_FIELDS = [
     ({"stop_loss": -0.1}, "≥ 0"),
     ({"prior_weight": 0}, "positive"),
     ({"prior_weight": "15000"}, "finite number"),
+    ({"clamp": 10**400}, "finite"),
+    ({"passes": 0}, "1–100"),
+    ({"passes": 101}, "1–100"),
+    ({"passes": 1.5}, "whole number"),
     ({"moment_tokens": 99}, "at least 100"),
     ({"prefixes": -1}, "0–100"),
     ({"prefixes": 101}, "0–100"),
@@ -161,6 +165,9 @@ def test_the_embedded_model_has_a_measured_preset(smollm2):
     assert not settings.is_guess
     assert "SmolLM2" in settings.source
     assert settings.config.layers == (7, 8, 9)
+    # What benchmarks/README.md measures.
+    found = [settings_for(smollm2, count).config for count in (1, 100, 299, 300, 1000)]
+    assert [(c.prior_weight, c.passes, c.clamp) for c in found] == [(100, 2, 1)] * 3 + [(3000, 2, 1)] * 2
     assert settings_for(smollm2, layers=(3, 4), clamp=2.0).config.layers == (3, 4)
     with pytest.raises(ConfigError, match="30 layers, 0–29"):
         settings_for(smollm2, layers=(7, 30))

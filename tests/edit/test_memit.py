@@ -4,6 +4,7 @@ import pytest
 import torch
 from edit_helpers import FACTS, PREFIXES, REAL_FACTS, InterruptingSink, fresh_model, random_moments, relative
 
+from errata.core.updates import add_
 from errata.edit.config import MemitConfig
 from errata.edit.keys import KeyFrontier
 from errata.edit.memit import solve
@@ -73,6 +74,27 @@ def test_a_second_pass_lands_more_of_the_residual():
     values, moments = _wanted(lm, FACTS, CONFIG), random_moments(lm, CONFIG.layers)
     one, two = (solve(lm, FACTS, values, moments, CONFIG.replace(passes=n), PREFIXES) for n in (1, 2))
     assert float(two.end_residual.mean()) < 0.8 * float(one.end_residual.mean())
+
+
+def test_more_passes_of_dense_updates_equal_the_reference():
+    facts = [Fact(subject=f"Tower {i}", prompt=f"Tower {i} is in", target_new="Rome") for i in range(30)]
+    found = _expect_reference(tiny_model("llama"), facts, CONFIG.replace(passes=2), ["", "I. "])
+    assert all(edit.update.dense is not None for edit in found.layers)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_what_is_measured_is_what_the_update_gives(dtype):
+    """Adding each pass's part to the weight would round differently from adding their sum."""
+    lm = fresh_model("llama")
+    lm.hf.to(dtype)
+    config = CONFIG.replace(passes=3)
+    values = _wanted(lm, FACTS, config).float()
+    found = solve(lm, FACTS, values, random_moments(lm, config.layers), config, PREFIXES)
+    with lm.weights_restored(config.layers):
+        for edit in found.layers:
+            add_(lm.down_weight(edit.layer), edit.update)
+        states = KeyFrontier(lm, key_rows(lm, FACTS, PREFIXES), len(FACTS)).advance(0, config.layers[-1])[1]
+    assert torch.equal(found.end_residual, (values.double() - states.double()).norm(dim=1).float())
 
 
 @pytest.mark.parametrize("variant", ["llama", "gpt2"])

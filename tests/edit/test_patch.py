@@ -1,5 +1,6 @@
 """Patches: on and off to the exact bits, whole or not at all, and refused where they do not belong."""
 
+import dataclasses
 import json
 from contextlib import nullcontext
 
@@ -333,3 +334,22 @@ def test_equal_content_has_equal_ids_and_any_difference_another(lm):
     assert small_patch(lm, 1).id == small_patch(lm, 1).id
     others = [small_patch(lm, 2), small_patch(lm, 1, layers=(1, 3)), small_patch(lm, 1, facts=tuple(FACTS[2:]))]
     assert len({small_patch(lm, 1).id, *(patch.id for patch in others)}) == 4
+
+
+def test_a_patch_saved_with_one_thread_loads_with_another_number(tmp_path):
+    """Sums of many numbers end in other bits there; a name must not be made of them."""
+    lm = tiny_model("llama")
+    small = small_patch(lm, 1)
+    generator = torch.Generator().manual_seed(0)
+    keys = {layer: torch.randn(2000, 80, generator=generator) ** 3 for layer in small.keys}
+    big = dataclasses.replace(small, keys=keys)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        big.save(tmp_path / "patch")
+        torch.set_num_threads(4)
+        assert Patch.load(tmp_path / "patch").id == big.id
+    finally:
+        torch.set_num_threads(threads)
+    swapped = {layer: k.flip(0) for layer, k in keys.items()}
+    assert dataclasses.replace(big, keys=swapped).id != big.id

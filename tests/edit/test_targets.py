@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from edit_helpers import FACTS, PREFIXES, REAL_FACTS, relative
+from edit_helpers import FACTS, PREFIXES, REAL_FACTS, fresh_model, relative
 
+from errata.edit.collect import collect_values
 from errata.edit.config import MemitConfig
-from errata.edit.targets import target_values
+from errata.edit.targets import learning_rates, target_values
+from errata.errors import NumericsError
 from errata.facts import Fact
 from reference import memit as reference
 from tiny import LAYERS, VARIANTS, tiny_model
@@ -123,3 +125,21 @@ def test_equals_the_reference_on_the_real_model(smollm2):
     config = MemitConfig(layers=(7, 8, 9), value_steps=6)
     found = _expect_reference(smollm2, REAL_FACTS, config, ["", "The weather is fine. "], tolerance=1e-3)
     assert bool((found.nll < found.first_nll).all())
+
+
+def test_numbers_that_are_not_finite_are_an_error_and_nothing_is_kept(tmp_path):
+    lm = fresh_model("llama")
+    with torch.no_grad():
+        lm.layers[3].mlp.up_proj.weight.fill_(float("nan"))
+    with pytest.raises(NumericsError, match="not finite"):
+        target_values(lm, FACTS, CONFIG, PREFIXES)
+    with pytest.raises(NumericsError, match="not finite"):
+        collect_values(lm, FACTS, CONFIG, PREFIXES, cache=tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_the_fast_schedule_never_takes_more_updates():
+    for steps in range(2, 30):
+        fast = learning_rates(CONFIG.replace(value_steps=steps, schedule="fast"))
+        assert len(fast) <= len(learning_rates(CONFIG.replace(value_steps=steps)))
+        assert all(rate > 0 for rate in fast)

@@ -294,3 +294,35 @@ def test_require_lists_every_error_and_names_the_way_on() -> None:
 def test_require_needs_a_fact(skip_bad: bool) -> None:
     with pytest.raises(FactsError, match="bad 2"):
         require(FactFile((), (Problem("error", "bad 2", 2),)), skip_bad=skip_bad)
+
+
+def test_where_each_fact_stands(tmp_path):
+    path = tmp_path / "facts.jsonl"
+    path.write_text("\n" + json.dumps(RECORD) + "\n{}\n" + json.dumps({**RECORD, "id": "b", "prompt": "{} is"}) + "\n")
+    assert dict(read_facts(path).places) == {"eiffel": "line 2", "b": "line 4"}
+
+
+def test_a_first_record_that_is_nobody_s_does_not_decide_the_shape(tmp_path):
+    flattened = {
+        "case_id": 3, "prompt": "Paris is in", "subject": "Paris", "target_new": "Italy", "ground_truth": "France"
+    }  # fmt: skip
+    path = tmp_path / "facts.jsonl"
+    path.write_text("{}\n" + json.dumps(flattened) + "\n")
+    (fact,) = read_facts(path).facts
+    assert (fact.id, fact.target_true) == ("3", "France")
+
+
+@pytest.mark.parametrize(
+    ("subject", "prompt", "word"),
+    [
+        ("Par", "Paris is in", "Paris"), ("Cafe", "Cafe\u0301 is in", "Cafe\u0301"), ("aris", "Paris is", "Paris"),
+        ("Paris", "Paris's mayor is", None), ("Paris", "Paris, which", None), ("서울", "서울은 나라의", None),
+        ("Par", "Par and Paris are", None), ("2", "A2 is", None),
+    ],
+)  # fmt: skip
+def test_a_subject_inside_a_longer_word_is_warned_of(tmp_path, subject, prompt, word):
+    path = tmp_path / "facts.jsonl"
+    path.write_text(json.dumps({"subject": subject, "prompt": prompt, "target_new": "x"}))
+    found = [p.reason for p in read_facts(path).warnings]
+    assert len(found) == bool(word)
+    assert not word or f"stands only inside {word!r}" in found[0]

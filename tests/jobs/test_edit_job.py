@@ -11,6 +11,7 @@ from errata import Fact, Patch, edit_facts
 from errata.errors import ConfigError, CorpusError, FactsError
 from errata.jobs import edit_job
 from errata.jobs.demo_job import demo_facts
+from errata.jobs.summary import summary
 from errata.models.generate import continue_texts
 from errata.stats import Corpus, second_moments
 from tiny import tiny_model
@@ -163,12 +164,40 @@ def test_all_facts_bad_is_refused_even_with_skip_bad(edit) -> None:
     assert [problem.fact_id for problem in caught.value.problems] == ["long"]
     result = edit([bad, *FACTS], skip_bad=True)
     assert result.patch.facts == tuple(FACTS)
-    assert "long" in result.report["warnings"][1] or "long" in result.report["warnings"][0]
+    assert len(result.report["skipped"]) == 1
+    assert "[long]: error: prompt, target and context prefix are" in result.report["skipped"][0]
+    assert "Skipped: 1 problem" in summary(result)
 
 
 def test_a_guess_is_only_announced_while_something_is_guessed(edit) -> None:
     assert any("guesses" in warning for warning in edit(evaluate=False).report["warnings"])
     assert not any("guesses" in w for w in edit(evaluate=False, prior_weight=2.0).report["warnings"])
+
+
+def test_what_cannot_be_measured_is_known_before_any_work(edit, monkeypatch) -> None:
+    long = Fact(subject="Rome", prompt="Rome is in", target_new="x", paraphrases=("so " * 300,), id="long")
+    assert edit([*FACTS, long], skip_bad=True).patch.facts == tuple(FACTS)
+    assert edit([*FACTS, long], evaluate=False).patch.facts == (*FACTS, long)
+    monkeypatch.setattr(edit_job, "run_stats", lambda *_, **__: pytest.fail("work was begun"))
+    with pytest.raises(FactsError, match="paraphrase 1 cannot be measured"):
+        edit([*FACTS, long])
+
+
+def test_contradictions_and_repeated_ids_are_found_in_python_too(edit) -> None:
+    other = Fact(subject="Toyota", prompt="Toyota builds cars in", target_new="Rome")
+    same_id = Fact(subject="Paris", prompt="Paris is in", target_new="Rome", id="cars")
+    with pytest.raises(FactsError, match="2 of") as caught:
+        edit([*FACTS, other, same_id])
+    assert "contradicts the fact at fact" in str(caught.value)
+    assert "id 'cars' is already" in str(caught.value)
+    assert edit([*FACTS, other, same_id], skip_bad=True, evaluate=False).patch.facts == tuple(FACTS)
+
+
+def test_moments_of_other_weights_are_refused(edit, tmp_path) -> None:
+    other = tiny_model("gpt2")
+    moments = second_moments(other, [1, 2], corpus=Corpus.from_texts(TEXTS), tokens=200, cache=tmp_path / "moments")
+    with pytest.raises(ConfigError, match="other weights"):
+        edit(moments=moments)
 
 
 def test_layers_that_end_at_the_last_one_are_warned_of(edit) -> None:

@@ -12,7 +12,7 @@ from errata import Patch, edit_facts
 from errata.errors import StorageError
 from errata.facts import Fact
 from errata.jobs.edit_job import EditResult
-from errata.jobs.results import check_out, is_run, save_run
+from errata.jobs.results import check_out, save_run
 from errata.stats import Corpus
 from tiny import tiny_model
 
@@ -32,7 +32,6 @@ def test_written_and_read_back(result: EditResult, tmp_path: Path) -> None:
     out = tmp_path / "new" / "run"
     save_run(result, out, overwrite=False)
     assert sorted(path.name for path in out.iterdir()) == FILES
-    assert is_run(out)
     assert json.loads((out / "report.json").read_text(encoding="utf-8")) == result.report
     patch = Patch.load(out)
     assert (patch.id, patch.facts) == (result.patch.id, result.patch.facts)
@@ -45,8 +44,6 @@ def test_an_empty_folder_is_used_and_a_run_only_replaced_on_demand(result: EditR
     save_run(result, tmp_path, overwrite=False)
     with pytest.raises(StorageError, match="--overwrite"):
         check_out(tmp_path, overwrite=False)
-    with pytest.raises(StorageError, match="not empty"):
-        save_run(result, tmp_path, overwrite=False)
     check_out(tmp_path, overwrite=True)
     (tmp_path / "report.md").write_text("old")
     save_run(result, tmp_path, overwrite=True)
@@ -55,10 +52,29 @@ def test_an_empty_folder_is_used_and_a_run_only_replaced_on_demand(result: EditR
 
 def test_foreign_folders_are_refused_even_with_overwrite(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    assert not is_run(tmp_path)
     for overwrite in (False, True):
         with pytest.raises(StorageError, match="never overwritten"):
             check_out(tmp_path, overwrite=overwrite)
+
+
+@pytest.mark.parametrize("name", ["notes.md", "facts.jsonl", "below"])
+def test_what_lies_beside_a_run_is_never_deleted(result: EditResult, tmp_path: Path, name: str) -> None:
+    out = save_run(result, tmp_path / "run", overwrite=False)
+    (out / name).mkdir() if name == "below" else (out / name).write_text("mine")
+    with pytest.raises(StorageError, match=f"{name}.*never overwritten"):
+        check_out(out, overwrite=True)
+    with pytest.raises(StorageError, match=name):
+        result.patch.save(out, overwrite=True)
+    other = save_run(result, out, overwrite=True)
+    assert other == tmp_path / f"run-{result.patch.id}", "work that is done is written somewhere"
+    assert Patch.load(other).id == result.patch.id
+    assert (out / name).exists()
+
+
+def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(StorageError, match="leads nowhere"):
+        check_out(tmp_path / "loop", overwrite=True)
 
 
 def test_files_on_the_way_are_refused(tmp_path: Path) -> None:
@@ -78,7 +94,10 @@ def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     check_out(Path("run"), overwrite=False)
     check_out(Path("a/../run"), overwrite=False)
-    check_out(Path(), overwrite=False)  # the current folder, empty
+    # Renaming a new folder into the place of the current one would leave the shell in one that is gone.
+    for here in (Path(), tmp_path, tmp_path.parent):
+        with pytest.raises(StorageError, match="the folder you are in"):
+            check_out(here, overwrite=False)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])

@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Option("--model", "-m", help='"smollm2" (embedded), a local folder, or a hub id.')]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Revision = Annotated[str | None, typer.Option(help="Revision of a hub model.")]
 CorpusPath = Annotated[
@@ -33,15 +33,18 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stder
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", "-s", metavar="NAME=VALUE", help="Override a hyperparameter: prior_weight=300, layers=7-9, ..."
+        "--set",
+        "-s",
+        metavar="NAME=VALUE",
+        help="Override a hyperparameter: prior_weight=300, layers=7-9; `errata models` lists them.",
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the patch and the report.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the --out folder.")]
 
 
-def main() -> None:
-    """Entry point: exit codes 0 done, 1 numerics, 2 bad input, 130 interrupted, 141 the output's reader went away."""
+def run() -> None:
+    """Parse and run: exit codes 0 done, 1 numerics, 2 bad input, 130 interrupted, 141 the output's reader went away."""
     try:
         # typer turns Ctrl-C into this return value.
         if app(sys.argv[1:] or ["--help"], standalone_mode=False) == 130:
@@ -53,6 +56,8 @@ def main() -> None:
     except SystemExit:
         # Only for a broken pipe (errata ... | head) does typer exit by itself, and with 1; shells know 128 + SIGPIPE.
         raise SystemExit(141) from None
+    except OSError as error:
+        _fail(f"a file or the output could not be read or written: {error}.", 2)
     except Exception as error:
         # click's own usage errors, without importing click by name: typer may vendor it.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
@@ -99,10 +104,15 @@ def edit(
     corpus: CorpusPath = None,
     field: Field = "text",
     settings: Set = None,
+    format: Annotated[
+        str, typer.Option(help="auto (by extension and fields), jsonl, json, csv, counterfact or zsre.")
+    ] = "auto",
     limit: Annotated[int | None, typer.Option(help="Use only the first N records.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without unusable records.")] = False,
     evaluate: Annotated[bool, typer.Option(help="Measure the model before and after.")] = True,
-    batch_size: Annotated[int, typer.Option(help="Facts optimised together.")] = 32,
+    batch_size: Annotated[
+        int, typer.Option(help="Facts optimised together (it moves the last bits of the result).")
+    ] = 32,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -121,6 +131,7 @@ def edit(
             "batch_size": batch_size,
         },
         settings=settings or [],
+        format=format,  # type: ignore[arg-type]
         limit=limit,
         overwrite=overwrite,
         quiet=quiet,

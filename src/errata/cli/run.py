@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from errata.errors import ConfigError, FactsError
+from errata.errors import ConfigError, FactsError, ModelNotFoundError
 from errata.jobs.progress import progress_on
 
 if TYPE_CHECKING:
     from errata.core.progress import ProgressSink
-    from errata.facts import Fact
+    from errata.edit import Patch
+    from errata.facts import FactFile, Format
     from errata.models import LanguageModel
 
 
@@ -26,24 +27,29 @@ def run_edit(
     load: dict[str, Any],
     options: dict[str, Any],
     settings: Sequence[str],
+    format: Format,
     limit: int | None,
     overwrite: bool,
     quiet: bool,
 ) -> None:
     from errata.jobs.results import check_out
 
+    out = out.expanduser()
     progress = progress_on(quiet=quiet)
     check_out(out, overwrite=overwrite)
-    facts, skipped = _facts(facts_file, limit=limit, skip_bad=options["skip_bad"])
+    found = _facts(facts_file, format=format, limit=limit, skip_bad=options["skip_bad"])
     overrides = _overrides(settings)
+    _check_cheaply(overrides, options["corpus"])
+    if options["batch_size"] < 1:
+        raise ConfigError(f"--batch-size must be at least 1, found {options['batch_size']}.")
     with _command(load, progress) as lm:
         from errata.jobs.edit_job import edit_facts
         from errata.jobs.results import save_run
         from errata.jobs.summary import summary
 
-        result = edit_facts(lm, facts, progress=progress, **options, **overrides)
-        result.report["skipped"] = [str(problem) for problem in skipped]
-        save_run(result, out, overwrite=overwrite)
+        result = edit_facts(lm, found.facts, places=found.places, progress=progress, **options, **overrides)
+        result.report["skipped"] = [str(problem) for problem in found.errors] + result.report["skipped"]
+        out = save_run(result, out, overwrite=overwrite)
         typer.echo(summary(result))
         example = f"errata ask {_quoted(result.patch.facts[0].text)} --patch {_quoted(str(out))}"
         typer.echo(f"\nPatch and report: {out}\nTry it:           {example}")
@@ -51,6 +57,7 @@ def run_edit(
 
 def run_demo(out: Path, *, model: str, device: str, dtype: str, quiet: bool) -> None:
     progress = progress_on(quiet=quiet)
+    out = out.expanduser()
     with _command({"model": model, "device": device, "dtype": dtype, "revision": None}, progress) as lm:
         from errata.jobs.demo_job import run_demo as demo
 
@@ -67,13 +74,15 @@ def run_stats_command(
     seed: int,
     quiet: bool,
 ) -> None:
+    from errata.edit.config import parse_layers
+
     progress = progress_on(quiet=quiet)
+    overrides: dict[str, Any] = {} if layers is None else {"layers": parse_layers(layers)}
+    _check_cheaply(overrides, corpus)
     with _command(load, progress) as lm:
         from errata.edit import settings_for
-        from errata.edit.config import parse_layers
         from errata.jobs.stats_job import run_stats
 
-        overrides: dict[str, Any] = {} if layers is None else {"layers": parse_layers(layers)}
         config = settings_for(lm, **overrides).config
         count = config.moment_tokens if tokens is None else tokens
         moments = run_stats(lm, config.layers, tokens=count, corpus=corpus, field=field, seed=seed, progress=progress)
@@ -96,15 +105,21 @@ def run_ask(
 ) -> None:
     if tokens < 1 or top < 1:
         raise ConfigError(f"--tokens and --top must be at least 1, found {tokens} and {top}.")
+    from errata.facts.checks import check_prompt
+
     patch = None
     if patch_folder is not None:
         from errata.edit import Patch
 
         patch = Patch.load(patch_folder)
         made_on = patch.info["model"]
-        model, dtype, revision = model or made_on["name"], dtype or made_on["dtype"], revision or made_on["revision"]
+        if model is None:
+            model, revision = made_on["name"], revision or made_on["revision"]
+        dtype = dtype or made_on["dtype"]
     load = {"model": model or "smollm2", "device": device, "dtype": dtype or "float32", "revision": revision}
-    with _command(load, progress_on(quiet=True)) as lm:
+    for prompt in prompts:
+        check_prompt(prompt)
+    with _model_of(patch), _command(load, progress_on(quiet=True)) as lm:
         from errata.jobs.ask_job import ask
         from errata.jobs.summary import answers
 
@@ -113,7 +128,24 @@ def run_ask(
         typer.echo(answers(before, after, None if patch is None else patch.id))
 
 
+@contextmanager
+def _model_of(patch: Patch | None) -> Iterator[None]:
+    """Say whose model it is that cannot be found."""
+    try:
+        yield
+    except ModelNotFoundError as error:
+        if patch is None:
+            raise
+        made_on = patch.info["model"]["name"]
+        raise ModelNotFoundError(
+            f"The patch was made on {made_on!r}; say with --model where that model is now. {error}"
+        ) from error
+
+
 def run_models() -> None:
+    from dataclasses import MISSING, fields
+
+    from errata.edit.config import MemitConfig
     from errata.edit.presets import PRESETS
     from errata.jobs.tables import text_table
     from errata.models.embedded import EMBEDDED_MODELS
@@ -134,6 +166,9 @@ def run_models() -> None:
         for p in PRESETS
     ]
     typer.echo(text_table(["model", "family", "layers", "λ", "clamp", "source"], rows, right=(2, 3, 4)))
+    typer.echo("\nHyperparameters for --set NAME=VALUE, with their defaults where no preset says otherwise:")
+    defaults = [(f.name, f.default) for f in fields(MemitConfig) if f.default is not MISSING]
+    typer.echo(text_table(["name", "default"], [["layers", ""], *([n, str(value)] for n, value in defaults)]))
     typer.echo("\nInstalled:")
     for name, embedded in EMBEDDED_MODELS.items():
         typer.echo(
@@ -158,19 +193,32 @@ def _command(load: dict[str, Any], progress: ProgressSink) -> Iterator[LanguageM
     yield lm
 
 
-def _facts(path: Path, *, limit: int | None, skip_bad: bool) -> tuple[tuple[Fact, ...], list[Any]]:
+def _check_cheaply(overrides: dict[str, Any], corpus: str | None) -> None:
+    """What can be judged without the model, before minutes are spent on loading it."""
+    from errata.edit.config import MemitConfig
+    from errata.stats import open_corpus
+    from errata.store import home
+
+    MemitConfig(**{"layers": (0,), **overrides})
+    home()
+    if corpus is not None and not corpus.startswith("dataset:"):
+        open_corpus(corpus)
+
+
+def _facts(path: Path, *, format: Format, limit: int | None, skip_bad: bool) -> FactFile:
     from errata.facts import format_problems, read_facts, require
 
     if limit is not None and limit < 1:
         raise FactsError(f"--limit must be at least 1, found {limit}.")
-    found = read_facts(path, limit=limit)
+    found = read_facts(path.expanduser(), format=format, limit=limit)
     facts = require(found, skip_bad=skip_bad)
     if found.problems:
         typer.echo(f"errata: {path}:\n{format_problems(found.problems)}", err=True)
         if found.errors:
-            skipped = f"{found.bad_records:,} records were skipped"
-            typer.echo(f"errata: going on with {len(facts):,} facts; {skipped}.", err=True)
-    return facts, list(found.errors)
+            typer.echo(
+                f"errata: skipped: {found.bad_records:,}. The model looks at the other {len(facts):,} next.", err=True
+            )
+    return found
 
 
 def _overrides(settings: Sequence[str]) -> dict[str, Any]:
@@ -195,4 +243,6 @@ def _installed(package: str) -> str | None:
 def _quoted(text: str) -> str:
     import shlex
 
-    return shlex.quote(text)
+    from errata.jobs.tables import printable
+
+    return shlex.quote(printable(text))

@@ -11,12 +11,15 @@ from errata.edit.config import MemitConfig
 from errata.edit.rows import rewriting_rows
 from errata.edit.targets import TargetValues, evaluations, target_values
 from errata.facts import Fact
-from errata.models import LanguageModel, config_digest, tokenizer_digest
+from errata.models import LanguageModel, config_digest, matmul_precision, tokenizer_digest
 from errata.store import digest, home
 from errata.store.cache import Cache
 
 # Raise it when the same inputs no longer give the same values, so that nothing stale is loaded.
 CODE_VERSION = 2
+
+# Prompts of facts are hardly ever longer.
+_USUAL_TOKENS = 64
 
 
 def collect_values(
@@ -32,59 +35,74 @@ def collect_values(
 ) -> TargetValues:
     """Target values of all facts, in their order, from the cache where they are known.
 
-    Facts of close lengths share a batch of `batch_size`. A batch is taken from the cache only whole: which facts share
-    a batch moves the last bits, so an interrupted run that is started again ends with the bits of one that was not.
+    Facts of close lengths share a batch of at most `batch_size`. Which facts share a batch moves the last bits of their
+    values: a batch that was only half kept is computed anew, so that an interrupted run that is started again ends with
+    the bits of one that was not; values kept from a run over other facts are taken as they are.
     """
     store = Cache(cache if cache is not None else home() / "values", notify)
     keys = value_keys(lm, facts, config, prefixes)
-    batches = plan_batches(lm, facts, batch_size)
-    loaded = {n: _load(store, [keys[i] for i in batch]) for n, batch in enumerate(batches)}
+    values = _known(store, keys, plan_batches(lm, facts, range(len(facts)), batch_size))
+    missing = [i for i in range(len(facts)) if i not in values]
     each = evaluations(config)
-    done = each * sum(len(batches[n]) for n, values in loaded.items() if values is not None)
-    results: list[TargetValues] = []
-    with progress.stage("target values", each * len(facts), "evaluations", done=done) as advance:
-        for n, batch in enumerate(batches):
-            values = loaded[n]
-            if values is None:
-                values = target_values(lm, [facts[i] for i in batch], config, prefixes, advance=advance)
-                for at, i in enumerate(batch):
-                    tensors = {name: tensor[at].cpu().clone() for name, tensor in values.tensors().items()}
-                    store.save(keys[i], tensors, {"fact": facts[i].id})
-            results.append(values)
-    return _in_order(results, [i for batch in batches for i in batch])
+    with progress.stage("target values", each * len(facts), "evaluations", done=each * len(values)) as advance:
+        for batch in plan_batches(lm, facts, missing, batch_size):
+            found = target_values(lm, [facts[i] for i in batch], config, prefixes, advance=advance)
+            company = _company(keys, batch)
+            for at, i in enumerate(batch):
+                values[i] = {name: tensor[at].cpu().clone() for name, tensor in found.tensors().items()}
+                store.save(keys[i], values[i], {"fact": facts[i].id, "company": company})
+    rows = [values[i] for i in range(len(facts))]
+    return TargetValues(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
+
+
+def _known(store: Cache, keys: Sequence[str], batches: Sequence[Sequence[int]]) -> dict[int, dict[str, Tensor]]:
+    """The kept values by fact number, but for those of a batch that an interruption left half kept."""
+    known: dict[int, dict[str, Tensor]] = {}
+    for batch in batches:
+        company = _company(keys, batch)
+        entries = {i: entry for i in batch if (entry := store.load(keys[i])) is not None}
+        is_whole = len(entries) == len(batch)
+        known |= {i: e[0] for i, e in entries.items() if is_whole or e[1].get("company") != company}
+    return known
+
+
+def _company(keys: Sequence[str], batch: Sequence[int]) -> str:
+    """Digest of which facts were optimised together, in which order."""
+    return digest([keys[i] for i in batch])
 
 
 def value_keys(lm: LanguageModel, facts: Sequence[Fact], config: MemitConfig, prefixes: Sequence[str]) -> list[str]:
     """For each fact, the digest of everything its target value depends on."""
+    precision = matmul_precision()
+    numbers = str(lm.dtype) if precision == "highest" else f"{lm.dtype} {precision}"
     shared = digest(
         "target value", CODE_VERSION, lm.digest(), config_digest(lm), tokenizer_digest(lm.tokenizer),
-        config.value_fields(), list(prefixes), str(lm.dtype), lm.device.type,
+        config.value_fields(), list(prefixes), numbers, lm.device.type,
     )  # fmt: skip
     return [digest(shared, f.subject, f.text, list(f.subject_span), f.target_new) for f in facts]
 
 
-def plan_batches(lm: LanguageModel, facts: Sequence[Fact], batch_size: int) -> list[list[int]]:
-    """Fact numbers in batches, sorted by the tokens from the edited one on, so that little is padded."""
-    lengths = [len(row.ids) - row.edited for row in rewriting_rows(lm, facts, ("",))]
-    order = sorted(range(len(facts)), key=lambda i: (lengths[i], i))
-    return [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+def plan_batches(lm: LanguageModel, facts: Sequence[Fact], chosen: Sequence[int], batch_size: int) -> list[list[int]]:
+    """The numbers of the `chosen` facts in batches, so that little is padded and memory stays bounded.
 
+    The keys and values of what comes before the subject are held for a whole batch, as wide as its longest. So facts
+    are sorted by that (in powers of two from 64 tokens on), then by what follows; and a batch is cut short where
+    facts × longest prompt would exceed that of `batch_size` prompts of 64 tokens.
+    """
+    rows = {row.fact: row for row in rewriting_rows(lm, [facts[i] for i in chosen], ("",))}
+    lengths = {i: (rows[n].edited, len(rows[n].ids)) for n, i in enumerate(chosen)}
 
-def _load(store: Cache, keys: Sequence[str]) -> TargetValues | None:
-    if not all(store.path(key).exists() for key in keys):
-        return None
-    entries = [store.load(key) for key in keys]
-    if any(entry is None for entry in entries):
-        return None
-    tensors = [entry[0] for entry in entries if entry is not None]
-    return TargetValues(**{name: torch.stack([t[name] for t in tensors]) for name in tensors[0]})
+    def place(i: int) -> tuple[int, int, int]:
+        before, total = lengths[i]
+        return (before // _USUAL_TOKENS).bit_length(), total - before, i
 
-
-def _in_order(batches: Sequence[TargetValues], order: Sequence[int]) -> TargetValues:
-    back = torch.empty(len(order), dtype=torch.long)
-    back[torch.tensor(order)] = torch.arange(len(order))
-
-    def joined(name: str) -> Tensor:
-        return torch.cat([getattr(batch, name).cpu() for batch in batches])[back]
-
-    return TargetValues(**{name: joined(name) for name in batches[0].tensors()})
+    batches: list[list[int]] = []
+    widest = 0
+    for i in sorted(chosen, key=place):
+        widest = max(widest, lengths[i][1], _USUAL_TOKENS)
+        batch = batches[-1] if batches else []
+        if not batch or len(batch) == batch_size or (len(batch) + 1) * widest > batch_size * _USUAL_TOKENS:
+            batch, widest = [], max(lengths[i][1], _USUAL_TOKENS)
+            batches.append(batch)
+        batch.append(i)
+    return batches

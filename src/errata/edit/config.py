@@ -1,7 +1,7 @@
 """MEMIT's hyperparameters: frozen, validated, one set whatever the model."""
 
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -124,7 +124,7 @@ def _type_reasons(config: MemitConfig) -> list[str]:
         kind = str(field.type)
         if "int'" in kind + "'" and field.name != "layers" and type(value) is not int:
             reasons.append(f"{field.name} must be a whole number, found {value!r}")
-        if "float" in kind and (type(value) not in (int, float) or not math.isfinite(value)):
+        if "float" in kind and (type(value) not in (int, float) or not abs(value) <= sys.float_info.max):
             reasons.append(f"{field.name} must be a finite number, found {value!r}")
     return reasons
 

@@ -87,7 +87,7 @@ class KeyFrontier:
                 keys[self.order[id(row)]] = key
             self._states(chunk, layer, state_layer, prefix, states)
         self.first = layer
-        return self._mean_keys(torch.stack(keys)), self._bare(states)  # type: ignore[arg-type]
+        return self._mean_keys(torch.stack(keys).float()), self._bare(states)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def states(self, state_layer: int) -> Float[Tensor, "fact d_model"]:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from errata.core.linalg import Ridge, ridge_adjoint
+from errata.core.linalg import Cholesky, Ridge, cholesky, ridge_adjoint
 from errata.core.progress import SILENT, ProgressSink
 from errata.core.updates import WeightUpdate, add_
 from errata.edit.config import MemitConfig
@@ -92,6 +92,7 @@ class _LayerWork:
         self.weight = lm.down_weight(layer)
         self.original = self.weight.clone()
         self.last_keys: Tensor | None = None
+        self.moment_cholesky: Cholesky | None = None
         self.solved: list[Ridge] = []
         self.given: list[Tensor] = []
 
@@ -107,7 +108,12 @@ class _LayerWork:
         if self.last_keys is not None and torch.equal(keys, self.last_keys):  # nothing below this layer is edited
             self.given[-1] = self.given[-1] + residuals
         else:
-            self.solved.append(ridge_adjoint(keys.double(), second_moment.to(keys.device), prior_weight=prior_weight))
+            moment = second_moment.to(keys.device)
+            if self.moment_cholesky is None and keys.shape[0] < keys.shape[1]:  # the dual form, and later passes too
+                self.moment_cholesky = cholesky(moment)
+            self.solved.append(
+                ridge_adjoint(keys.double(), moment, prior_weight=prior_weight, moment_cholesky=self.moment_cholesky)
+            )
             self.given.append(residuals)
         self.last_keys = keys
         update = self._update()

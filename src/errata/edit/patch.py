@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,30 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.core.updates import WeightUpdate, add_
-from errata.errors import CorruptFileError, CorruptPatchError, ErrataError, InputError, PatchError, PatchMismatchError
+from errata.errors import (
+    CorruptFileError,
+    CorruptPatchError,
+    ErrataError,
+    InputError,
+    PatchError,
+    PatchMismatchError,
+    StorageError,
+)
 from errata.facts import Fact, Neighbour
 from errata.models import LanguageModel, tokenizer_digest
 from errata.store import atomic_folder, atomic_write_text, digest
+from errata.store.digest import tensor_digest
 from errata.store.tensors import load_tensors, save_tensors
 
-FORMAT = 1
+FORMAT = 2
 _JSON, _TENSORS = "patch.json", "patch.safetensors"
+_RUN_FILES = {_JSON, _TENSORS, "report.json", "report.md"}
+_INFO = ("method", "model", "base_digest", "tokenizer_digest", "config")
+
+
+def foreign_file(folder: Path) -> str | None:
+    """The name of something in `folder` that no run of ours wrote; None where all of it may be replaced."""
+    return next((path.name for path in sorted(folder.iterdir()) if path.name not in _RUN_FILES), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +58,11 @@ class Patch:
         """Digest of the weights it was made on."""
         return self.info["base_digest"]
 
-    @property
+    @cached_property
     def id(self) -> str:
-        """Short name from its content: equal patches have equal ids."""
-        return digest(self.base_digest, self.info["config"], [f.id for f in self.facts], _sums(self))[:12]
+        """Short name from its content, to the last bit: equal patches have equal ids."""
+        bits = tensor_digest(_tensors(self).items())
+        return digest(self.base_digest, self.info["config"], [f.id for f in self.facts], bits)[:12]
 
     def apply_(self, lm: LanguageModel) -> None:
         """Add the updates to `lm` in place, keeping the original bits; all layers or none.
@@ -57,7 +75,7 @@ class Patch:
         _expect_untouched(lm)
         self._expect_fits(lm)
         if not lm.applied:
-            lm.pristine_digest = lm.digest()
+            lm.pristine_digest = lm.digest()  # fresh: _expect_fits has just looked at every weight
         _rebuild(lm, [*lm.applied, self])
 
     def remove_(self, lm: LanguageModel) -> None:
@@ -89,8 +107,13 @@ class Patch:
             self.remove_(lm)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the patch as one folder (JSON and safetensors), whole or not at all. Raises StorageError."""
-        target = Path(folder)
+        """Write the patch as one folder (JSON and safetensors), whole or not at all.
+
+        `overwrite` replaces an earlier patch or run. Raises StorageError, also where other files lie in the folder.
+        """
+        target = Path(folder).expanduser()
+        if overwrite and target.is_dir() and (name := foreign_file(target)):
+            raise StorageError(f"{target} holds {name!r}, which is no part of a patch; name another folder.")
         with atomic_folder(target, overwrite=overwrite) as staging:
             self.write_into(staging)
         return target
@@ -106,11 +129,12 @@ class Patch:
     @classmethod
     def load(cls, folder: str | Path) -> "Patch":
         """Read a patch back. Raises CorruptPatchError where a file is missing, truncated, altered or foreign."""
-        path = Path(folder)
-        if not (path / _JSON).is_file():
-            raise CorruptPatchError(
-                f"{path} is not a patch: it has no {_JSON}. Give the folder that `errata edit` wrote."
-            )
+        path = Path(folder).expanduser()
+        for name in (_JSON, _TENSORS):
+            if not (path / name).is_file():
+                raise CorruptPatchError(
+                    f"{path} is not a patch: it has no file {name}. Give the folder that `errata edit` wrote."
+                )
         try:
             record = json.loads((path / _JSON).read_text(encoding="utf-8"))
             record_digest = digest(record)
@@ -122,13 +146,16 @@ class Patch:
         except ErrataError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
-            raise CorruptPatchError(f"{path} cannot be read as a patch ({type(error).__name__}: {error}).") from error
+            raise CorruptPatchError(
+                f"{path} cannot be read as a patch ({type(error).__name__}: {error}). Copy it again from where it was "
+                "made, or make it anew with errata edit."
+            ) from error
         if not patch.id == expected == metadata.get("id") or record_digest != metadata.get("record"):
             raise CorruptPatchError(f"{path}: {_JSON} and {_TENSORS} are not of the same patch, or one was altered.")
         return patch
 
     def _expect_fits(self, lm: LanguageModel) -> None:
-        current = lm.digest()
+        current = lm.digest(fresh=True)
         if self.base_digest not in {current, lm.pristine_digest if lm.applied else current}:
             made_on = self.info["model"]
             on = f" with {', '.join(patch.id for patch in lm.applied)} on it" if lm.applied else ""
@@ -141,7 +168,7 @@ class Patch:
 
 
 def _expect_untouched(lm: LanguageModel) -> None:
-    if lm.applied and lm.digest() != lm.patched_digest:
+    if lm.applied and lm.digest(fresh=True) != lm.patched_digest:
         raise PatchMismatchError(
             f"The weights of {lm.name} were changed by something else while patches were on it; "
             "load the model again and apply them in order."
@@ -177,14 +204,11 @@ def _tensors(patch: Patch) -> dict[str, Tensor]:
     return tensors
 
 
-def _sums(patch: Patch) -> list[Any]:
-    """A cheap fingerprint of the numbers; the file's own checksum covers every bit."""
-    return [[name, list(t.shape), float(t.double().sum())] for name, t in sorted(_tensors(patch).items())]
-
-
 def _from_record(record: dict[str, Any], tensors: dict[str, Tensor]) -> Patch:
+    if not isinstance(record, dict) or not {*_INFO, "format", "id", "facts"} <= set(record):
+        raise CorruptPatchError(f"{_JSON} is not the record of a patch: it lacks some of {', '.join(_INFO)}.")
     if record.pop("format") != FORMAT:
-        raise CorruptPatchError(f"This errata reads patch format {FORMAT}; a newer one wrote this patch.")
+        raise CorruptPatchError(f"This errata reads patch format {FORMAT}; another version of it wrote this patch.")
     facts = tuple(
         Fact(
             **{

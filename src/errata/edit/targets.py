@@ -19,6 +19,7 @@ from errata.edit.packing import packs
 from errata.edit.passes import Pass, Suffix, plan_passes
 from errata.edit.rows import Row, essence_rows, rewriting_rows
 from errata.edit.shared import SharedPrefixes
+from errata.errors import NumericsError
 from errata.facts import Fact
 from errata.models import KeyValues, LanguageModel, joined, left_aligned, pad_right, run_layers
 
@@ -63,9 +64,22 @@ def target_values(
     L(shift) = mean over contexts of mean over target tokens of NLL + kl_factor · KL(p_shift ‖ p₀) at "{subject} is a"
     + weight_decay · ‖shift‖/‖h₀‖²; after each Adam step ‖shift‖ is clipped to clamp · ‖h₀‖. `prefixes` starts with "".
     `advance` is told how many of the facts' evaluations are done, `evaluations(config)` for each fact in the end.
+    Raises NumericsError where a fact ends without finite numbers.
     """
     problem = _prepare(lm, facts, config, prefixes)
-    return _optimise(problem, config, advance)
+    values = _optimise(problem, config, advance)
+    _expect_finite(lm, facts, values)
+    return values
+
+
+def _expect_finite(lm: LanguageModel, facts: Sequence[Fact], values: TargetValues) -> None:
+    finite = values.loss.isfinite() & values.value.isfinite().all(dim=1)
+    bad = [fact.id for fact, fine in zip(facts, finite.tolist(), strict=True) if not fine]
+    if bad:
+        raise NumericsError(
+            f"The target values of {len(bad)} of {len(facts)} facts are not finite (first: {bad[0]!r}): {lm.dtype} is "
+            f"too narrow for {lm.name} (load it as float32), its weights are broken, or learning_rate is far too large."
+        )
 
 
 @dataclass
@@ -153,8 +167,8 @@ def learning_rates(config: MemitConfig) -> list[float]:
     updates = config.value_steps - 1
     if config.schedule == "published":
         return [config.learning_rate] * updates
-    kept = max(2, round(updates * _FAST_SHARE))
-    fall = (_FAST_FIRST - _FAST_LAST) / (kept - 1)
+    kept = min(updates, max(2, round(updates * _FAST_SHARE)))
+    fall = (_FAST_FIRST - _FAST_LAST) / max(1, kept - 1)
     return [config.learning_rate * (_FAST_FIRST - fall * i) for i in range(kept)]
 
 

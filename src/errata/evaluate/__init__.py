@@ -1,6 +1,6 @@
 """Evaluation: what a model says about facts, in the field's metrics."""
 
-from errata.evaluate.measure import Measurement, measure
+from errata.evaluate.measure import Measurement, check_measurable, measure
 from errata.evaluate.scores import (
     FactScore,
     Metric,
@@ -21,6 +21,7 @@ __all__ = [
     "Summary",
     "TargetScore",
     "ZsreSummary",
+    "check_measurable",
     "harmonic_mean",
     "measure",
     "summarize",

@@ -19,12 +19,11 @@ from errata.evaluate.scores import (
     summarize,
     summarize_zsre,
 )
-from errata.facts import Fact
+from errata.facts import Fact, Problem, format_problems
 from errata.models import LanguageModel, TargetRow, encode_targets
 
 # More tokens at once are no faster on a CPU and take more memory: benchmarks/bench_evaluation.py.
 BATCH_TOKENS = 2048
-_LISTED_REASONS = 20
 
 Pair = tuple[str, str]
 
@@ -85,6 +84,11 @@ def measure(
     return Measurement(scored, summarize(scored), summarize_zsre(scored))
 
 
+def check_measurable(lm: LanguageModel, facts: Sequence[Fact]) -> list[Problem]:
+    """What `measure` would refuse, one problem for each prompt; no model is run."""
+    return _encoded(lm, facts)[1]
+
+
 def _prompts(fact: Fact) -> Iterator[_Prompt]:
     yield _Prompt("prompt", fact.text, fact.target_true)
     for number, paraphrase in enumerate(fact.paraphrases, 1):
@@ -116,22 +120,25 @@ def _fact_score(fact: Fact, scores: Mapping[Pair, TargetScore]) -> FactScore:
 
 def _rows(lm: LanguageModel, facts: Sequence[Fact]) -> dict[Pair, TargetRow]:
     """Every pair encoded, once. Raises InputError naming every fact that cannot be measured."""
+    rows, problems = _encoded(lm, facts)
+    if problems:
+        raise InputError("Facts that cannot be measured; correct them or leave them out:\n" + format_problems(problems))
+    return rows
+
+
+def _encoded(lm: LanguageModel, facts: Sequence[Fact]) -> tuple[dict[Pair, TargetRow], list[Problem]]:
     pairs = list(dict.fromkeys(pair for fact in facts for _, pair in _pairs(fact)))
     try:
         rows = dict(zip(pairs, (row for row, _ in encode_targets(lm.tokenizer, pairs)), strict=True))
     except InputError:
         rows = {}  # some pair has no target token: the search below names it
-    reasons = [
-        f"fact {fact.id!r}, {prompt.name}: {reason}"
+    problems = [
+        Problem("error", f"{prompt.name} cannot be measured: {reason}", fact_id=fact.id)
         for fact in facts
         for prompt, pair in _pairs(fact)
         if (reason := _reason(lm, pair, rows.get(pair)))
     ]
-    if reasons:
-        left_out = len(reasons) - _LISTED_REASONS
-        listed = reasons[:_LISTED_REASONS] + ([f"... and {left_out} more"] if left_out > 0 else [])
-        raise InputError("Facts that cannot be measured; correct them or leave them out:\n" + "\n".join(listed))
-    return rows
+    return rows, problems
 
 
 def _reason(lm: LanguageModel, pair: Pair, row: TargetRow | None) -> str:

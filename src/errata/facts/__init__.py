@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from errata.facts.conflicts import Accepted
 from errata.facts.fact import Fact, Neighbour
 from errata.facts.problems import Problem, format_problems
 from errata.facts.readers import FactFile, read_facts, require
@@ -9,6 +10,7 @@ from errata.facts.text import join_target
 from errata.facts.writers import write_facts
 
 __all__ = [
+    "Accepted",
     "Fact",
     "FactFile",
     "Neighbour",

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 
+from errata.errors import InputError
 from errata.facts.text import PLACEHOLDER, find_subject
 
 REQUIRED = ("subject", "prompt", "target_new")
@@ -47,6 +48,12 @@ def text_reasons(name: str, value: object) -> list[str]:
     return []
 
 
+def check_prompt(text: object) -> None:
+    """Raise InputError where a prompt is no text that a tokenizer can take."""
+    if reasons := text_reasons("the prompt", text):
+        raise InputError(f"{reasons[0][0].upper()}{reasons[0][1:]}; write the beginning of a text to go on with.")
+
+
 def fact_reasons(fields: Mapping[str, object]) -> list[str]:
     """Why a fact with these fields cannot be used: every reason, none when it can. Absent fields are not judged."""
     reasons: list[str] = []
@@ -64,6 +71,23 @@ def fact_reasons(fields: Mapping[str, object]) -> list[str]:
             f"target_new and target_true are both {quoted(good['target_new'].strip())}: there is nothing to edit"
         )
     return reasons + _paraphrase_reasons(fields.get("paraphrases", ()), good.get("subject", ""))
+
+
+def inside_word(text: str, span: tuple[int, int]) -> str | None:
+    """The longer word that `span` is only a part of, for Latin letters; other scripts attach particles."""
+    start, end = span
+    low, high = start, end
+    while low and _joins(text[low - 1], text[start]):
+        low -= 1
+    while high < len(text) and _joins(text[high], text[end - 1]):
+        high += 1
+    return None if (low, high) == span else text[low:high]
+
+
+def _joins(char: str, edge: str) -> bool:
+    if unicodedata.combining(char):
+        return True
+    return all(c.isalpha() and unicodedata.name(c, "").startswith("LATIN") for c in (char, edge))
 
 
 def fact_warnings(target_new: str, subject: str, paraphrases: Iterable[str]) -> list[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from errata.errors import ConfigError, FactsError
-from errata.facts.checks import fact_warnings
+from errata.facts.checks import REQUIRED, fact_warnings, inside_word, quoted
 from errata.facts.conflicts import Accepted
 from errata.facts.csv_records import csv_records
 from errata.facts.fact import Fact
@@ -34,6 +34,8 @@ class FactFile:
     facts: tuple[Fact, ...]
     problems: tuple[Problem, ...]
     path: Path = Path()
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Where each usable fact stands, by its id, for messages."""
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -72,8 +74,12 @@ def require(fact_file: FactFile, *, skip_bad: bool = False) -> tuple[Fact, ...]:
     if errors and not skip_bad:
         count = fact_file.bad_records
         raise FactsError(
-            f"{count} bad record{'s' * (count != 1)} in {fact_file.path}:\n{format_problems(errors)}\n"
-            f"Correct them, or go on with the {len(fact_file.facts)} good facts: --skip-bad (skip_bad=True in Python).",
+            f"{count} bad record{'s' * (count != 1)} in {fact_file.path}:\n{format_problems(errors)}\nCorrect them"
+            + (
+                f", or go on with the {len(fact_file.facts)} good facts: --skip-bad (skip_bad=True in Python)."
+                if fact_file.facts
+                else "."
+            ),
             errors,
         )
     if not fact_file.facts:
@@ -91,9 +97,11 @@ def _container(path: Path, format: str) -> str:
     if format in _DATA_SETS:
         return "jsonl" if found == "jsonl" else "json"
     if found is None:
-        extensions = ", ".join(_SUFFIXES)
+        if path.is_dir():
+            raise FactsError(f"{path} is a folder; a fact file was expected.")
         raise FactsError(
-            f"Cannot tell the format of {path} by its name (known: {extensions}); give one of {known[1:]}."
+            f"Cannot tell the format of {path} by its name (known: {', '.join(_SUFFIXES)}); give --format (format= in "
+            f"Python): {', '.join(known[1:])}."
         )
     return found
 
@@ -117,6 +125,7 @@ def _text(path: Path) -> str:
 
 def _collect(records: Iterator[Record | Problem], shape: Shape | None, path: Path) -> FactFile:
     facts: list[Fact] = []
+    places: dict[str, str] = {}
     problems: list[Problem] = []
     accepted = Accepted()
     for record in records:
@@ -124,14 +133,17 @@ def _collect(records: Iterator[Record | Problem], shape: Shape | None, path: Pat
             problems.append(record)
             continue
         if shape is None and isinstance(record.value, Mapping):
-            shape = recognize(record.value)
+            found_shape = recognize(record.value)
+            # A first record that is nobody's does not decide for all others.
+            shape = found_shape if found_shape is not own or set(REQUIRED) & set(record.value) else None
         fact, found = _judge(record, shape or own, accepted)
         problems += found
         if fact is not None:
             facts.append(fact)
+            places[fact.id] = record.where or f"line {record.line}"
     if not facts and not problems:
         problems.append(Problem("error", "the file holds no facts"))
-    return FactFile(tuple(facts), tuple(problems), path)
+    return FactFile(tuple(facts), tuple(problems), path, places)
 
 
 def _judge(record: Record, shape: Shape, accepted: Accepted) -> tuple[Fact | None, list[Problem]]:
@@ -141,6 +153,8 @@ def _judge(record: Record, shape: Shape, accepted: Accepted) -> tuple[Fact | Non
         return None, [Problem("error", reason, record.line, _given_id(record.value), record.where) for reason in made]
     found = accepted.judge(made, record.line, record.where)
     warnings = fact_warnings(made.target_new, made.subject, made.paraphrases)
+    if word := inside_word(made.text, made.subject_span):
+        warnings.append(f"subject {quoted(made.subject)} stands only inside {quoted(word)}: its key is that word's")
     found += [Problem("warning", warning, record.line, made.id, record.where) for warning in warnings]
     return None if any(problem.severity == "error" for problem in found) else made, found
 

@@ -66,7 +66,7 @@ def zsre(record: Mapping[str, Any], index: int) -> Shaped:
 def recognize(record: Mapping[str, Any]) -> Shape:
     """The shape whose field names a record has; ours where no other fits."""
     names = set(record)
-    if "requested_rewrite" in names or len(names & {"ground_truth", "rephrase_prompt", "locality_prompt"}) >= 2:
+    if "requested_rewrite" in names or names & {"ground_truth", "rephrase_prompt", "locality_prompt"}:
         return counterfact
     return zsre if {"src", "alt"} <= names else own
 

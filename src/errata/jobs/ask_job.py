@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from errata.edit import Patch
-from errata.errors import InputError
+from errata.facts.checks import check_prompt
 from errata.models import LanguageModel
 from errata.models.generate import continue_texts, next_tokens
 
@@ -23,11 +23,11 @@ def ask(
 ) -> list[Answer]:
     """Greedy continuations and next tokens of `prompts`, with `patch` on the model if one is given.
 
-    Prompts are read as they are: no chat template is added. Raises InputError for an empty prompt.
+    Prompts are read as they are: no chat template is added. Raises InputError for a prompt that is empty or no text.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not all(text.strip() for text in texts):
-        raise InputError("The prompt is empty; write the beginning of a sentence for the model to go on with.")
+    for text in texts:
+        check_prompt(text)
     if patch is not None:
         with patch.applied(lm):
             return ask(lm, texts, new_tokens=new_tokens, top=top)

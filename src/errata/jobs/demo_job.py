@@ -30,7 +30,7 @@ def run_demo(lm: LanguageModel, out: Path, *, progress: ProgressSink) -> str:
     result = edit_facts(lm, facts, progress=progress)
     with result.patch.applied(lm):
         after = continue_texts(lm, [fact.text for fact in facts], new_tokens=_NEW_TOKENS)
-    save_run(result, out, overwrite=True)
+    out = save_run(result, out, overwrite=True)
     return "\n\n".join(
         [
             _likelihoods(facts, result),

@@ -2,9 +2,9 @@
 
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import transformers
 import errata
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit import (
+    MemitConfig,
     MemitSolution,
     Patch,
     Settings,
@@ -25,16 +26,13 @@ from errata.edit import (
     solve,
 )
 from errata.errors import ConfigError, FactsError
-from errata.evaluate import Measurement, measure
-from errata.facts import Fact, format_problems
+from errata.evaluate import Measurement, check_measurable, measure
+from errata.facts import Accepted, Fact, Problem, format_problems
 from errata.jobs.diagnosis import diagnose
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.stats_job import run_stats
-from errata.models import LanguageModel, tokenizer_digest
+from errata.models import LanguageModel, encode, tokenizer_digest
 from errata.stats import Corpus, SecondMoments
-
-# Context prefixes are cut from samples of prefix_tokens; their ". " and a changed merge may add a few more.
-_PREFIX_MARGIN = 8
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,8 @@ def edit_facts(
     evaluate: bool = True,
     skip_bad: bool = False,
     batch_size: int = 32,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
+    places: Mapping[str, str] | None = None,
     progress: ProgressSink = SILENT,
     **overrides: Any,
 ) -> EditResult:
@@ -66,30 +65,40 @@ def edit_facts(
     The model is left as it was; `result.patch.apply_(lm)` edits it. Settings come from the model's preset, or are
     scaled guesses with a warning; `overrides` replace single fields of `MemitConfig`. Second moments are `moments`
     where given, else computed over `corpus`, else over the model's own samples. `cache`: folder for second moments and
-    target values (default: errata's home). Raises FactsError with every unusable fact, ConfigError, CorpusError,
-    StorageError, NumericsError.
+    target values (default: errata's home). `places`: where each fact stands, by id, for messages. Raises FactsError
+    with every unusable fact, ConfigError, CorpusError, StorageError, NumericsError.
     """
     started = time.monotonic()
-    settings = settings_for(lm, **overrides)
-    facts, warnings = checked_facts(lm, facts, settings, skip_bad=skip_bad)
+    facts = tuple(facts)
+    if not all(isinstance(fact, Fact) for fact in facts):
+        raise FactsError("facts must be errata.Fact objects; read_facts(path).facts gives those of a file.")
+    given = len(facts)
+    cache = None if cache is None else Path(cache)
+    settings = settings_for(lm, given, **overrides)
+    config = settings.config
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, found {batch_size}.")
+    lm.digest(fresh=True)  # something else may have written to the weights since
+    if moments is not None:
+        _expect_moments(lm, moments, config)
+    prefixes = sample_prefixes(lm, config)
+    facts, skipped, warnings = checked_facts(
+        lm, facts, prefixes, evaluate=evaluate, skip_bad=skip_bad, places=places or {}
+    )
+    if skipped:
+        progress.note(f"{given - len(facts):,} of {given:,} facts are skipped:\n{format_problems(skipped)}")
     clock = _Clock()
-    config = settings.config
     progress.note(_announcement(lm, facts, settings))
     with clock("second_moments"):
         moments = moments or run_stats(
             lm, config.layers, tokens=config.moment_tokens, corpus=corpus, field=field, seed=config.seed,
             cache=_sub(cache, "moments"), progress=progress,
         )  # fmt: skip
-        for layer in config.layers:
-            moments[layer]  # ConfigError now, not after the target values, where a layer has none
     before = None
     if evaluate:
         with clock("evaluation_before"):
             before = measure(lm, facts, progress=progress)
     with clock("target_values"):
-        prefixes = sample_prefixes(lm, config)
         values = collect_values(
             lm, facts, config, prefixes,
             batch_size=batch_size, cache=_sub(cache, "values"), progress=progress, notify=progress.note,
@@ -101,33 +110,63 @@ def edit_facts(
     if evaluate:
         with clock("evaluation_after"), patch.applied(lm):
             after = measure(lm, facts, progress=progress)
-    report = _report(patch, settings, values, solution, before, after, warnings)
+    warnings = _settings_warnings(lm, settings) + diagnose(values, solution, config) + warnings
+    report = _report(patch, values, solution, before, after, warnings)
+    report["skipped"] = [str(problem) for problem in skipped]
+    report["batch_size"] = batch_size
     report["seconds"] = {**clock.seconds, "total": round(time.monotonic() - started, 2)}
     report["peak_memory_mib"] = peak_memory_mib(lm.device)
     patch.info["metrics"].update({name: report[name] for name in ("before", "after") if report[name]})  # type: ignore[union-attr]
     return EditResult(patch, report, before, after)
 
 
+def _expect_moments(lm: LanguageModel, moments: SecondMoments, config: MemitConfig) -> None:
+    if moments.model_digest != lm.digest():
+        raise ConfigError(
+            f"The second moments given are those of other weights than {lm.name}'s; compute them on the model as it is."
+        )
+    for layer in config.layers:
+        moments[layer]  # ConfigError where a layer has none
+
+
 def checked_facts(
-    lm: LanguageModel, facts: Sequence[Fact], settings: Settings, *, skip_bad: bool
-) -> tuple[tuple[Fact, ...], list[str]]:
-    """The facts this model can be given, and warnings about them; FactsError names all others unless `skip_bad`."""
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    prefixes: Sequence[str],
+    *,
+    evaluate: bool,
+    skip_bad: bool,
+    places: Mapping[str, str],
+) -> tuple[tuple[Fact, ...], list[Problem], list[str]]:
+    """The facts this model can be given, the errors of the others, and warnings; FactsError unless `skip_bad`."""
     if not facts:
         raise FactsError("There is no fact to edit.")
-    problems = check_facts(lm, facts, longest_prefix=settings.config.prefix_tokens + _PREFIX_MARGIN)
-    errors = [p for p in problems if p.severity == "error"]
-    bad = {p.fact_id for p in errors}
-    kept = tuple(fact for fact in facts if fact.id not in bad)
+    company = Accepted()
+    errors: list[Problem] = []
+    distinct: list[Fact] = []
+    for number, fact in enumerate(facts, 1):
+        place = places.get(fact.id, f"fact {number}")
+        found = [p for p in company.judge(fact, where=place) if p.severity == "error"]
+        errors += found
+        distinct += [] if found else [fact]
+    longest = max(len(encoding.ids) for encoding in encode(lm.tokenizer, prefixes))
+    problems = check_facts(lm, distinct, longest_prefix=longest)
+    if evaluate:
+        known = {p.fact_id for p in problems if p.severity == "error"}
+        problems += check_measurable(lm, [fact for fact in distinct if fact.id not in known])
+    problems = [replace(p, where=places.get(p.fact_id or "", "")) for p in problems]
+    errors += [p for p in problems if p.severity == "error"]
+    bad = {p.fact_id for p in problems if p.severity == "error"}
+    kept = tuple(fact for fact in distinct if fact.id not in bad)
+    left_out = len(facts) - len(kept)
     if errors and (not skip_bad or not kept):
         raise FactsError(
-            f"{len(bad)} of {len(facts)} facts cannot be edited into {lm.name}; correct them"
+            f"{left_out} of {len(facts)} facts cannot be edited into {lm.name}; correct them"
             f"{' or go on without them (--skip-bad)' if kept else ''}:\n{format_problems(errors)}",
             errors,
         )
-    warnings = [str(p) for p in problems if p.severity == "warning"]
-    if errors:
-        warnings.insert(0, f"{len(bad)} facts were skipped:\n{format_problems(errors)}")
-    return kept, _settings_warnings(lm, settings) + warnings
+    warnings = [f"{p.where or 'fact'} [{p.fact_id}]: {p.reason}" for p in problems if p.severity == "warning"]
+    return kept, errors, warnings
 
 
 def _settings_warnings(lm: LanguageModel, settings: Settings) -> list[str]:
@@ -168,7 +207,8 @@ def _patch(
     info = {
         "method": "memit",
         "model": {
-            "name": lm.name,
+            # From wherever it is asked later, a folder must be found again.
+            "name": str(Path(lm.name).resolve()) if Path(lm.name).is_dir() else lm.name,
             "revision": lm.revision,
             "family": lm.family.name,
             "dtype": str(lm.dtype).removeprefix("torch."),
@@ -213,7 +253,6 @@ def _edit_metrics(values: TargetValues, solution: MemitSolution) -> dict[str, An
 
 def _report(
     patch: Patch,
-    settings: Settings,
     values: TargetValues,
     solution: MemitSolution,
     before: Measurement | None,
@@ -232,13 +271,22 @@ def _report(
         "patch": patch.id,
         **{
             name: patch.info[name]
-            for name in ("method", "model", "config", "config_source", "second_moments", "versions")
+            for name in (
+                "method",
+                "model",
+                "base_digest",
+                "tokenizer_digest",
+                "config",
+                "config_source",
+                "second_moments",
+                "versions",
+            )
         },
         **_edit_metrics(values, solution),
         "not_converged": missed,
         "before": None if before is None else before.to_json(),
         "after": None if after is None else after.to_json(),
-        "warnings": warnings + diagnose(values, solution, settings.config),
+        "warnings": warnings,
     }
 
 

@@ -1,28 +1,23 @@
 """A run's folder: the patch, report.json and report.md, whole or not at all."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from errata.edit.patch import foreign_file
 from errata.errors import StorageError
 from errata.store import atomic_folder, atomic_write_text, storage_errors
 
 if TYPE_CHECKING:
     from errata.jobs.edit_job import EditResult
 
-_OURS = "patch.json"
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder is an earlier run of ours, or empty: what may be replaced."""
-    return folder.is_dir() and ((folder / _OURS).is_file() or not any(folder.iterdir()))
-
 
 def check_out(out: Path, *, overwrite: bool) -> None:
     """Fail before any long work where the folder could not be written at its end; nothing is left behind."""
     with storage_errors(f"write the folder {out}"):
-        if out.exists():
+        if os.path.lexists(out):
             _check_replaceable(out, overwrite)
         there = next(parent for parent in out.absolute().parents if parent.exists())
         if not there.is_dir():
@@ -34,19 +29,36 @@ def check_out(out: Path, *, overwrite: bool) -> None:
 
 def _check_replaceable(out: Path, overwrite: bool) -> None:
     if not out.is_dir():
-        raise StorageError(f"--out {out} is a file; name a folder that does not exist yet.")
-    ours = is_run(out)
-    if any(out.iterdir()) and not (overwrite and ours):
-        hint = "add --overwrite to replace it" if ours else "it holds other files, which are never overwritten"
+        what = "a link that leads nowhere" if out.is_symlink() and not out.exists() else "a file"
+        raise StorageError(f"--out {out} is {what}; name a folder that does not exist yet.")
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise StorageError(f"--out {out} is the folder you are in, or holds it; name one below it.")
+    foreign = foreign_file(out)
+    if any(out.iterdir()) and not (overwrite and foreign is None):
+        hint = f"it holds {foreign!r}, which is never overwritten" if foreign else "add --overwrite to replace it"
         raise StorageError(f"--out {out} exists already: {hint}, or name another folder.")
 
 
-def save_run(result: "EditResult", out: Path, *, overwrite: bool) -> None:
-    """Write patch.json, patch.safetensors, report.json and report.md as one folder."""
+def save_run(result: "EditResult", out: Path, *, overwrite: bool) -> Path:
+    """Write patch.json, patch.safetensors, report.json and report.md as one folder; returns which.
+
+    Where something else has come to lie in `out` during the run, the folder gets the patch's id behind its name: hours
+    of work are not lost to a name.
+    """
     from errata.jobs.summary import summary
 
+    try:
+        if os.path.lexists(out):
+            _check_replaceable(out, overwrite)
+    except StorageError:
+        out = out.with_name(f"{out.name}-{result.patch.id}")
     empty = out.is_dir() and not any(out.iterdir())
     with atomic_folder(out, overwrite=overwrite or empty) as staging:
         result.patch.write_into(staging)
-        atomic_write_text(staging / "report.json", json.dumps(result.report, indent=1, ensure_ascii=False) + "\n")
+        atomic_write_text(staging / "report.json", _json(result.report) + "\n")
         atomic_write_text(staging / "report.md", summary(result) + "\n")
+    return out
+
+
+def _json(report: dict[str, Any]) -> str:
+    return json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)

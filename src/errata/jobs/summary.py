@@ -27,6 +27,10 @@ def summary(result: "EditResult") -> str:
     if report["before"] and report["after"]:
         parts.append(metrics_table(report["before"], report["after"]))
     parts.append(_landed(report))
+    if skipped := report.get("skipped"):
+        listed = "\n".join(f"  {text}" for text in skipped[:5])
+        more = f"\n  ... and {len(skipped) - 5} more in report.json" if len(skipped) > 5 else ""
+        parts.append(f"Skipped: {len(skipped)} problem{'s' * (len(skipped) != 1)}\n{listed}{more}")
     parts += [f"Warning: {text}" for text in report["warnings"][:20]]
     if len(report["warnings"]) > 20:
         parts.append(f"... and {len(report['warnings']) - 20} more warnings in report.json")

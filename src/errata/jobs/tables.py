@@ -24,7 +24,12 @@ def shortened(text: str, limit: int) -> str:
 
 
 def _clean(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")
+    return printable(cell.replace("|", "\\|").replace("\n", " "))
+
+
+def printable(text: str) -> str:
+    """Text without the control characters that would act on a terminal: those are written out."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _width(text: str) -> int:

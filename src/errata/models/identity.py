@@ -6,6 +6,8 @@ The digest of the weights is `LanguageModel.digest`.
 import json
 from typing import TYPE_CHECKING
 
+import torch
+
 from errata.models.language_model import LanguageModel
 from errata.store.digest import digest
 
@@ -14,6 +16,14 @@ if TYPE_CHECKING:
 
 # Fields of a config that say where a model came from or how it is stored, not what it computes.
 _INERT_FIELDS = {"transformers_version", "architectures", "dtype", "torch_dtype", "use_cache"}
+
+
+def matmul_precision() -> str:
+    """How float32 products are computed: TF32 and bf16 products on a GPU are not the same to rounding."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # set for a single back end, which the older setting cannot express
+        return f"{torch.backends.fp32_precision} {torch.backends.cuda.matmul.fp32_precision}"  # type: ignore[attr-defined]
 
 
 def config_digest(lm: LanguageModel) -> str:

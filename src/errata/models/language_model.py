@@ -37,7 +37,7 @@ class LanguageModel:
     original_weights: dict[int, Tensor] = field(default_factory=dict)
     pristine_digest: str = ""
     patched_digest: str = ""
-    _digest: tuple[tuple[tuple[int, int, str], ...], str] | None = None
+    _digest: tuple[tuple[Any, ...], str] | None = None
 
     @cached_property
     def backbone(self) -> nn.Module:
@@ -111,17 +111,19 @@ class LanguageModel:
         softcap = getattr(config, row.logit_softcap_attr, None) if row.logit_softcap_attr else None
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
-    def digest(self) -> str:
-        """SHA-256 of every weight (name, dtype, shape, bytes), remembered until a weight is written to.
+    def digest(self, *, fresh: bool = False) -> str:
+        """SHA-256 of every weight (name, dtype, shape, bytes), remembered until torch counts a write to a weight.
 
-        A write through `weight.data`, as when PEFT merges an adapter, leaves no trace but in the numbers: so their sums
-        are looked at too, at a fraction of the digest's cost.
+        A write through `weight.data`, as when PEFT merges an adapter, is not counted: `fresh` looks at every weight
+        again, as is done before an edit, and before a patch goes on or comes off.
         """
         state = {
             name: tensor for name, tensor in self.hf.state_dict().items() if not name.endswith("rotary_emb.inv_freq")
         }
-        stamp = tuple((tensor.data_ptr(), tensor._version, _sum_bits(tensor)) for tensor in state.values())
-        if self._digest is None or self._digest[0] != stamp:
+        stamp = tuple(
+            (name, str(t.dtype), tuple(t.shape), t.stride(), t.data_ptr(), t._version) for name, t in state.items()
+        )
+        if fresh or self._digest is None or self._digest[0] != stamp:
             self._digest = (stamp, tensor_digest(_without_ties(state)))
         return self._digest[1]
 
@@ -137,18 +139,12 @@ class LanguageModel:
                     self.down_weight(layer).copy_(original)
 
 
-def _sum_bits(tensor: Tensor) -> str:
-    """The sum of a tensor, to the last bit; a NaN equals itself."""
-    total = tensor.sum() if not tensor.is_floating_point() else tensor.sum(dtype=torch.float64)
-    return repr(total.item())
-
-
 def _without_ties(state: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
     """Each storage once, under its first name: whether a head is tied must not depend on how the model was saved."""
-    seen: set[tuple[int, tuple[int, ...]]] = set()
+    seen: set[tuple[int, tuple[int, ...], tuple[int, ...]]] = set()
     unique = []
     for name in sorted(state):
-        key = (state[name].data_ptr(), tuple(state[name].shape))
+        key = (state[name].data_ptr(), tuple(state[name].shape), state[name].stride())
         if key not in seen:
             seen.add(key)
             unique.append((name, state[name]))

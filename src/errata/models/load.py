@@ -120,7 +120,8 @@ def _device(device: str | torch.device) -> torch.device:
         torch.empty(0, device=found)
         if found.type == "meta":
             raise RuntimeError("it holds no numbers")
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, dtype=torch.float64, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:  # TypeError: no float64, which every solve needs
         raise ModelError(
             f"device={str(device)!r} is not usable here ({str(error).splitlines()[0]}); try 'cpu'."
         ) from error

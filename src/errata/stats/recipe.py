@@ -3,9 +3,7 @@
 Left out, because they move results by rounding only: the device, the batch size and when the sums were saved.
 """
 
-import torch
-
-from errata.models import LanguageModel, config_digest
+from errata.models import LanguageModel, config_digest, matmul_precision
 from errata.store import digest
 
 # Raise it when the code changes what is summed: chunks, truncation, paragraphs, sampling.
@@ -19,8 +17,7 @@ def stream_digest(lm: LanguageModel, source_recipe: list[object], chunk_tokens: 
         lm.digest(),
         config_digest(lm),
         str(lm.dtype),
-        # TF32 and bf16 products on a GPU are not the same to rounding.
-        torch.get_float32_matmul_precision(),
+        matmul_precision(),
         source_recipe,
         chunk_tokens,
     )

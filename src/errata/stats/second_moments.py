@@ -31,7 +31,8 @@ class SecondMoments:
     """C = mean of k kᵀ over corpus tokens, for each layer; k is the down projection's input. Uncentered.
 
     `tokens` counted, out of `documents` documents of `source`; fewer than `requested_tokens` where the corpus ended.
-    Equal digests mean equal moments up to rounding: the digest is that of all they depend on.
+    Equal digests mean equal moments up to rounding: the digest is that of all they depend on. With the model's own
+    samples that holds for one machine and device: elsewhere rounding may move a draw, and so the rest of its document.
     """
 
     layers: dict[int, Float64[Tensor, "d_mlp d_mlp"]]
@@ -40,6 +41,7 @@ class SecondMoments:
     documents: int
     source: str
     digest: str
+    model_digest: str
 
     def __getitem__(self, layer: int) -> Float64[Tensor, "d_mlp d_mlp"]:
         if layer not in self.layers:
@@ -212,4 +214,5 @@ def _means(sums: list[RunningSum], request: MomentRequest) -> SecondMoments:
         documents=position.documents + (position.offset > 0),
         source=request.source.name,
         digest=digest(request.store.stream, request.layers, position.tokens),
+        model_digest=request.lm.digest(),
     )
