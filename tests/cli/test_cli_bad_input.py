@@ -84,7 +84,7 @@ BAD_OPTIONS = [
     (("--limit", "0"), "--limit must be at least 1, found 0"),
     (("--limit", "-3"), "found -3"),
     (("--limit", "three"), "'--limit': Input should be a valid integer"),
-    (("--batch-size", "0"), "batch_size must be at least 1"),
+    (("--batch-size", "0"), "--batch-size must be at least 1"),
     (("--batch-size", "many"), "'--batch-size': Input should be a valid integer"),
     (("--nonsense",), "--nonsense"),
     (("surplus",), "surplus"),
@@ -222,7 +222,7 @@ def test_out_that_is_taken(errata, work, edit_arguments) -> None:
     check(errata(*edit_arguments(out="file/below/it")), "file is a file")
     check(errata(*edit_arguments(out="foreign")), "never overwritten")
     check(errata(*edit_arguments("--overwrite", out="foreign")), "never overwritten")
-    check(errata(*edit_arguments("--overwrite", out=".")), "never overwritten")
+    check(errata(*edit_arguments("--overwrite", out=".")), "the folder you are in")
     check(errata(*edit_arguments(out="run")), "--overwrite")
     check(errata(*edit_arguments(out="n" * 300)), "Choose a shorter name")
     assert (work / "file").read_text() == (work / "foreign" / "notes.txt").read_text() == "mine"
@@ -272,7 +272,7 @@ def test_the_format_of_a_file_with_another_name(errata, work, edit_arguments, na
 
 def test_a_record_that_the_model_cannot_take_is_named_by_its_line(errata, work, edit_arguments) -> None:
     long = {**GOOD, "prompt": "Paris is " + "very " * 300 + "in"}
-    (work / "two.jsonl").write_text(lines({**GOOD, "prompt": "Paris lies in"}, long))
+    (work / "two.jsonl").write_text(lines({**GOOD, "subject": "Rome", "prompt": "Rome lies in"}, long))
     check(errata(*edit_arguments(facts="two.jsonl")), "line 2", "reads 256")
     done = errata(*edit_arguments("--skip-bad", "--no-evaluate", facts="two.jsonl"))
     assert done.code == 0
@@ -299,7 +299,7 @@ def test_commands(errata) -> None:
         (("edit",), "Missing argument 'facts'"),
         (("edit", "facts.jsonl"), "--out"),
         (("ask",), "Missing argument 'prompt'"),
-        (("stats", "--layers", "x", "--model", "./nowhere"), "nowhere"),
+        (("stats", "--layers", "1", "--model", "./nowhere"), "nowhere"),
         (("demo", "--model", "./nowhere"), "nowhere"),
         (("models", "surplus"), "surplus"),
     ]:
@@ -365,8 +365,8 @@ BAD_PATCHES = [
     ("newer-format", alter_json(lambda record: record.update(format=99)), "another version"),
     ("other-target", alter_json(lambda record: record["facts"][0].update(target_new="Peru")), "altered"),
     ("other-model", alter_json(lambda record: record["model"].update(name="smollm2")), "altered"),
-    ("no-model", alter_json(lambda record: record.pop("model")), "lacks some of"),
-    ("no-tokenizer", alter_json(lambda record: record.pop("tokenizer_digest")), "lacks some of"),
+    ("no-model", alter_json(lambda record: record.pop("model")), "lacks model"),
+    ("no-tokenizer", alter_json(lambda record: record.pop("tokenizer_digest")), "lacks tokenizer_digest"),
     ("no-facts", alter_json(lambda record: record.pop("facts")), "facts"),
 ]
 

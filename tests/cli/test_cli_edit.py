@@ -130,12 +130,13 @@ def test_skip_bad_goes_on_and_says_how_many(errata, work, edit_arguments) -> Non
     assert errata(*edit_arguments()).code == 2
     done = errata(*edit_arguments("--skip-bad"))
     assert done.code == 0, done.err
-    assert "going on with 4 facts; 2 records were skipped" in done.err
+    assert "skipped: 2. The model looks at the other 4 next" in done.err
     report = json.loads((work / "out" / "report.json").read_text())
     assert report["facts"] == 3
     # Line 1 lacks three fields, each a problem of its own.
-    assert {problem.split(":")[0].split(" [")[0] for problem in report["skipped"]} == {"line 1", "line 2"}
-    assert any("1 facts were skipped" in warning and "256" in warning for warning in report["warnings"])
+    places = {problem.split(":")[0].split(" [")[0] for problem in report["skipped"]}
+    assert places == {"line 1", "line 2", "line 6"}
+    assert "256" in report["skipped"][-1]
 
 
 def test_nothing_is_left_when_every_fact_is_bad(errata, work, edit_arguments) -> None:
@@ -188,10 +189,10 @@ def test_interrupted_between_batches_the_same_command_goes_on(
 
     counting = collect.target_values
 
-    def interrupted(lm, facts, *arguments):
+    def interrupted(lm, facts, *arguments, **options):
         if counted:
             raise KeyboardInterrupt
-        return counting(lm, facts, *arguments)
+        return counting(lm, facts, *arguments, **options)
 
     monkeypatch.setattr(collect, "target_values", interrupted)
     done = errata(*edit_arguments("--batch-size", "1"))

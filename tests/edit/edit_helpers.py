@@ -63,6 +63,7 @@ def small_patch(lm, seed=0, layers=(1, 2), facts=tuple(FACTS[:2]), dense=False):
         updates[layer] = WeightUpdate(dense=left.T @ right) if dense else WeightUpdate(left=left, right=right)
         keys[layer] = torch.randn(len(facts), lm.d_mlp, generator=generator)
     info = {
+        "method": "memit",
         "base_digest": lm.digest(),
         "tokenizer_digest": tokenizer_digest(lm.tokenizer),
         "model": {"name": lm.name, "dtype": str(lm.dtype)},

@@ -12,7 +12,7 @@ from errata.edit.patch import Patch
 from errata.errors import CorruptPatchError, PatchError, PatchMismatchError, StorageError
 from errata.facts import Fact, Neighbour
 from errata.models import wrap
-from tiny import tiny_tokenizer
+from tiny import tiny_model, tiny_tokenizer
 
 
 def _bits(lm):
@@ -342,7 +342,7 @@ def test_a_patch_saved_with_one_thread_loads_with_another_number(tmp_path):
     small = small_patch(lm, 1)
     generator = torch.Generator().manual_seed(0)
     keys = {layer: torch.randn(2000, 80, generator=generator) ** 3 for layer in small.keys}
-    big = dataclasses.replace(small, keys=keys)
+    big = dataclasses.replace(small, keys=keys, values=torch.zeros(2000, lm.d_model))
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)

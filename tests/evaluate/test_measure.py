@@ -220,7 +220,10 @@ def test_bad_facts_are_named_before_any_compute(monkeypatch):
     lm = tiny_model("llama")
     monkeypatch.setattr(row_scores, "run_layers", lambda *_, **__: pytest.fail("computed"))
     long = replace(FACTS[0], paraphrases=("France " * 400,), id="long")
-    with pytest.raises(InputError, match=r"fact 'long', paraphrase 1: with its target \d+ tokens long; .* at most 256"):
+    with pytest.raises(
+        InputError,
+        match=r"\[long\]: error: paraphrase 1 cannot be measured: with its target \d+ tokens long; .* at most 256",
+    ):
         measure(lm, [FACTS[1], long])
     with _limit(lm, 12), pytest.raises(InputError, match="correct them or leave them out") as raised:
         measure(lm, FACTS * 8)
@@ -256,8 +259,10 @@ def test_a_target_without_tokens_or_without_a_token_before_it():
                 Fact(subject="Rome", prompt="Rome is", target_new="old", id="good"),
             ],
         )
-    assert "fact 'short', prompt: no token comes before the target 'ab'" in str(raised.value)
-    assert "fact 'dropped', prompt: the tokenizer makes no token of the target '서울'" in str(raised.value)
+    assert "[short]: error: prompt cannot be measured: no token comes before the target 'ab'" in str(raised.value)
+    assert "[dropped]: error: prompt cannot be measured: the tokenizer makes no token of the target '서울'" in str(
+        raised.value
+    )
     assert "good" not in str(raised.value)
 
 

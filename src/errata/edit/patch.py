@@ -204,9 +204,10 @@ def _tensors(patch: Patch) -> dict[str, Tensor]:
     return tensors
 
 
-def _from_record(record: dict[str, Any], tensors: dict[str, Tensor]) -> Patch:
-    if not isinstance(record, dict) or not {*_INFO, "format", "id", "facts"} <= set(record):
-        raise CorruptPatchError(f"{_JSON} is not the record of a patch: it lacks some of {', '.join(_INFO)}.")
+def _from_record(record: Any, tensors: dict[str, Tensor]) -> Patch:
+    missing = {"format", "id", "facts", *_INFO} - (set(record) if isinstance(record, dict) else set())
+    if missing:
+        raise CorruptPatchError(f"{_JSON} is not the record of a patch: it lacks {', '.join(sorted(missing))}.")
     if record.pop("format") != FORMAT:
         raise CorruptPatchError(f"This errata reads patch format {FORMAT}; another version of it wrote this patch.")
     facts = tuple(

@@ -1,7 +1,6 @@
 """A run's folder: the patch, report.json and report.md, whole or not at all."""
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 def check_out(out: Path, *, overwrite: bool) -> None:
     """Fail before any long work where the folder could not be written at its end; nothing is left behind."""
     with storage_errors(f"write the folder {out}"):
-        if os.path.lexists(out):
+        if _stands(out):
             _check_replaceable(out, overwrite)
         there = next(parent for parent in out.absolute().parents if parent.exists())
         if not there.is_dir():
@@ -25,6 +24,15 @@ def check_out(out: Path, *, overwrite: bool) -> None:
         # Asking for permissions does not tell what a read-only mount will do.
         with tempfile.TemporaryFile(dir=there):
             pass
+
+
+def _stands(out: Path) -> bool:
+    """Whether anything has this name, a link that leads nowhere included; OSError where it cannot be a name."""
+    try:
+        out.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _check_replaceable(out: Path, overwrite: bool) -> None:
@@ -48,7 +56,7 @@ def save_run(result: "EditResult", out: Path, *, overwrite: bool) -> Path:
     from errata.jobs.summary import summary
 
     try:
-        if os.path.lexists(out):
+        if _stands(out):
             _check_replaceable(out, overwrite)
     except StorageError:
         out = out.with_name(f"{out.name}-{result.patch.id}")
