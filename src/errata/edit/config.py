@@ -20,7 +20,8 @@ class MemitConfig:
     weight_decay: factor of ‖shift‖/‖h₀‖² in the loss.  kl_factor: factor of KL(p_shift ‖ p₀) at the subject.
     stop_loss: a fact is done when its total loss (nats) is below this.
     prior_weight: λ; the second moment counts as that many corpus tokens *of this model's own statistics*.
-    passes: how often the layer loop runs; 1 is published, each further pass corrects what the ones before left.
+    passes: how often the layer loop runs; 1 is published, each further pass corrects what the ones before left. λ then
+    weighs the increment of each pass, not their sum.
     moment_tokens: corpus tokens behind the second moments.
     prefixes, prefix_tokens, prefix_top_k: sampled context prefixes: how many, their length in tokens, and the sampling.
     schedule: "published" is exact; "fast" takes fewer, larger first updates and is an approximation (opt-in).
