@@ -93,6 +93,9 @@ def test_facts_are_checked_in_batches_of_any_number(monkeypatch):
     import errata.edit.check as module
 
     original = module.run_layers
-    monkeypatch.setattr(module, "run_layers", lambda lm, ids, mask: rows.append(len(ids)) or original(lm, ids, mask))
+    monkeypatch.setattr(module, "_AT_ONCE", 200)
+    monkeypatch.setattr(module, "run_layers", lambda lm, ids, mask: rows.append(ids.shape) or original(lm, ids, mask))
     assert check_facts(lm, facts) == []
-    assert rows == [64, 64, 2]
+    assert sum(count for count, _ in rows) == 130
+    assert len(rows) > 2
+    assert all(count * width <= 200 for count, width in rows)

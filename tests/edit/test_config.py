@@ -141,9 +141,9 @@ def test_overrides_outside_the_domain_are_refused_by_the_configuration(text):
 @pytest.mark.parametrize("row", PRESETS, ids=lambda row: row.name)
 def test_every_preset_can_be_found_by_its_shape(row):
     found = [p for p in PRESETS if (p.family, p.num_layers, p.d_model) == (row.family, row.num_layers, row.d_model)]
-    vocabularies = [p.d_vocab for p in found]
-    assert len(set(vocabularies)) == len(vocabularies), "two rows for one shape"
-    assert len(found) == 1 or None not in vocabularies, "a row without a vocabulary would hide another"
+    places = [(p.d_vocab, p.least_facts) for p in found]
+    assert len(set(places)) == len(places), "two rows for one shape"
+    assert len(found) == 1 or None not in [p.d_vocab for p in found], "a row without a vocabulary would hide another"
     assert max(row.config.layers) < row.num_layers
 
 
