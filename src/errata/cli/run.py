@@ -16,7 +16,8 @@ from errata.jobs.progress import progress_on
 if TYPE_CHECKING:
     from errata.core.progress import ProgressSink
     from errata.edit import Patch
-    from errata.facts import FactFile, Format
+    from errata.facts import FactFile
+    from errata.facts.readers import Format
     from errata.models import LanguageModel
 
 
