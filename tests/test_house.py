@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src"
 
 BASE = {"errors", "core", "store", "facts"}
-METHODS = {"stats", "edit", "evaluate"}
+METHODS = {"stats", "edit", "evaluate", "lens"}
 # What each package of errata may import of errata. A new package is a new row.
 MAY_IMPORT = {
     "errors": set(),
@@ -23,10 +23,13 @@ MAY_IMPORT = {
     "facts": {"errors", "store"},
     "models": BASE,
     "stats": BASE | {"models"},
-    "edit": BASE | {"models", "stats"},
+    "patches": BASE | {"models"},
+    "edit": BASE | {"models", "stats", "patches"},
     "evaluate": BASE | {"models"},
-    "jobs": BASE | {"models"} | METHODS,
-    "cli": BASE | {"models", "jobs"} | METHODS,
+    "views": {"errors", "core", "store"},
+    "lens": BASE | {"models", "patches", "views"},
+    "jobs": BASE | {"models", "patches", "views"} | METHODS,
+    "cli": BASE | {"models", "patches", "jobs", "views"} | METHODS,
     "__main__": {"cli"},
 }
 

@@ -147,3 +147,8 @@ def tiny_hf(variant: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, 
 def tiny_model(variant: str, *, bos: bool = False, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """A cached, verified tiny model; tests that write to its weights must restore them."""
     return wrap(tiny_hf(variant, dtype=dtype), tiny_tokenizer(bos), name=f"tiny-{variant}")
+
+
+def fresh_model(variant: str = "llama", *, bos: bool = False, **overrides) -> LanguageModel:
+    """A tiny model of its own, for tests that write to it."""
+    return wrap(tiny_hf(variant, **overrides), tiny_tokenizer(bos), name=f"tiny-{variant}")

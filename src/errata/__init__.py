@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from errata.edit import MemitConfig, Patch, settings_for
+    from errata.edit import MemitConfig, settings_for
     from errata.errors import ErrataError
     from errata.evaluate import Measurement, measure
     from errata.facts import Fact, Neighbour, read_facts, require, write_facts
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from errata.jobs.edit_job import EditResult, edit_facts
     from errata.jobs.progress import progress_on
     from errata.models import LanguageModel, load, wrap
+    from errata.patches import Patch
     from errata.stats import SecondMoments, second_moments
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "errata.edit": ("MemitConfig", "Patch", "settings_for"),
+    "errata.edit": ("MemitConfig", "settings_for"),
     "errata.errors": ("ErrataError",),
     "errata.evaluate": ("Measurement", "measure"),
     "errata.facts": ("Fact", "Neighbour", "read_facts", "require", "write_facts"),
@@ -28,6 +29,7 @@ _HOMES = {
     "errata.jobs.edit_job": ("EditResult", "edit_facts"),
     "errata.jobs.progress": ("progress_on",),
     "errata.models": ("LanguageModel", "load", "wrap"),
+    "errata.patches": ("Patch",),
     "errata.stats": ("SecondMoments", "second_moments"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from edit_helpers import FACTS, PREFIXES, InterruptingSink, fresh_model, relative
+from edit_helpers import FACTS, PREFIXES, InterruptingSink, relative
 
 from errata.edit import collect
 from errata.edit.collect import collect_values, plan_batches, value_keys
 from errata.edit.config import MemitConfig
 from errata.edit.targets import evaluations, target_values
 from errata.facts import Fact
-from tiny import tiny_model
+from tiny import fresh_model, tiny_model
 
 CONFIG = MemitConfig(layers=(1, 2), value_steps=4, learning_rate=0.1)
 MORE = [

@@ -4,13 +4,12 @@ import dataclasses
 import importlib.util
 
 import pytest
-from edit_helpers import fresh_model
 
 from errata.edit import config as config_module
 from errata.edit.config import parse_override
 from errata.edit.presets import PRESETS, find_preset, guess, settings_for
 from errata.errors import ConfigError
-from tiny import LAYERS, tiny_model
+from tiny import LAYERS, fresh_model, tiny_model
 
 
 def _without_type_checks():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from edit_helpers import FACTS, PREFIXES, REAL_FACTS, InterruptingSink, fresh_model, random_moments, relative
+from edit_helpers import FACTS, PREFIXES, REAL_FACTS, InterruptingSink, random_moments, relative
 
 from errata.core.updates import add_
 from errata.edit.config import MemitConfig
@@ -12,7 +12,7 @@ from errata.edit.rows import key_rows
 from errata.errors import NumericsError, SingularSystemError
 from errata.facts import Fact
 from reference import memit as reference
-from tiny import LAYERS, VARIANTS, tiny_model
+from tiny import LAYERS, VARIANTS, fresh_model, tiny_model
 
 # The first layer, a neighbour of it, and the last one.
 CONFIG = MemitConfig(layers=(0, 1, LAYERS - 1), prior_weight=3.0)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from edit_helpers import FACTS, PREFIXES, REAL_FACTS, fresh_model, relative
+from edit_helpers import FACTS, PREFIXES, REAL_FACTS, relative
 
 from errata.edit.collect import collect_values
 from errata.edit.config import MemitConfig
@@ -10,7 +10,7 @@ from errata.edit.targets import learning_rates, target_values
 from errata.errors import NumericsError
 from errata.facts import Fact
 from reference import memit as reference
-from tiny import LAYERS, VARIANTS, tiny_model
+from tiny import LAYERS, VARIANTS, fresh_model, tiny_model
 
 CONFIG = MemitConfig(layers=(1, 2), value_steps=6, learning_rate=0.1, clamp=0.4)
 

@@ -127,7 +127,7 @@ def test_whole_or_not_at_all(
         atomic_write_text(path, text)
 
     monkeypatch.setattr("errata.jobs.results.atomic_write_text", failing)
-    monkeypatch.setattr("errata.edit.patch.atomic_write_text", failing)
+    monkeypatch.setattr("errata.patches.patch.atomic_write_text", failing)
     with pytest.raises((KeyboardInterrupt, StorageError)):
         save_run(result, tmp_path / "run", overwrite=False)
     assert len(written) == at

@@ -47,8 +47,8 @@ def test_every_row_is_true(variant, dtype):
 
 
 WRONG_ROWS = [
-    ("gpt2-square", {"down_in_first": False}),
-    ("llama-square", {"down_in_first": True}),
+    ("gpt2-square", {"in_first": False}),
+    ("llama-square", {"in_first": True}),
     ("llama-square", {"down": "mlp.gate_proj"}),
     ("llama-square", {"down": "mlp.up_proj"}),
     ("gpt2-square", {"down": "mlp.c_fc"}),

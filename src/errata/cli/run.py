@@ -15,10 +15,10 @@ from errata.jobs.progress import progress_on
 
 if TYPE_CHECKING:
     from errata.core.progress import ProgressSink
-    from errata.edit import Patch
     from errata.facts import FactFile
     from errata.facts.readers import Format
     from errata.models import LanguageModel
+    from errata.patches import Patch
 
 
 def run_edit(
@@ -110,7 +110,7 @@ def run_ask(
 
     patch = None
     if patch_folder is not None:
-        from errata.edit import Patch
+        from errata.patches import Patch
 
         patch = Patch.load(patch_folder)
         made_on = patch.info["model"]

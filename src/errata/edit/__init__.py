@@ -5,7 +5,6 @@ from errata.edit.collect import collect_values
 from errata.edit.config import MemitConfig, parse_override
 from errata.edit.contexts import sample_prefixes
 from errata.edit.memit import LayerEdit, MemitSolution, solve
-from errata.edit.patch import Patch
 from errata.edit.presets import PRESETS, Preset, Settings, find_preset, settings_for
 from errata.edit.targets import TargetValues, target_values
 
@@ -14,7 +13,6 @@ __all__ = [
     "LayerEdit",
     "MemitConfig",
     "MemitSolution",
-    "Patch",
     "Preset",
     "Settings",
     "TargetValues",

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from errata.edit import Patch
 from errata.facts.checks import check_prompt
 from errata.models import LanguageModel
 from errata.models.generate import continue_texts, next_tokens
+from errata.patches import Patch
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from errata.core.progress import SILENT, ProgressSink
 from errata.edit import (
     MemitConfig,
     MemitSolution,
-    Patch,
     Settings,
     TargetValues,
     check_facts,
@@ -31,7 +30,8 @@ from errata.facts import Accepted, Fact, Problem, format_problems
 from errata.jobs.diagnosis import diagnose
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.stats_job import run_stats
-from errata.models import LanguageModel, encode, tokenizer_digest
+from errata.models import LanguageModel, Place, encode, tokenizer_digest
+from errata.patches import Patch
 from errata.stats import Corpus, SecondMoments
 
 
@@ -228,7 +228,7 @@ def _patch(
         "device": str(lm.device),
         "metrics": _edit_metrics(values, solution),
     }
-    updates = {layer.layer: layer.update for layer in solution.layers}
+    updates = {Place(layer.layer, "down"): layer.update for layer in solution.layers}
     keys = {layer.layer: layer.keys for layer in solution.layers}
     return Patch(info, tuple(facts), updates, values.value.cpu(), keys)
 

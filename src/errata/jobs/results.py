@@ -5,8 +5,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from errata.edit.patch import foreign_file
 from errata.errors import StorageError
+from errata.patches import foreign_file
 from errata.store import atomic_folder, atomic_write_text, storage_errors
 
 if TYPE_CHECKING:

@@ -5,14 +5,30 @@ from errata.models.identity import config_digest, matmul_precision, tokenizer_di
 from errata.models.language_model import LanguageModel
 from errata.models.load import load, wrap
 from errata.models.partial import KeyValues, Run, joined, left_aligned, run_layers
+from errata.models.projections import (
+    ATTENTION_MATRICES,
+    MLP_MATRICES,
+    WRITING,
+    Place,
+    Projection,
+    matrices,
+    mlp_matrices,
+    projection,
+    weight_of,
+)
 from errata.models.tokens import Encoding, TargetRow, encode, encode_targets, pad_right
 
 __all__ = [
+    "ATTENTION_MATRICES",
     "FAMILIES",
+    "MLP_MATRICES",
+    "WRITING",
     "Encoding",
     "Family",
     "KeyValues",
     "LanguageModel",
+    "Place",
+    "Projection",
     "Run",
     "TargetRow",
     "config_digest",
@@ -22,8 +38,12 @@ __all__ = [
     "left_aligned",
     "load",
     "matmul_precision",
+    "matrices",
+    "mlp_matrices",
     "pad_right",
+    "projection",
     "run_layers",
     "tokenizer_digest",
+    "weight_of",
     "wrap",
 ]

@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 class Family:
     """One `config.model_type`: paths to its modules, and what its head does after `lm_head`.
 
-    `down_in_first` is true where the down projection stores (d_mlp, d_model), as Conv1D does. `gate_up` names a fused
-    gate-and-up projection, whose output is gate then up. The three `*_attr` name config fields: logits are multiplied
-    by `logit_scale_attr`, divided by `logit_divisor_attr`, and passed through c·tanh(logits/c) for
-    `logit_softcap_attr`; the MLP's output is multiplied by `residual_scale_attr` before it joins the residual stream.
+    `in_first` is true where a block's projections store (d_in, d_out), as Conv1D does. `gate_up` names a fused
+    gate-and-up projection, whose output is gate then up. `q`, `k`, `v`, `o` and the fused `qkv` are named from the
+    attention module; the outputs of `qkv` are all queries, then keys, then values, or where `qkv_grouped` is true a
+    group for each key head: its queries, the key, the value. The `*_attr` name config fields: logits are multiplied by
+    `logit_scale_attr`, divided by `logit_divisor_attr`, and passed through c·tanh(logits/c) for `logit_softcap_attr`;
+    the MLP's output is multiplied by `residual_scale_attr` before it joins the residual stream.
     """
 
     model_type: str
@@ -26,11 +28,17 @@ class Family:
     embed_tokens: str = "embed_tokens"
     ln_final: str = "norm"
     attention: str = "self_attn"
+    q: str = "q_proj"
+    k: str = "k_proj"
+    v: str = "v_proj"
+    o: str = "o_proj"
+    qkv: str | None = None
+    qkv_grouped: bool = False
     gate: str | None = None
     up: str | None = None
     gate_up: str | None = None
     down: str
-    down_in_first: bool = False
+    in_first: bool = False
     post_norm: bool = False
     logit_scale_attr: str | None = None
     logit_divisor_attr: str | None = None
@@ -58,9 +66,11 @@ _GPT2 = Family(
     embed_tokens="wte",
     ln_final="ln_f",
     attention="attn",
+    qkv="c_attn",
+    o="c_proj",
     up="mlp.c_fc",
     down="mlp.c_proj",
-    down_in_first=True,
+    in_first=True,
 )
 _BLOOM = replace(
     _GPT2,
@@ -68,9 +78,12 @@ _BLOOM = replace(
     example="BLOOM",
     embed_tokens="word_embeddings",
     attention="self_attention",
+    qkv="query_key_value",
+    qkv_grouped=True,
+    o="dense",
     up="mlp.dense_h_to_4h",
     down="mlp.dense_4h_to_h",
-    down_in_first=False,
+    in_first=False,
 )
 
 _ROWS = (
@@ -97,10 +110,17 @@ _ROWS = (
         model_type="phi",
         example="Phi-1, Phi-1.5, Phi-2",
         ln_final="final_layernorm",
+        o="dense",
         up="mlp.fc1",
         down="mlp.fc2",
     ),
-    Family(model_type="phi3", example="Phi-3, Phi-3.5, Phi-4-mini", gate_up="mlp.gate_up_proj", down="mlp.down_proj"),
+    Family(
+        model_type="phi3",
+        example="Phi-3, Phi-3.5, Phi-4-mini",
+        qkv="qkv_proj",
+        gate_up="mlp.gate_up_proj",
+        down="mlp.down_proj",
+    ),
     replace(_GATED, model_type="olmo2", example="OLMo 2", post_norm=True),
     replace(_GATED, model_type="stablelm", example="StableLM 2, StableLM 3B"),
     Family(model_type="starcoder2", example="StarCoder2", up="mlp.c_fc", down="mlp.c_proj"),
@@ -114,8 +134,25 @@ _ROWS = (
     replace(_GATED, model_type="cohere", example="Command R, Aya", logit_scale_attr="logit_scale"),
     replace(_GATED, model_type="smollm3", example="SmolLM3"),
     _GPT2,
-    replace(_GPT2, model_type="gptj", example="GPT-J 6B", up="mlp.fc_in", down="mlp.fc_out", down_in_first=False),
-    replace(_GPT2, model_type="gpt_neo", example="GPT-Neo", down_in_first=False),
+    replace(
+        _GPT2,
+        model_type="gptj",
+        example="GPT-J 6B",
+        qkv=None,
+        o="out_proj",
+        up="mlp.fc_in",
+        down="mlp.fc_out",
+        in_first=False,
+    ),
+    replace(
+        _GPT2,
+        model_type="gpt_neo",
+        example="GPT-Neo",
+        attention="attn.attention",
+        qkv=None,
+        o="out_proj",
+        in_first=False,
+    ),
     Family(
         model_type="gpt_neox",
         example="GPT-NeoX 20B, Pythia",
@@ -123,6 +160,9 @@ _ROWS = (
         embed_tokens="embed_in",
         ln_final="final_layer_norm",
         attention="attention",
+        qkv="query_key_value",
+        qkv_grouped=True,
+        o="dense",
         up="mlp.dense_h_to_4h",
         down="mlp.dense_4h_to_h",
     ),
@@ -131,6 +171,7 @@ _ROWS = (
         example="OPT (all sizes but 350M)",
         backbone="model.decoder",
         ln_final="final_layer_norm",
+        o="out_proj",
         up="fc1",
         down="fc2",
     ),

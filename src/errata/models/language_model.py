@@ -31,10 +31,10 @@ class LanguageModel:
     name: str
     revision: str | None = None
     block_returns_tuple: bool = False
-    # What patches keep here (edit/patch.py): those on the model in order, the original bits of the layers they touch,
-    # and the digests of the weights without and with them.
+    # What patches keep here (patches/patch.py): those on the model in order, the original bits of the weights they
+    # touch, and the digests of the weights without and with them.
     applied: list[Any] = field(default_factory=list)
-    original_weights: dict[int, Tensor] = field(default_factory=dict)
+    original_weights: dict[Any, Tensor] = field(default_factory=dict)
     pristine_digest: str = ""
     patched_digest: str = ""
     _digest: tuple[tuple[Any, ...], str] | None = None
@@ -98,7 +98,7 @@ class LanguageModel:
     def down_weight(self, layer: int) -> Float[Tensor, "d_mlp d_model"]:
         """The down projection's weight as d_mlp × d_model, sharing storage with the model's parameter."""
         weight: Tensor = self.down(layer).weight.detach()  # type: ignore[union-attr, operator]
-        return weight if self.family.down_in_first else weight.T
+        return weight if self.family.in_first else weight.T
 
     def logits(self, hidden: Float[Tensor, "*rows d_head"]) -> Float[Tensor, "*rows d_vocab"]:
         """Next-token logits from the backbone's output (after the final norm), as in the model's own forward."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from errata.errors import UnsupportedModelError
 from errata.models.language_model import LanguageModel
 from errata.models.partial import run_layers
+from errata.models.projections import matrices, projection
 
 _RELATIVE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
@@ -23,9 +24,6 @@ def verify(lm: LanguageModel) -> None:
     layer = lm.num_layers // 2
     record: dict[str, Tensor] = {}
     full = _full_forward(lm, ids, mask, layer, record)
-    _expect_close(
-        lm, "the down projection's orientation", _down_by_hand(lm, layer, record["down_in"]), record["down_out"]
-    )
 
     tail = run_layers(lm, record["layer_in"], mask, first=layer, tap_down=[layer])
     assert tail.hidden is not None
@@ -52,6 +50,21 @@ def verify(lm: LanguageModel) -> None:
 
 
 def _full_forward(lm: LanguageModel, ids: Tensor, mask: Tensor, layer: int, record: dict[str, Tensor]) -> Tensor:
+    def check_map(matrix: str):
+        one = projection(lm, layer, matrix)
+
+        def hook(_module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            what = f"its {matrix} projection"
+            try:
+                product = arguments[0] @ one.weight
+                by_hand = product if one.bias is None else product + one.bias
+            except (RuntimeError, IndexError):
+                shape = tuple(one.module.weight.shape)  # type: ignore[union-attr, arg-type]
+                raise _unsupported(lm, what, f"{shape} is not the shape that the row's orientation means") from None
+            _expect_close(lm, what, by_hand, one.part(output))
+
+        return hook
+
     def keep_down(_module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         # Cloned: Falcon adds the attention's output to it in place.
         record["down_in"], record["down_out"] = arguments[0].clone(), output.clone()
@@ -62,6 +75,7 @@ def _full_forward(lm: LanguageModel, ids: Tensor, mask: Tensor, layer: int, reco
         record["layer_out"] = (output[0] if isinstance(output, tuple) else output).clone()
 
     hooks = [
+        *(projection(lm, layer, m).module.register_forward_hook(check_map(m)) for m in matrices(lm.family)),
         lm.down(layer).register_forward_hook(keep_down),
         lm.layers[layer].register_forward_hook(keep_block, with_kwargs=True),
     ]
@@ -99,12 +113,6 @@ def _check_what_down_adds_to(lm: LanguageModel, layer: int, record: dict[str, Te
         raise _unsupported(lm, what, f"a relative {off:.1e} off what residual_scale={lm.residual_scale:g} predicts")
 
 
-def _down_by_hand(lm: LanguageModel, layer: int, down_in: Tensor) -> Tensor:
-    bias = getattr(lm.down(layer), "bias", None)
-    product = down_in @ lm.down_weight(layer)
-    return product if bias is None else product + bias
-
-
 def _check_modules(lm: LanguageModel) -> None:
     _part(lm, lm.hf, lm.family.backbone)
     if not isinstance(_part(lm, lm.backbone, lm.family.layers), nn.ModuleList):
@@ -112,9 +120,12 @@ def _check_modules(lm: LanguageModel) -> None:
     _part(lm, lm.backbone, lm.family.ln_final)
     if _part(lm, lm.backbone, lm.family.embed_tokens) is not lm.hf.get_input_embeddings():
         raise _unsupported(lm, f"its part {lm.family.embed_tokens!r}", "it is not the token embedding")
-    block = [lm.family.attention, lm.family.down, lm.family.gate, lm.family.up, lm.family.gate_up]
-    for path in filter(None, block):
+    row = lm.family
+    maps = [row.qkv, row.o] if row.qkv else [row.q, row.k, row.v, row.o]
+    for path in filter(None, [row.attention, row.down, row.gate, row.up, row.gate_up]):
         _part(lm, lm.layers[0], path)
+    for path in maps:
+        _part(lm, lm.layers[0], f"{row.attention}.{path}")
     for layer in range(lm.num_layers):
         weight = getattr(lm.down(layer), "weight", None)
         if weight is None or weight.ndim != 2 or not weight.is_floating_point():

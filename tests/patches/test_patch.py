@@ -6,13 +6,40 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from edit_helpers import FACTS, fresh_model, small_patch
 
-from errata.edit.patch import Patch
+from errata.core.updates import WeightUpdate
 from errata.errors import CorruptPatchError, PatchError, PatchMismatchError, StorageError
 from errata.facts import Fact, Neighbour
-from errata.models import wrap
-from tiny import tiny_model, tiny_tokenizer
+from errata.models import Place, tokenizer_digest, weight_of, wrap
+from errata.patches import Patch
+from tiny import fresh_model, tiny_model, tiny_tokenizer
+
+FACTS = (
+    Fact(subject="The Eiffel Tower", prompt="The Eiffel Tower is located in the city of", target_new="Rome"),
+    Fact(subject="Danielle Darrieux", prompt="The mother tongue of Danielle Darrieux is", target_new="English"),
+)
+
+
+def small_patch(lm, seed=0, layers=(1, 2), facts=FACTS, dense=False, matrix="down"):
+    """A patch of random numbers for the weights that `lm` has now."""
+    generator = torch.Generator().manual_seed(seed)
+    updates, keys = {}, {}
+    for layer in layers:
+        d_in, d_out = weight_of(lm, Place(layer, matrix)).shape
+        left = 0.1 * torch.randn(len(facts), d_in, generator=generator)
+        right = torch.randn(len(facts), d_out, generator=generator)
+        update = WeightUpdate(dense=left.T @ right) if dense else WeightUpdate(left=left, right=right)
+        updates[Place(layer, matrix)] = update
+        keys[layer] = torch.randn(len(facts), lm.d_mlp, generator=generator)
+    info = {
+        "method": "memit",
+        "base_digest": lm.digest(),
+        "tokenizer_digest": tokenizer_digest(lm.tokenizer),
+        "model": {"name": lm.name, "dtype": str(lm.dtype)},
+        "config": {"layers": list(layers)},
+        "seed": seed,
+    }
+    return Patch(info, tuple(facts), updates, torch.randn(len(facts), lm.d_model, generator=generator), keys)
 
 
 def _bits(lm):
@@ -37,7 +64,7 @@ def test_on_and_off_again_restores_the_exact_bits(variant, dense):
     patch = small_patch(lm, dense=dense)
     patch.apply_(lm)
     assert lm.digest() != before
-    for layer, update in patch.updates.items():
+    for (layer, _), update in patch.updates.items():
         added = lm.down_weight(layer) - _weight_of(lm, bits, layer)
         assert torch.allclose(added, update.matrix(), atol=1e-6)
     patch.remove_(lm)
@@ -46,11 +73,28 @@ def test_on_and_off_again_restores_the_exact_bits(variant, dense):
     assert lm.applied == []
 
 
+@pytest.mark.parametrize(("variant", "matrix"), [("llama", "gate"), ("phi3", "gate"), ("phi3", "up"), ("gpt2", "up")])
+def test_every_matrix_of_an_mlp_can_be_patched(variant, matrix, tmp_path):
+    lm = fresh_model(variant)
+    bits = _bits(lm)
+    expected = {layer: weight_of(lm, Place(layer, matrix)).clone() for layer in (1, 2)}
+    small_patch(lm, matrix=matrix).save(tmp_path / "patch")
+    patch = Patch.load(tmp_path / "patch")
+    patch.apply_(lm)
+    for place, update in patch.updates.items():
+        assert place.matrix == matrix
+        torch.testing.assert_close(weight_of(lm, place), expected[place.layer] + update.matrix())
+    changed = [name for name, tensor in lm.hf.state_dict().items() if not torch.equal(tensor, bits[name])]
+    assert len(changed) == 2
+    patch.remove_(lm)
+    assert _same(lm, bits)
+
+
 def _weight_of(lm, bits, layer):
     """What the down projection of `layer` was in `bits`, in the standard orientation."""
     weight = lm.down(layer).weight
     name = next(name for name, parameter in lm.hf.named_parameters() if parameter is weight)
-    return bits[name] if lm.family.down_in_first else bits[name].T
+    return bits[name] if lm.family.in_first else bits[name].T
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -59,7 +103,7 @@ def test_half_precision(dtype):
     bits = _bits(lm)
     patch = small_patch(lm)
     patch.apply_(lm)
-    expected = (_weight_of(lm, bits, 1).float() + patch.updates[1].matrix()).to(dtype)
+    expected = (_weight_of(lm, bits, 1).float() + patch.updates[Place(1, "down")].matrix()).to(dtype)
     assert torch.equal(lm.down_weight(1), expected)
     patch.remove_(lm)
     assert _same(lm, bits)
@@ -88,7 +132,7 @@ def test_an_interruption_while_it_goes_on_leaves_the_original_bits(lm, at, monke
         weight.sub_(1).add_(update.matrix())
 
     with monkeypatch.context() as patched:
-        patched.setattr("errata.edit.patch.add_", interrupted)
+        patched.setattr("errata.patches.patch.add_", interrupted)
         with pytest.raises(KeyboardInterrupt):
             patch.apply_(lm)
     assert len(calls) == at
@@ -109,7 +153,7 @@ def test_an_interruption_while_it_comes_off_leaves_it_on(lm, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("errata.edit.patch.add_", interrupted)
+        patched.setattr("errata.patches.patch.add_", interrupted)
         with pytest.raises(KeyboardInterrupt):
             first.remove_(lm)
     assert _same(lm, both)
@@ -227,10 +271,10 @@ def test_save_and_load_give_the_same_patch(lm, tmp_path, dense):
     assert (loaded.id, loaded.facts, dict(loaded.info)["seed"]) == (patch.id, patch.facts, 0)
     assert loaded.base_digest == patch.base_digest
     assert torch.equal(loaded.values, patch.values)
-    for layer, update in patch.updates.items():
-        assert torch.equal(loaded.keys[layer], patch.keys[layer])
-        assert loaded.updates[layer].tensors().keys() == update.tensors().keys()
-        assert torch.equal(loaded.updates[layer].matrix(), update.matrix())
+    for place, update in patch.updates.items():
+        assert torch.equal(loaded.keys[place.layer], patch.keys[place.layer])
+        assert loaded.updates[place].tensors().keys() == update.tensors().keys()
+        assert torch.equal(loaded.updates[place].matrix(), update.matrix())
     patch.apply_(lm)
     on = lm.digest()
     patch.remove_(lm)
@@ -254,7 +298,7 @@ def test_an_interrupted_save_leaves_nothing(lm, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("errata.edit.patch.atomic_write_text", interrupted)
+    monkeypatch.setattr("errata.patches.patch.atomic_write_text", interrupted)
     with pytest.raises(KeyboardInterrupt):
         small_patch(lm).save(tmp_path / "patch")
     assert list(tmp_path.iterdir()) == []

@@ -23,12 +23,12 @@ from errata.errors import (
     StorageError,
 )
 from errata.facts import Fact, Neighbour
-from errata.models import LanguageModel, tokenizer_digest
+from errata.models import LanguageModel, Place, tokenizer_digest, weight_of
 from errata.store import atomic_folder, atomic_write_text, digest
 from errata.store.digest import tensor_digest
 from errata.store.tensors import load_tensors, save_tensors
 
-FORMAT = 2
+FORMAT = 3
 _JSON, _TENSORS = "patch.json", "patch.safetensors"
 _RUN_FILES = {_JSON, _TENSORS, "report.json", "report.md"}
 _INFO = ("method", "model", "base_digest", "tokenizer_digest", "config")
@@ -41,17 +41,18 @@ def foreign_file(folder: Path) -> str | None:
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """Low-rank updates of the edited down projections, and what they were made from.
+    """Updates of the edited matrices, low-rank where they can be, and what they were made from.
 
     info: method, model, family, configuration, prefixes, base and tokenizer digests, second moments, versions, metrics
-    (plain JSON). updates and keys are by layer; values[i] is fact i's target value at the last edited layer.
+    (plain JSON). updates are by matrix of an MLP. Of methods that have them: values[i] is fact i's target value at the
+    last edited layer, keys are by layer.
     """
 
     info: Mapping[str, Any]
     facts: tuple[Fact, ...]
-    updates: Mapping[int, WeightUpdate]
-    values: Float[Tensor, "fact d_model"]
-    keys: Mapping[int, Float[Tensor, "fact d_mlp"]] = field(repr=False)
+    updates: Mapping[Place, WeightUpdate]
+    values: Float[Tensor, "fact d_model"] | None = None
+    keys: Mapping[int, Float[Tensor, "fact d_mlp"]] = field(default_factory=dict, repr=False)
 
     @property
     def base_digest(self) -> str:
@@ -178,30 +179,30 @@ def _expect_untouched(lm: LanguageModel) -> None:
 @torch.no_grad()
 def _rebuild(lm: LanguageModel, patches: list[Patch]) -> None:
     """Set the touched weights to original + each patch in turn; on any interruption, back to how they were."""
-    touched = sorted({layer for patch in [*patches, *lm.applied] for layer in patch.updates})
-    before = {layer: lm.down_weight(layer).clone() for layer in touched}
-    originals = {layer: lm.original_weights.get(layer, before[layer]) for layer in touched}
+    touched = sorted({place for patch in [*patches, *lm.applied] for place in patch.updates})
+    before = {place: weight_of(lm, place).clone() for place in touched}
+    originals = {place: lm.original_weights.get(place, before[place]) for place in touched}
     try:
-        for layer in touched:
-            lm.down_weight(layer).copy_(originals[layer])
+        for place in touched:
+            weight_of(lm, place).copy_(originals[place])
         for patch in patches:
-            for layer, update in patch.updates.items():
-                add_(lm.down_weight(layer), update)
+            for place, update in patch.updates.items():
+                add_(weight_of(lm, place), update)
         digest_after = lm.digest()
     except BaseException:
-        for layer, weight in before.items():
-            lm.down_weight(layer).copy_(weight)
+        for place, weight in before.items():
+            weight_of(lm, place).copy_(weight)
         raise
     lm.applied, lm.patched_digest = patches, digest_after
     lm.original_weights = originals if patches else {}
 
 
 def _tensors(patch: Patch) -> dict[str, Tensor]:
-    tensors = {"values": patch.values.float().contiguous()}
-    for layer, update in patch.updates.items():
-        tensors |= {f"layers.{layer}.update.{name}": t.contiguous() for name, t in update.tensors().items()}
-        tensors[f"layers.{layer}.keys"] = patch.keys[layer].float().contiguous()
-    return tensors
+    tensors = {} if patch.values is None else {"values": patch.values.float().contiguous()}
+    for place, update in patch.updates.items():
+        prefix = f"layers.{place.layer}.{place.matrix}.update"
+        tensors |= {f"{prefix}.{name}": t.contiguous() for name, t in update.tensors().items()}
+    return tensors | {f"layers.{layer}.keys": keys.float().contiguous() for layer, keys in patch.keys.items()}
 
 
 def _from_record(record: Any, tensors: dict[str, Tensor]) -> Patch:
@@ -220,13 +221,20 @@ def _from_record(record: Any, tensors: dict[str, Tensor]) -> Patch:
         )
         for fact in record.pop("facts")
     )
-    layers = [int(layer) for layer in record["config"]["layers"]]
-    updates, keys = {}, {}
-    for layer in layers:
-        parts = {part: tensors.get(f"layers.{layer}.update.{part}") for part in ("left", "right", "dense")}
-        updates[layer] = WeightUpdate(**parts)
-        keys[layer] = tensors[f"layers.{layer}.keys"]
-        if parts["dense"] is None and (parts["left"] is None or parts["right"] is None):
-            raise CorruptPatchError(f"Layer {layer}'s update is not in the file.")
+    updates = {place: _update_at(place, tensors) for place in _places(tensors)}
+    keys = {int(name.split(".")[1]): tensor for name, tensor in tensors.items() if name.endswith(".keys")}
     info = {name: value for name, value in record.items() if name != "id"}
-    return Patch(info, facts, updates, tensors["values"], keys)
+    return Patch(info, facts, updates, tensors.get("values"), keys)
+
+
+def _places(tensors: Mapping[str, Tensor]) -> list[Place]:
+    parts = [name.split(".") for name in tensors if ".update." in name]
+    return sorted({Place(int(layer), matrix) for _, layer, matrix, *_ in parts})
+
+
+def _update_at(place: Place, tensors: Mapping[str, Tensor]) -> WeightUpdate:
+    names = ("left", "right", "dense")
+    parts = {name: tensors.get(f"layers.{place.layer}.{place.matrix}.update.{name}") for name in names}
+    if parts["dense"] is None and (parts["left"] is None or parts["right"] is None):
+        raise CorruptPatchError(f"The update of {place} is not whole in the file.")
+    return WeightUpdate(**parts)
