@@ -30,3 +30,14 @@ def smollm2():
     from errata.models import load
 
     return load("smollm2")
+
+
+@pytest.fixture
+def one_thread():
+    """For tests on tiny models: several threads would spend their time in barriers on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -161,8 +161,8 @@ def learning_rates(config: MemitConfig) -> list[float]:
     """Adam's learning rate at each update; one entry fewer than the loss is evaluated.
 
     "published": constant. "fast": just under half of the updates, from five times the rate down to a half, under an
-    Adam that forgets sooner (β 0.5, 0.9). Adam moves every coordinate by about its rate whatever the gradient's size, so
-    the published schedule spends most of its updates on the way; larger steps need moments that keep up with them.
+    Adam that forgets sooner (β 0.5, 0.9). Adam moves every coordinate by about its rate whatever the gradient's size,
+    so the published schedule spends most of its updates on the way; larger steps need moments that keep up with them.
     """
     updates = config.value_steps - 1
     if config.schedule == "published":

@@ -1,5 +1,6 @@
 """Models: families as rows of one table, loading, partial runs, and the one view that everything else uses."""
 
+from errata.models.backward import Backward, run_backward, run_taps
 from errata.models.families import FAMILIES, Family
 from errata.models.identity import config_digest, matmul_precision, tokenizer_digest
 from errata.models.language_model import LanguageModel
@@ -23,6 +24,7 @@ __all__ = [
     "FAMILIES",
     "MLP_MATRICES",
     "WRITING",
+    "Backward",
     "Encoding",
     "Family",
     "KeyValues",
@@ -42,7 +44,9 @@ __all__ = [
     "mlp_matrices",
     "pad_right",
     "projection",
+    "run_backward",
     "run_layers",
+    "run_taps",
     "tokenizer_digest",
     "weight_of",
     "wrap",

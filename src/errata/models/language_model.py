@@ -102,8 +102,11 @@ class LanguageModel:
 
     def logits(self, hidden: Float[Tensor, "*rows d_head"]) -> Float[Tensor, "*rows d_vocab"]:
         """Next-token logits from the backbone's output (after the final norm), as in the model's own forward."""
+        return self.scaled_logits(self.lm_head(hidden))
+
+    def scaled_logits(self, logits: Float[Tensor, "*rows d_vocab"]) -> Float[Tensor, "*rows d_vocab"]:
+        """What the family does to the head's output: scale, divisor, soft-cap. It keeps the order of tokens."""
         config, row = self.hf.config, self.family
-        logits = self.lm_head(hidden)
         if row.logit_scale_attr:
             logits = logits * getattr(config, row.logit_scale_attr)
         if row.logit_divisor_attr:

@@ -1,0 +1,20 @@
+"""Lens: what a gradient says, token by token and layer by layer (Katz et al. 2024)."""
+
+from errata.lens.backward_lens import BackwardLens, backward_lens, backward_lenses
+from errata.lens.losses import LOSSES
+from errata.lens.modes import MODES, Reader
+from errata.lens.neurons import NeuronTable
+from errata.lens.segments import SEGMENTS
+from errata.lens.table import LensTable
+
+__all__ = [
+    "LOSSES",
+    "MODES",
+    "SEGMENTS",
+    "BackwardLens",
+    "LensTable",
+    "NeuronTable",
+    "Reader",
+    "backward_lens",
+    "backward_lenses",
+]

@@ -1,0 +1,411 @@
+"""The Backward Lens (Katz et al. 2024): the gradient of one prompt, by its factors, read in the vocabulary.
+
+One forward and one backward give, for every matrix and layer, what it read (x_i) and the loss gradient at what it
+wrote (δ_i); its weight gradient is Σ x_iᵀδ_i and is never formed unless asked for.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from errata.core.outer import OuterSum
+from errata.errors import InputError
+from errata.lens.losses import Example, LossName, Score, prepare
+from errata.lens.modes import Mode, Reader
+from errata.lens.neurons import NeuronTable, neuron_table
+from errata.lens.segments import segments
+from errata.lens.table import LensTable, read_table, token_texts
+from errata.models import (
+    ATTENTION_MATRICES,
+    WRITING,
+    Backward,
+    LanguageModel,
+    Place,
+    encode,
+    matrices,
+    mlp_matrices,
+    pad_right,
+    projection,
+    run_backward,
+    run_taps,
+)
+from errata.patches import Patch
+
+FORWARD_SOURCES = ("residual", "mlp", "attention")
+
+
+@dataclass(frozen=True, eq=False)
+class BackwardLens:
+    """One prompt's gradient. Layers and positions are 0-based; positions count the prompt's own tokens.
+
+    factors: inputs and VJPs of every matrix.  states: the residual stream entering layer 0, 1, … and leaving the last;
+    state_vjps: the loss gradient there.  mlp_out, attention_out: what each block's down and output projection wrote.
+    answer: the model's own next token after the prompt.  attention, attention_vjps: maps and their gradients, where
+    they were asked for.
+    """
+
+    lm: LanguageModel
+    example: Example
+    mode: Mode
+    subject: str | None
+    loss: float
+    answer: int
+    factors: Mapping[Place, OuterSum]
+    states: Float[Tensor, "state pos d_model"]
+    state_vjps: Float[Tensor, "state pos d_model"]
+    mlp_out: Float[Tensor, "layer pos d_model"]
+    attention_out: Float[Tensor, "layer pos d_model"]
+    attention: Mapping[int, Float[Tensor, "head pos pos"]] = field(default_factory=dict)
+    attention_vjps: Mapping[int, Float[Tensor, "head pos pos"]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_layers(self) -> int:
+        return self.lm.num_layers
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """The matrices that were tapped."""
+        return tuple(name for name in matrices(self.lm.family) if Place(0, name) in self.factors)
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """What each position says."""
+        texts = token_texts(Reader(self.lm), sorted(set(self.example.ids)))
+        return tuple(texts[i] for i in self.example.ids)
+
+    @property
+    def target(self) -> int | None:
+        """The target's first token."""
+        return self.example.target_ids[0] if self.example.target_ids else None
+
+    def segments(self) -> Mapping[str, tuple[int, ...]]:
+        """Positions of each segment of the prompt, by name."""
+        e = self.example
+        return segments(e.encoding, e.prompt, e.prompt_length, len(e.ids), self.subject)
+
+    def of(self, layer: int, matrix: str) -> OuterSum:
+        """The factors of one matrix; InputError where it was not tapped or does not exist."""
+        if Place(layer, matrix) not in self.factors:
+            projection(self.lm, layer, matrix)  # a clearer error where there is no such matrix at all
+            raise InputError(
+                f"{matrix!r} was not tapped; ask for it: backward_lens(..., matrices={[*self.matrices, matrix]})."
+            )
+        return self.factors[Place(layer, matrix)]
+
+    def gradient(self, layer: int, matrix: str) -> Float[Tensor, "d_in d_out"]:
+        """The dense weight gradient XᵀΔ, as d_in × d_out."""
+        return self.of(layer, matrix).dense()
+
+    def bias_gradient(self, layer: int, matrix: str) -> Float[Tensor, " d_out"]:
+        """The gradient of the bias, Σ δ_i (whether the model has that bias or not)."""
+        return self.of(layer, matrix).bias_gradient()
+
+    def rank(self, layer: int, matrix: str, tolerance: float | None = None) -> int:
+        """Rank of the gradient: at most the number of positions whose δ is not zero (Lemma 4.1)."""
+        return self.of(layer, matrix).rank(tolerance)
+
+    def singular_values(self, layer: int, matrix: str) -> Float64[Tensor, " rank"]:
+        """Singular values of the gradient, descending, in float64, from the factors."""
+        return self.of(layer, matrix).singular_values
+
+    def stable_rank(self, layer: int, matrix: str) -> float:
+        """‖G‖²/σ₁²."""
+        return self.of(layer, matrix).stable_rank()
+
+    def norms(self, matrix: str, of: str = "vjp") -> Float[Tensor, "layer pos"]:
+        """‖δ_i‖ (`of="vjp"`) or ‖x_i‖ (`of="input"`) at every layer and position."""
+        return self._vectors(matrix, of).norm(dim=2).cpu()
+
+    def gradient_norms(self, matrix: str) -> Float64[Tensor, " layer"]:
+        """‖G‖ of every layer."""
+        return torch.tensor([self.of(layer, matrix).norm for layer in range(self.num_layers)], dtype=torch.float64)
+
+    def share(self, matrix: str) -> Float[Tensor, "layer pos"]:
+        """Each position's share of ‖G‖² at every layer; a layer's shares sum to 1, one against the rest is negative."""
+        return torch.stack([self.of(layer, matrix).shares().float().cpu() for layer in range(self.num_layers)])
+
+    def project(
+        self,
+        matrix: str = "down",
+        *,
+        mode: Mode | None = None,
+        sign: str = "vjp",
+        top: int = 10,
+        track: Sequence[int | str] | None = None,
+    ) -> LensTable:
+        """Every layer and position of one matrix in the vocabulary.
+
+        Read are the vectors of d_model numbers that span its gradient: δ_i of what writes to the residual stream
+        (down, o), x_i of what reads it. An update moves along −δ, so the *least* probable tokens of δ are promoted;
+        `sign="-vjp"` turns δ round. `track`: tokens whose rank is kept, as ids or texts (the first token counts);
+        default: the target and the model's own answer.
+        """
+        if sign not in ("vjp", "-vjp"):
+            raise InputError(f"sign={sign!r}: choose 'vjp' or '-vjp'.")
+        writes = matrix in WRITING
+        if not writes and sign == "-vjp":
+            raise InputError(f"sign='-vjp' turns VJPs round; of {matrix!r} its inputs are read. Leave sign out.")
+        source = "vjp" if writes else "input"
+        return read_table(
+            Reader(self.lm, mode or self.mode),
+            self._vectors(matrix, source),
+            layers=range(self.num_layers), tokens=self.tokens, matrix=matrix, source=source, negate=sign == "-vjp",
+            top=_top(top), tracked=self._tracked(track), share=self.share(matrix),
+        )  # fmt: skip
+
+    def forward(
+        self,
+        source: str = "residual",
+        *,
+        mode: Mode | None = None,
+        top: int = 10,
+        track: Sequence[int | str] | None = None,
+    ) -> LensTable:
+        """The logit lens on the same grid: the residual stream leaving each layer, or what MLP or attention gave."""
+        if source not in FORWARD_SOURCES:
+            raise InputError(f"source={source!r}: choose {', '.join(FORWARD_SOURCES)}.")
+        vectors = {"residual": self.states[1:], "mlp": self.mlp_out, "attention": self.attention_out}[source]
+        return read_table(
+            Reader(self.lm, mode or self.mode), vectors,
+            layers=range(self.num_layers), tokens=self.tokens, matrix="", source=source, negate=False,
+            top=_top(top), tracked=self._tracked(track),
+        )  # fmt: skip
+
+    def neurons(
+        self, layer: int, matrix: str = "down", *, count: int | None = 100, top: int = 100, mode: Mode | None = None
+    ) -> NeuronTable:
+        """The gradient neuron by neuron against the vectors that span it: norms, cosines, signed top-k overlap.
+
+        `count`: how many neurons, those of the greatest norm first (None: all).
+        """
+        factors = self.of(layer, matrix)
+        return neuron_table(
+            Reader(self.lm, mode or self.mode), factors, writes=matrix in WRITING, count=count, top=_top(top)
+        )
+
+    def cosine(
+        self, matrix: str = "down", *, of: str = "vjp", position: int | None = -1
+    ) -> Float64[Tensor, "layer layer"]:
+        """Cosine between layers: of δ or x at `position` (None: mean over positions), or of the whole gradients.
+
+        NaN where a vector is zero.
+        """
+        if of == "gradient":
+            own = [self.of(layer, matrix) for layer in range(self.num_layers)]
+            return torch.tensor([[a.cosine(b) for b in own] for a in own], dtype=torch.float64)
+        vectors = self._vectors(matrix, of).double()
+        if position is not None:
+            vectors = vectors[:, self._position(position)][:, None]
+        unit = vectors / vectors.norm(dim=2, keepdim=True)
+        return torch.einsum("apd,bpd->pab", unit, unit).nanmean(0).cpu()
+
+    def predict_shift(
+        self, prompt: str, *, lr: float = 1.0, matrices: Sequence[str] = ("down",), layers: Sequence[int] | None = None
+    ) -> dict[Place, Float[Tensor, "pos d_out"]]:
+        """What one SGD step would change in each matrix's output on another prompt, from the factors alone.
+
+        Δz' = −lr Σ_i (x'·x_i) δ_i: an update is linear attention with keys x_i and values −lr·δ_i. Each matrix by
+        itself, with the inputs that the unedited model gives it.
+        """
+        wanted = [Place(i, m) for m in matrices for i in self._layers(layers)]
+        factors = {place: self.of(*place) for place in wanted}
+        (encoding,) = encode(self.lm.tokenizer, [prompt])
+        ids, mask = pad_right([encoding.ids], device=self.lm.device)
+        inputs, _ = run_taps(self.lm, ids, mask, wanted)
+        return {place: -lr * (inputs[place][0].float() @ one.inputs.T) @ one.vjps for place, one in factors.items()}
+
+    def step(self, lr: float, *, matrices: Sequence[str] | None = None, layers: Sequence[int] | None = None) -> Patch:
+        """One step of SGD, W ← W − lr·XᵀΔ, as a patch that applies and comes off (biases stay as they are)."""
+        from errata.lens.step import sgd_patch
+
+        chosen = mlp_matrices(self.lm.family) if matrices is None else tuple(matrices)
+        for name in chosen:
+            if name in ATTENTION_MATRICES:
+                raise InputError(f"A step of {name!r} is no patch yet; choose among {', '.join(self.matrices)}.")
+        places = [Place(i, m) for i in self._layers(layers) for m in chosen]
+        return sgd_patch(self.lm, self.example, {place: self.of(*place) for place in places}, lr)
+
+    def reversed_attention(self, layer: int) -> Float[Tensor, "head pos pos"]:
+        """∂loss/∂(attention scores), query × key: the map through which gradients flow back (Katz & Wolf 2024).
+
+        R = A ⊙ (∂L/∂A − Σ_key A ⊙ ∂L/∂A), A being the forward attention.
+        """
+        if layer not in self.attention:
+            raise InputError("Attention maps were not kept; ask for them: backward_lens(..., attention=True).")
+        probabilities, vjp = self.attention[layer].float(), self.attention_vjps[layer].float()
+        return probabilities * (vjp - (probabilities * vjp).sum(-1, keepdim=True))
+
+    def with_mode(self, mode: Mode) -> "BackwardLens":
+        """The same lens that reads in another mode unless told otherwise."""
+        Reader(self.lm, mode)
+        return replace(self, mode=mode)
+
+    def _vectors(self, matrix: str, of: str) -> Float[Tensor, "layer pos d"]:
+        if of not in ("vjp", "input"):
+            raise InputError(f"of={of!r}: choose 'vjp' or 'input'.")
+        own = [self.of(layer, matrix) for layer in range(self.num_layers)]
+        return torch.stack([one.vjps if of == "vjp" else one.inputs for one in own])
+
+    def _layers(self, layers: Sequence[int] | None) -> Sequence[int]:
+        chosen = range(self.num_layers) if layers is None else layers
+        for layer in chosen:
+            if not 0 <= layer < self.num_layers:
+                raise InputError(
+                    f"layer {layer}: {self.lm.name} has {self.num_layers} layers, 0–{self.num_layers - 1}."
+                )
+        return chosen
+
+    def _position(self, position: int) -> int:
+        n = len(self.example.ids)
+        if not -n <= position < n:
+            raise InputError(f"position {position}: the prompt has {n} tokens, 0–{n - 1}.")
+        return position % n
+
+    def _tracked(self, track: Sequence[int | str] | None) -> tuple[int, ...]:
+        if track is None:
+            found = [self.target, self.answer]
+        else:
+            found = [self._token(one) for one in ([track] if isinstance(track, str) else track)]
+        return tuple(dict.fromkeys(i for i in found if i is not None))
+
+    def _token(self, one: int | str) -> int:
+        if isinstance(one, str):
+            ids = self.lm.tokenizer(one, add_special_tokens=False)["input_ids"]
+            if not ids:
+                raise InputError(f"track={one!r} has no token.")
+            return int(ids[0])
+        if not 0 <= one < Reader(self.lm).vocabulary:
+            raise InputError(f"track={one}: token ids are 0–{Reader(self.lm).vocabulary - 1}.")
+        return one
+
+
+def _top(top: int) -> int:
+    if top < 1:
+        raise InputError(f"top must be at least 1, found {top}.")
+    return top
+
+
+def backward_lens(
+    lm: LanguageModel,
+    prompt: str,
+    target: str | None = None,
+    *,
+    loss: LossName | Score = "first",
+    mode: Mode = "paper",
+    subject: str | None = None,
+    matrices: Sequence[str] | None = None,
+    attention: bool = False,
+    against: str | None = None,
+    reference: str | None = None,
+) -> BackwardLens:
+    """The gradient of `loss` for one prompt, in factors, with its readings in the vocabulary.
+
+    `loss`: "first", "target", "all", "logit-difference" (with `against`), "kl" (with `reference`), or a function of the
+    logits [pos, vocab]; lens/losses.py says what each is.  `matrices`: which to tap (default: the MLP's and attention's
+    output; "q", "k", "v" on request).  `subject` marks the segments.  Raises InputError, NumericsError.
+    """
+    (lens,) = backward_lenses(
+        lm, [prompt], [target], loss=loss, mode=mode, subjects=[subject], matrices=matrices, attention=attention,
+        against=against, reference=reference,
+    )  # fmt: skip
+    return lens
+
+
+def backward_lenses(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    targets: Sequence[str | None],
+    *,
+    loss: LossName | Score = "first",
+    mode: Mode = "paper",
+    subjects: Sequence[str | None] | None = None,
+    matrices: Sequence[str] | None = None,
+    attention: bool = False,
+    against: str | None = None,
+    reference: str | None = None,
+    batch_size: int = 8,
+) -> Iterator[BackwardLens]:
+    """A lens for each prompt, `batch_size` of them run together; each is what it would be alone.
+
+    All prompts are checked before the first is run.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, found {batch_size}.")
+    subjects = [None] * len(prompts) if subjects is None else subjects
+    if not len(prompts) == len(targets) == len(subjects):
+        raise InputError(f"{len(prompts)} prompts, {len(targets)} targets and {len(subjects)} subjects do not match.")
+    Reader(lm, mode)
+    chosen = (*mlp_matrices(lm.family), "o") if matrices is None else tuple(matrices)
+    places = [projection(lm, layer, name).place for name in {*chosen, "down", "o"} for layer in range(lm.num_layers)]
+    examples = [
+        prepare(lm, prompt, target, loss, against=against, reference=reference)
+        for prompt, target in zip(prompts, targets, strict=True)
+    ]
+    for example, subject in zip(examples, subjects, strict=True):
+        segments(example.encoding, example.prompt, example.prompt_length, len(example.ids), subject)
+    return _run(lm, examples, subjects, places, mode, attention, batch_size)
+
+
+def _run(
+    lm: LanguageModel,
+    examples: Sequence[Example],
+    subjects: Sequence[str | None],
+    places: Sequence[Place],
+    mode: Mode,
+    attention: bool,
+    batch_size: int,
+) -> Iterator[BackwardLens]:
+    for at in range(0, len(examples), batch_size):
+        batch = examples[at : at + batch_size]
+        ids, mask = pad_right([one.ids for one in batch], device=lm.device)
+
+        def losses(hidden: Float[Tensor, "batch pos d_head"], batch=batch) -> Float[Tensor, " batch"]:
+            found = []
+            for row, one in enumerate(batch):
+                logits = lm.logits(hidden[row, list(one.read)]).float()
+                found.append(one.score(logits))
+            return torch.stack(found)
+
+        run = run_backward(lm, ids, mask, places, losses, attention=attention)
+        for row, example in enumerate(batch):
+            yield _lens(lm, run, row, example, subjects[at + row], mode)
+
+
+@torch.no_grad()
+def _lens(
+    lm: LanguageModel, run: Backward, row: int, example: Example, subject: str | None, mode: Mode
+) -> BackwardLens:
+    n = len(example.ids)
+    factors = {place: OuterSum(run.inputs[place][row, :n].float(), run.vjps[place][row, :n]) for place in run.vjps}
+    layers = range(lm.num_layers)
+    last = example.prompt_length - 1
+    notes = []
+    if run.loss_scale != 1:
+        notes.append(f"Gradients were taken in {lm.dtype} under a loss scale of {run.loss_scale:g}, then unscaled.")
+    silent = [i for i in layers if not bool(factors[Place(i, "down")].vjps.any())]
+    if silent:
+        shown = ", ".join(map(str, silent))
+        notes.append(
+            f"No gradient reaches the MLP of layer {shown}: it is exactly zero, or below what {lm.dtype} holds."
+        )
+    return BackwardLens(
+        lm=lm,
+        example=example,
+        mode=mode,
+        subject=subject,
+        loss=float(run.losses[row]),
+        answer=int(lm.logits(run.hidden[row, last])[: Reader(lm).vocabulary].argmax()),
+        factors=factors,
+        states=torch.stack([state[row, :n].float() for state in run.states]),
+        state_vjps=torch.stack([vjp[row, :n] for vjp in run.state_vjps]),
+        mlp_out=torch.stack([run.outputs[Place(i, "down")][row, :n].float() for i in layers]),
+        attention_out=torch.stack([run.outputs[Place(i, "o")][row, :n].float() for i in layers]),
+        attention={layer: maps[row, :, :n, :n] for layer, maps in run.attention.items()},
+        attention_vjps={layer: maps[row, :, :n, :n] for layer, maps in run.attention_vjps.items()},
+        notes=tuple(notes),
+    )

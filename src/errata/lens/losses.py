@@ -1,0 +1,145 @@
+"""What the gradient is of: the losses a lens can be asked for, each as a prompt ready to run and a score of its logits.
+
+A loss reads the logits at some positions of one prompt and gives one number in nats (or whatever a caller's own
+function gives). Positions are 0-based, unpadded.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from errata.errors import InputError
+from errata.facts.checks import check_prompt
+from errata.models import Encoding, LanguageModel, encode, encode_targets, pad_right, run_layers
+
+LossName = Literal["first", "target", "all", "logit-difference", "kl"]
+LOSSES: tuple[LossName, ...] = get_args(LossName)
+Score = Callable[[Float[Tensor, "pos vocab"]], Float[Tensor, ""]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt ready to run: `ids` go in, `score` sees the logits at positions `read` and gives the loss.
+
+    prompt_length counts the prompt's own tokens; target_ids may go on behind them (teacher forcing). encoding is of
+    `text`, the prompt with its target.
+    """
+
+    text: str
+    prompt: str
+    ids: tuple[int, ...]
+    encoding: Encoding
+    prompt_length: int
+    target_ids: tuple[int, ...]
+    read: tuple[int, ...]
+    score: Score
+    loss_name: str
+
+
+def prepare(
+    lm: LanguageModel,
+    prompt: str,
+    target: str | None,
+    loss: LossName | Score = "first",
+    *,
+    against: str | None = None,
+    reference: str | None = None,
+) -> Example:
+    """The example of `prompt` under `loss`. Raises InputError for anything that cannot be run or scored.
+
+    "first": NLL of the target's first token at the last prompt position (the paper's).  "target": NLL of all target
+    tokens, teacher-forced, summed.  "all": NLL of every token of the text but the first, summed; a target is part of
+    the text.  "logit-difference": logit of `against`'s first token (default: the model's own answer) − that of the
+    target.  "kl": KL(p of the `reference` prompt ‖ p) at the last position.  A function: of all logits [pos, vocab].
+    """
+    check_prompt(prompt)
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", "function")
+    if isinstance(loss, str) and loss not in LOSSES:
+        raise InputError(f"loss={loss!r} is no loss; choose {', '.join(LOSSES)}, or give a function of the logits.")
+    text, encoding, length, target_ids = _tokens(lm, prompt, target)
+    if target is None and loss in ("first", "target", "logit-difference"):
+        raise InputError(f"loss={name!r} needs a target: the text that the model should give after the prompt.")
+    ids = encoding.ids
+    if loss == "all" and len(ids) < 2:
+        raise InputError(f"loss='all' needs at least two tokens; {text!r} is {len(ids)}.")
+    forced = loss in ("target", "all") or not isinstance(loss, str)
+    run = ids[: len(ids) - 1] if forced and (target_ids or loss == "all") else ids[:length]
+    if len(run) > lm.max_tokens:
+        raise InputError(f"The prompt is {len(run):,} tokens long; {lm.name} takes at most {lm.max_tokens:,}.")
+    if not isinstance(loss, str):
+        read, score = tuple(range(len(run))), loss
+    elif loss == "all":
+        read, score = tuple(range(len(run))), _nll(ids[1:])
+    elif loss == "kl":
+        read, score = (length - 1,), _kl(lm, reference)
+    elif loss == "logit-difference":
+        read, score = (length - 1,), _difference(lm, prompt, target_ids[0], against)
+    else:
+        wanted = target_ids if loss == "target" else target_ids[:1]
+        read, score = tuple(range(length - 1, length - 1 + len(wanted))), _nll(wanted)
+    return Example(text, prompt, run, encoding, length, target_ids, read, score, name)
+
+
+def _tokens(lm: LanguageModel, prompt: str, target: str | None) -> tuple[str, Encoding, int, tuple[int, ...]]:
+    if target is None:
+        (encoding,) = encode(lm.tokenizer, [prompt])
+        if not encoding.ids:
+            raise InputError("The prompt has no token; write the beginning of a text to go on with.")
+        return prompt, encoding, len(encoding.ids), ()
+    if not isinstance(target, str) or not target.strip():
+        raise InputError("The target is empty; write the text that the model should give after the prompt.")
+    ((row, encoding),) = encode_targets(lm.tokenizer, [(prompt, target)])
+    special = set(lm.tokenizer.all_special_ids) & set(row.target_ids)
+    if special:
+        found = ", ".join(repr(lm.tokenizer.convert_ids_to_tokens(i)) for i in sorted(special))
+        raise InputError(f"The target holds the special token {found}; a target is plain text.")
+    if row.start < 1:
+        raise InputError("One token holds the whole prompt and the start of the target; put a word between them.")
+    text = prompt + target if not row.target_ids else lm.tokenizer.decode(row.ids, skip_special_tokens=True)
+    return str(text), encoding, row.start, row.target_ids
+
+
+def _nll(targets: tuple[int, ...]) -> Score:
+    def score(logits: Float[Tensor, "pos vocab"]) -> Float[Tensor, ""]:
+        wanted = torch.tensor(targets, device=logits.device)
+        return torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
+
+    return score
+
+
+def _kl(lm: LanguageModel, reference: str | None) -> Score:
+    if reference is None:
+        raise InputError("loss='kl' needs reference=...: the prompt whose next-token distribution is the aim.")
+    check_prompt(reference)
+    aim = next_logits(lm, reference).log_softmax(0)
+
+    def score(logits: Float[Tensor, "pos vocab"]) -> Float[Tensor, ""]:
+        return torch.nn.functional.kl_div(logits[0].log_softmax(0), aim, reduction="sum", log_target=True)
+
+    return score
+
+
+def _difference(lm: LanguageModel, prompt: str, target: int, against: str | None) -> Score:
+    other = int(next_logits(lm, prompt).argmax()) if against is None else _tokens(lm, prompt, against)[3][0]
+    if other == target:
+        said = "the model's own answer" if against is None else f"against={against!r}"
+        raise InputError(f"{said} starts with the target's own first token; name another text with against=...")
+
+    def score(logits: Float[Tensor, "pos vocab"]) -> Float[Tensor, ""]:
+        return logits[0, other] - logits[0, target]
+
+    return score
+
+
+@torch.no_grad()
+def next_logits(lm: LanguageModel, prompt: str) -> Float[Tensor, " vocab"]:
+    """Logits of the token after `prompt`, in float32."""
+    (encoding,) = encode(lm.tokenizer, [prompt])
+    ids, mask = pad_right([encoding.ids], device=lm.device)
+    hidden = run_layers(lm, ids, mask).hidden
+    assert hidden is not None
+    return lm.logits(hidden[0, -1]).float()

@@ -1,0 +1,110 @@
+"""How a d_model vector is read in the vocabulary: the final norm in five ways, then the unembedding, in float32."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from errata.errors import InputError
+from errata.models import LanguageModel
+
+Mode = Literal["paper", "normalised", "eps-free", "linear", "raw"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+# Far above any ε: at this root mean square the norm's ε changes no bit of float32.
+_LARGE = 1e4
+# Logits held at once, in numbers.
+_LOGITS = 1 << 23
+
+
+@dataclass(frozen=True)
+class Reader:
+    """LL(v) of Katz et al. (2024): logits of `v` through the final norm and the unembedding.
+
+    mode "paper": ln_final with its ε, as published; below ‖v‖ ≈ √(d·ε) it slides towards LL(0).  "normalised": v is
+    scaled to unit length first (the paper's appendix H).  "eps-free": ln_final without its ε, so that only the
+    direction of v counts.  "linear": the gain folded in, no normalisation, no bias.  "raw": v·D alone.
+    """
+
+    lm: LanguageModel
+    mode: Mode = "paper"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InputError(f"mode={self.mode!r} is no mode of the lens; choose {', '.join(MODES)}.")
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether bottom-k(v) may differ from top-k(−v) in this mode: a norm or a head with a bias."""
+        head_bias = getattr(self.lm.lm_head, "bias", None)
+        return self.mode not in ("linear", "raw") and (head_bias is not None or bool(self._at_zero.abs().any()))
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens are read: rows that pad the matrix beyond the tokenizer stand for nothing."""
+        return min(self.lm.d_vocab, len(self.lm.tokenizer))
+
+    @cached_property
+    def _norm(self) -> nn.Module:
+        return copy.deepcopy(self.lm.backbone.get_submodule(self.lm.family.ln_final)).float()
+
+    @cached_property
+    def _at_zero(self) -> Float[Tensor, " d_model"]:
+        return self._norm(torch.zeros(1, self.lm.d_model, device=self.lm.device))[0]
+
+    @cached_property
+    def _centres(self) -> bool:
+        """Whether the norm takes the mean off (LayerNorm), seen from what it makes of equal numbers."""
+        ones = torch.full((1, self.lm.d_model), _LARGE, device=self.lm.device)
+        return bool(torch.allclose(self._norm(ones)[0], self._at_zero, atol=1e-3))
+
+    @torch.no_grad()
+    def head_input(self, vectors: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+        """What the unembedding is given for each vector; a zero vector stays what its mode makes of zero."""
+        v = vectors.float()
+        if self.mode == "raw":
+            return v
+        if self.mode == "paper":
+            return self._norm(v)
+        if self.mode == "normalised":
+            return self._norm(nn.functional.normalize(v, dim=1, eps=1e-30))
+        centred = v - v.mean(1, keepdim=True) if self._centres else v
+        size = centred.square().mean(1, keepdim=True).sqrt()
+        normed = self._norm(v * (_LARGE / size.clamp_min(1e-30)))
+        return normed if self.mode == "eps-free" else (normed - self._at_zero) * size
+
+    @torch.no_grad()
+    def logits(self, vectors: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+        """Logits of a few vectors in float32; `blocks` is for many."""
+        entering = self.head_input(vectors)
+        head = self.lm.lm_head
+        weight: Tensor = head.weight[: self.vocabulary]  # type: ignore[union-attr, index]
+        bias = getattr(head, "bias", None)
+        product = _float32_product(entering, weight)
+        if self.mode in ("linear", "raw"):
+            return product
+        return self.lm.scaled_logits(product if bias is None else product + bias[: self.vocabulary].float())
+
+    def blocks(self, vectors: Float[Tensor, "row d_model"]) -> Iterator[tuple[slice, Float[Tensor, "row vocab"]]]:
+        """Logits of many vectors, some rows at a time: rows × vocabulary is never held whole."""
+        size = max(1, _LOGITS // self.vocabulary)
+        for at in range(0, len(vectors), size):
+            rows = slice(at, min(at + size, len(vectors)))
+            yield rows, self.logits(vectors[rows])
+
+
+def _float32_product(rows: Float[Tensor, "row d_model"], weight: Tensor) -> Float[Tensor, "row vocab"]:
+    if weight.dtype == torch.float32:
+        return rows @ weight.T
+    # A half-precision product would round to ties; the float32 copy of the whole head may not fit.
+    size = max(1, _LOGITS // weight.shape[1])
+    return torch.cat([rows @ part.float().T for part in weight.split(size)], dim=1)
+
+
+def is_null(vectors: Float[Tensor, "row d_model"]) -> Bool[Tensor, " row"]:
+    """Vectors that are zero to the last bit: every token ties on them, so they are not read."""
+    return ~vectors.bool().any(1)

@@ -1,0 +1,88 @@
+"""A gradient neuron by neuron, against the vectors that span it (Katz et al. 2024, section 4 and appendix)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from errata.core.outer import OuterSum
+from errata.core.ranking import extremes
+from errata.lens.modes import Reader
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronTable:
+    """Neurons of one gradient, those of the greatest norm first.
+
+    neuron: its number.  norm: of its gradient, Σ_i c_i s_i over the spanning vectors s_i (δ_i for what writes to the
+    residual stream, x_i for what reads it).  nearest: the position whose spanning vector has the greatest |cosine| with
+    it; cosine: signed.  top_overlap, bottom_overlap: how many of the top (bottom) `top` tokens it shares with that
+    vector, turned round where the cosine is negative; 0 to 1.
+    """
+
+    neuron: Int[Tensor, " neuron"]
+    norm: Float[Tensor, " neuron"]
+    nearest: Int[Tensor, " neuron"]
+    cosine: Float[Tensor, " neuron"]
+    top_overlap: Float[Tensor, " neuron"]
+    bottom_overlap: Float[Tensor, " neuron"]
+    top: int
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One plain record a neuron."""
+        names = ("neuron", "norm", "nearest", "cosine", "top_overlap", "bottom_overlap")
+        columns = [getattr(self, name).tolist() for name in names]
+        for values in zip(*columns, strict=True):
+            yield dict(zip(names, values, strict=True))
+
+
+@torch.no_grad()
+def neuron_table(reader: Reader, factors: OuterSum, *, writes: bool, count: int | None, top: int) -> NeuronTable:
+    """Compare the neurons of a gradient with its spanning vectors. Cosines come from the factors' products alone."""
+    spanning, weights = (factors.vjps, factors.inputs) if writes else (factors.inputs, factors.vjps)
+    norms = factors.neuron_norms(by_input=writes)
+    order = norms.argsort(descending=True, stable=True)[: count if count is not None else len(norms)]
+    order = order[norms[order] > 0]
+    s, c = spanning.double(), weights[:, order].double().T
+    lengths = s.norm(dim=1)
+    cosines = (c @ (s @ s.T)) / (norms[order].double()[:, None] * lengths).clamp_min(1e-300)
+    cosines[:, lengths == 0] = 0
+    nearest = cosines.abs().argmax(1)
+    signed = cosines.gather(1, nearest[:, None])[:, 0].float()
+    k = min(top, reader.vocabulary)
+    upper, lower = _sets(reader, (c @ s).float(), k)
+    turn = torch.where(signed < 0, -1.0, 1.0)
+    shared = {}  # spanning vectors are few: read each, both ways round, once
+    for direction in (1.0, -1.0):
+        shared[direction] = _sets(reader, direction * spanning, k)
+    overlaps = []
+    for own, side in ((upper, 0), (lower, 1)):
+        other = (
+            torch.stack([shared[float(t)][side][int(i)] for t, i in zip(turn, nearest, strict=True)])
+            if len(order)
+            else own
+        )
+        overlaps.append(_overlap(own, other, reader.vocabulary) / k)
+    return NeuronTable(order.cpu(), norms[order].cpu(), nearest.cpu(), signed.cpu(), overlaps[0], overlaps[1], k)
+
+
+def _sets(reader: Reader, vectors: Tensor, k: int) -> tuple[Int[Tensor, "row k"], Int[Tensor, "row k"]]:
+    upper, lower = [], []
+    for _, logits in reader.blocks(vectors):
+        upper.append(extremes(logits, k, largest=True)[1].cpu())
+        lower.append(extremes(logits, k, largest=False)[1].cpu())
+    empty = torch.zeros(0, k, dtype=torch.long)
+    return torch.cat(upper or [empty]), torch.cat(lower or [empty])
+
+
+def _overlap(a: Int[Tensor, "row k"], b: Int[Tensor, "row k"], vocabulary: int) -> Float[Tensor, " row"]:
+    """How many ids two rows share."""
+    found = []
+    for own, other in zip(a, b, strict=True):
+        seen = torch.zeros(vocabulary, dtype=torch.bool)
+        seen[other] = True
+        found.append(seen[own].sum().float())
+    return torch.stack(found) if found else torch.zeros(0)

@@ -1,0 +1,150 @@
+"""What the lens shows of one matrix: a grid of layers × positions with the extreme tokens of each vector."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from errata.core.ranking import extremes, ranks
+from errata.lens.modes import Reader, is_null
+
+
+@dataclass(frozen=True, eq=False)
+class LensTable:
+    """Vectors of every layer and position read in the vocabulary, and how they were read.
+
+    source: what the vectors are ("vjp" or "input" of `matrix`, or a state of the forward pass).  sign: "vjp" reads v,
+    "-vjp" reads −v, which for what leaves a block is the direction an update moves it.  top_*, bottom_*: token ids and
+    logits, from the extreme inwards.  ranks: 0-based count of strictly greater logits of each tracked token; `ties`
+    tokens share that logit, so the place lies in [rank, rank + ties − 1].  null: vectors that are zero, on which all
+    tokens tie.  norm: ‖v‖ before any scaling.  share: the position's share of ‖G‖², where there is a gradient.
+    """
+
+    matrix: str
+    source: str
+    mode: str
+    sign: str
+    layers: tuple[int, ...]
+    tokens: tuple[str, ...]
+    top_ids: Int[Tensor, "layer pos k"]
+    top_logits: Float[Tensor, "layer pos k"]
+    bottom_ids: Int[Tensor, "layer pos k"]
+    bottom_logits: Float[Tensor, "layer pos k"]
+    norm: Float[Tensor, "layer pos"]
+    share: Float[Tensor, "layer pos"] | None
+    null: Bool[Tensor, "layer pos"]
+    tracked: tuple[int, ...]
+    ranks: Int[Tensor, "layer pos tracked"]
+    ties: Int[Tensor, "layer pos tracked"]
+    vocabulary: int
+    texts: Mapping[int, str]
+
+    def top(self, layer: int, position: int) -> list[str]:
+        """The most probable tokens at one cell; empty where the vector is zero."""
+        return self._texts(self.top_ids, layer, position)
+
+    def bottom(self, layer: int, position: int) -> list[str]:
+        """The least probable tokens at one cell, least first; empty where the vector is zero."""
+        return self._texts(self.bottom_ids, layer, position)
+
+    def rank(self, token: int, layer: int, position: int) -> int | None:
+        """The rank of a tracked token at one cell; None where the vector is zero."""
+        row = self.layers.index(layer)
+        if bool(self.null[row, position]):
+            return None
+        return int(self.ranks[row, position, self.tracked.index(token)])
+
+    def _texts(self, ids: Tensor, layer: int, position: int) -> list[str]:
+        row = self.layers.index(layer)
+        return [] if bool(self.null[row, position]) else [self.texts[i] for i in ids[row, position].tolist()]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One plain record a cell: what JSON and Parquet files hold."""
+        for row, layer in enumerate(self.layers):
+            for position, token in enumerate(self.tokens):
+                null = bool(self.null[row, position])
+                tracked = zip(
+                    self.tracked, self.ranks[row, position].tolist(), self.ties[row, position].tolist(), strict=True
+                )
+                yield {
+                    "matrix": self.matrix, "source": self.source, "mode": self.mode, "sign": self.sign,
+                    "layer": layer, "position": position, "token": token,
+                    "norm": float(self.norm[row, position]),
+                    "share": None if self.share is None else float(self.share[row, position]),
+                    "null": null,
+                    "top": [] if null else self.top(layer, position),
+                    "top_ids": [] if null else self.top_ids[row, position].tolist(),
+                    "top_logits": [] if null else self.top_logits[row, position].tolist(),
+                    "bottom": [] if null else self.bottom(layer, position),
+                    "bottom_ids": [] if null else self.bottom_ids[row, position].tolist(),
+                    "bottom_logits": [] if null else self.bottom_logits[row, position].tolist(),
+                    "tracked": [] if null else [
+                        {"id": i, "token": self.texts[i], "rank": rank, "ties": ties} for i, rank, ties in tracked
+                    ],
+                }  # fmt: skip
+
+
+def read_table(
+    reader: Reader,
+    vectors: Float[Tensor, "layer pos d_model"],
+    *,
+    layers: Sequence[int],
+    tokens: Sequence[str],
+    matrix: str,
+    source: str,
+    negate: bool,
+    top: int,
+    tracked: Sequence[int],
+    share: Float[Tensor, "layer pos"] | None = None,
+) -> LensTable:
+    """Read a grid of vectors through `reader` in a few products, keeping only what a table shows."""
+    shape = vectors.shape[:2]
+    flat = vectors.flatten(0, 1).float()
+    kept: list[list[Tensor]] = [[] for _ in range(6)]
+    chosen = torch.tensor(list(tracked), dtype=torch.long, device=flat.device)
+    k = min(top, reader.vocabulary)
+    for _, logits in reader.blocks(-flat if negate else flat):
+        parts = [
+            *extremes(logits, k, largest=True),
+            *extremes(logits, k, largest=False),
+            *ranks(logits, chosen.expand(len(logits), -1)),
+        ]
+        for whole, part in zip(kept, parts, strict=True):
+            whole.append(part.cpu())
+    top_logits, top_ids, bottom_logits, bottom_ids, rank, ties = (
+        torch.cat(whole).unflatten(0, shape) for whole in kept
+    )
+    shown = {*top_ids.flatten().tolist(), *bottom_ids.flatten().tolist(), *tracked}
+    return LensTable(
+        matrix=matrix,
+        source=source,
+        mode=reader.mode,
+        sign="-vjp" if negate else "vjp",
+        layers=tuple(layers),
+        tokens=tuple(tokens),
+        top_ids=top_ids,
+        top_logits=top_logits,
+        bottom_ids=bottom_ids,
+        bottom_logits=bottom_logits,
+        norm=flat.norm(dim=1).unflatten(0, shape).cpu(),
+        share=share,
+        null=is_null(flat).unflatten(0, shape).cpu(),
+        tracked=tuple(tracked),
+        ranks=rank,
+        ties=ties,
+        vocabulary=reader.vocabulary,
+        texts=token_texts(reader, sorted(shown)),
+    )
+
+
+def token_texts(reader: Reader, ids: Sequence[int]) -> dict[int, str]:
+    """What each token says, by itself. Bytes that are no text of their own show as the tokenizer spells them."""
+    tokenizer = reader.lm.tokenizer
+    decoded = tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)
+    return {
+        i: text if text and "�" not in text else str(tokenizer.convert_ids_to_tokens(i))
+        for i, text in zip(ids, decoded, strict=True)
+    }

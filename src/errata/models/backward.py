@@ -1,0 +1,181 @@
+"""One forward and one backward that keep what every wanted matrix read and the loss gradient at what it wrote.
+
+No weight gradient is ever made: parameters stay frozen, the embeddings alone ask for gradients, and the gradients asked
+for are those of the tapped activations (VJPs). Memory is n·(d_in + d_out) numbers a matrix.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from errata.errors import NumericsError
+from errata.models.language_model import LanguageModel
+from errata.models.projections import Place, Projection, projection
+
+# Powers of two, so that they come off again exactly. Deep VJPs are below what float16 can hold.
+_LOSS_SCALE = {torch.float16: 2.0**12, torch.bfloat16: 2.0**12}
+_SMALLEST_SCALE = 2.0**-12
+
+
+@dataclass(frozen=True)
+class Backward:
+    """What a forward and a backward gave, by matrix and by layer; float32 but for `inputs` and states.
+
+    states: the residual stream entering each layer, and last the one leaving the top block (before the final norm).
+    mlp_out, attention_out: what each block's MLP and attention wrote.  vjps: ∂(sum of losses)/∂(a matrix's output).
+    state_vjps: the same for `states`.  attention, attention_vjps: attention probabilities and ∂loss/∂probabilities.
+    """
+
+    losses: Float[Tensor, " batch"]
+    hidden: Float[Tensor, "batch pos d_head"]
+    inputs: dict[Place, Float[Tensor, "batch pos d_in"]]
+    outputs: dict[Place, Float[Tensor, "batch pos d_out"]]
+    vjps: dict[Place, Float[Tensor, "batch pos d_out"]]
+    states: list[Float[Tensor, "batch pos d_model"]]
+    state_vjps: list[Float[Tensor, "batch pos d_model"]]
+    attention: dict[int, Float[Tensor, "batch head pos pos"]] = field(default_factory=dict)
+    attention_vjps: dict[int, Float[Tensor, "batch head pos pos"]] = field(default_factory=dict)
+    loss_scale: float = 1.0
+
+
+LossOnHidden = Callable[[Float[Tensor, "batch pos d_head"]], Float[Tensor, " batch"]]
+
+
+def run_backward(
+    lm: LanguageModel,
+    ids: Int[Tensor, "batch pos"],
+    mask: Int[Tensor, "batch pos"],
+    places: Sequence[Place],
+    loss: LossOnHidden,
+    *,
+    attention: bool = False,
+) -> Backward:
+    """Run a right-padded batch and the backward of the sum of its losses, tapping `places`.
+
+    `loss` sees the backbone's output (after the final norm) and gives one number in nats for each row; since they are
+    summed, no row changes another's VJPs. At pads everything is zero. `attention` also keeps attention maps and their
+    gradients (the model's eager attention is used for this one run). Raises NumericsError where a loss or a gradient
+    is not finite.
+    """
+    taps = _Taps(ids.shape)
+    maps = [projection(lm, *place) for place in places]
+    with torch.enable_grad(), _tapped(lm, taps, maps, attention=attention):
+        hidden = lm.backbone(input_ids=ids, attention_mask=mask, **_positions(lm, mask), use_cache=False)
+        losses = loss(hidden.last_hidden_state)
+    if not bool(losses.isfinite().all()):
+        raise NumericsError(
+            f"The loss is not finite ({losses.detach().flatten()[:4].tolist()}): {lm.dtype} is too narrow for "
+            f"{lm.name} (load it as float32), its weights are broken, or the loss function is not defined there."
+        )
+    tensors = [*taps.outputs.values(), *taps.states, *taps.attention.values()]
+    gradients, scale = _gradients(lm, losses.sum(), tensors)
+    real = mask[..., None]
+    by_module = dict(zip(taps.outputs, gradients, strict=False))
+    rest = gradients[len(taps.outputs) :]
+    return Backward(
+        losses=losses.detach(),
+        hidden=hidden.last_hidden_state.detach(),
+        inputs={one.place: taps.inputs[id(one.module)] * real for one in maps},
+        outputs={one.place: one.part(taps.outputs[id(one.module)].detach()).reshape(*ids.shape, -1) for one in maps},
+        vjps={one.place: one.part(by_module[id(one.module)].reshape(*ids.shape, -1)) * real for one in maps},
+        states=[state.detach() for state in taps.states],
+        state_vjps=[gradient * real for gradient in rest[: len(taps.states)]],
+        attention={layer: kept.detach() for layer, kept in taps.attention.items()},
+        attention_vjps=dict(zip(taps.attention, rest[len(taps.states) :], strict=True)),
+        loss_scale=scale,
+    )
+
+
+@torch.no_grad()
+def run_taps(
+    lm: LanguageModel, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], places: Sequence[Place]
+) -> tuple[dict[Place, Float[Tensor, "batch pos d_in"]], dict[Place, Float[Tensor, "batch pos d_out"]]]:
+    """What goes into and comes out of `places` in a plain forward."""
+    taps = _Taps(ids.shape)
+    maps = [projection(lm, *place) for place in places]
+    with _tapped(lm, taps, maps, attention=False):
+        lm.backbone(input_ids=ids, attention_mask=mask, **_positions(lm, mask), use_cache=False)
+    inputs = {one.place: taps.inputs[id(one.module)] for one in maps}
+    return inputs, {one.place: one.part(taps.outputs[id(one.module)]).reshape(*ids.shape, -1) for one in maps}
+
+
+def _positions(lm: LanguageModel, mask: Tensor) -> dict[str, Tensor]:
+    if "position_ids" not in inspect.signature(lm.backbone.forward).parameters:
+        return {}
+    return {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
+
+
+def _gradients(lm: LanguageModel, total: Tensor, tensors: list[Tensor]) -> tuple[list[Tensor], float]:
+    """∂total/∂tensors in float32; in half precision under a loss scale that is lowered until nothing overflows."""
+    scale = _LOSS_SCALE.get(lm.dtype, 1.0)
+    while True:
+        found = torch.autograd.grad(total * scale, tensors, retain_graph=scale != 1.0, allow_unused=True)
+        gradients = [
+            torch.zeros_like(tensor, dtype=torch.float32) if gradient is None else gradient.float() / scale
+            for tensor, gradient in zip(tensors, found, strict=True)
+        ]
+        if all(bool(gradient.isfinite().all()) for gradient in gradients):
+            return gradients, scale
+        if scale == 1.0 or scale <= _SMALLEST_SCALE:
+            raise NumericsError(
+                f"The gradient of the loss is not finite in {lm.dtype}; load {lm.name} as float32, or its weights are "
+                "broken."
+            )
+        scale /= 2.0**4
+
+
+@dataclass
+class _Taps:
+    shape: torch.Size
+    inputs: dict[int, Tensor] = field(default_factory=dict)
+    outputs: dict[int, Tensor] = field(default_factory=dict)
+    states: list[Tensor] = field(default_factory=list)
+    attention: dict[int, Tensor] = field(default_factory=dict)
+
+
+@contextmanager
+def _tapped(lm: LanguageModel, taps: _Taps, maps: Sequence[Projection], *, attention: bool) -> Iterator[None]:
+    def ask_for_gradient(_module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:
+        return output.requires_grad_()
+
+    def keep_map(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        # OPT's MLP sees all positions of the batch in one axis.
+        taps.inputs[id(module)] = arguments[0].detach().reshape(*taps.shape, -1)
+        taps.outputs[id(module)] = output
+        # A view of its own: Falcon adds attention's output to this one in place, and what was kept must not move.
+        return output.clone()
+
+    def keep_state(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        taps.states.append(arguments[0] if arguments else keywords["hidden_states"])
+
+    def keep_attention(layer: int):
+        def hook(_module: nn.Module, _arguments: tuple, output: tuple[Any, ...]) -> None:
+            taps.attention[layer] = next(part for part in output[1:] if isinstance(part, Tensor) and part.ndim == 4)
+
+        return hook
+
+    ln_final = lm.backbone.get_submodule(lm.family.ln_final)
+    hooks = [lm.embed_tokens.register_forward_hook(ask_for_gradient)]
+    hooks += [module.register_forward_hook(keep_map) for module in {id(m.module): m.module for m in maps}.values()]
+    hooks += [block.register_forward_pre_hook(keep_state, with_kwargs=True) for block in [*lm.layers, ln_final]]
+    if attention:
+        hooks += [
+            block.get_submodule(lm.family.attention).register_forward_hook(keep_attention(i))
+            for i, block in enumerate(lm.layers)
+        ]
+    implementation = lm.hf.config._attn_implementation
+    try:
+        if attention and implementation != "eager":
+            lm.hf.set_attn_implementation("eager")
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        if attention and implementation != "eager":
+            lm.hf.set_attn_implementation(implementation)
