@@ -14,8 +14,8 @@ from torch import Tensor
 
 from errata.core.outer import OuterSum
 from errata.errors import InputError
-from errata.lens.losses import Example, LossName, Score, prepare
-from errata.lens.modes import Mode, Reader
+from errata.lens.losses import Example, Score, prepare
+from errata.lens.modes import Reader
 from errata.lens.neurons import NeuronTable, neuron_table
 from errata.lens.segments import segments
 from errata.lens.table import LensTable, read_table, token_texts
@@ -50,7 +50,7 @@ class BackwardLens:
 
     lm: LanguageModel
     example: Example
-    mode: Mode
+    mode: str
     subject: str | None
     loss: float
     answer: int
@@ -133,7 +133,7 @@ class BackwardLens:
         self,
         matrix: str = "down",
         *,
-        mode: Mode | None = None,
+        mode: str | None = None,
         sign: str = "vjp",
         top: int = 10,
         track: Sequence[int | str] | None = None,
@@ -162,7 +162,7 @@ class BackwardLens:
         self,
         source: str = "residual",
         *,
-        mode: Mode | None = None,
+        mode: str | None = None,
         top: int = 10,
         track: Sequence[int | str] | None = None,
     ) -> LensTable:
@@ -177,7 +177,7 @@ class BackwardLens:
         )  # fmt: skip
 
     def neurons(
-        self, layer: int, matrix: str = "down", *, count: int | None = 100, top: int = 100, mode: Mode | None = None
+        self, layer: int, matrix: str = "down", *, count: int | None = 100, top: int = 100, mode: str | None = None
     ) -> NeuronTable:
         """The gradient neuron by neuron against the vectors that span it: norms, cosines, signed top-k overlap.
 
@@ -240,7 +240,7 @@ class BackwardLens:
         probabilities, vjp = self.attention[layer].float(), self.attention_vjps[layer].float()
         return probabilities * (vjp - (probabilities * vjp).sum(-1, keepdim=True))
 
-    def with_mode(self, mode: Mode) -> "BackwardLens":
+    def with_mode(self, mode: str) -> "BackwardLens":
         """The same lens that reads in another mode unless told otherwise."""
         Reader(self.lm, mode)
         return replace(self, mode=mode)
@@ -295,8 +295,8 @@ def backward_lens(
     prompt: str,
     target: str | None = None,
     *,
-    loss: LossName | Score = "first",
-    mode: Mode = "paper",
+    loss: str | Score = "first",
+    mode: str = "paper",
     subject: str | None = None,
     matrices: Sequence[str] | None = None,
     attention: bool = False,
@@ -321,8 +321,8 @@ def backward_lenses(
     prompts: Sequence[str],
     targets: Sequence[str | None],
     *,
-    loss: LossName | Score = "first",
-    mode: Mode = "paper",
+    loss: str | Score = "first",
+    mode: str = "paper",
     subjects: Sequence[str | None] | None = None,
     matrices: Sequence[str] | None = None,
     attention: bool = False,
@@ -356,7 +356,7 @@ def _run(
     examples: Sequence[Example],
     subjects: Sequence[str | None],
     places: Sequence[Place],
-    mode: Mode,
+    mode: str,
     attention: bool,
     batch_size: int,
 ) -> Iterator[BackwardLens]:
@@ -377,9 +377,7 @@ def _run(
 
 
 @torch.no_grad()
-def _lens(
-    lm: LanguageModel, run: Backward, row: int, example: Example, subject: str | None, mode: Mode
-) -> BackwardLens:
+def _lens(lm: LanguageModel, run: Backward, row: int, example: Example, subject: str | None, mode: str) -> BackwardLens:
     n = len(example.ids)
     factors = {place: OuterSum(run.inputs[place][row, :n].float(), run.vjps[place][row, :n]) for place in run.vjps}
     layers = range(lm.num_layers)

@@ -6,7 +6,6 @@ function gives). Positions are 0-based, unpadded.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -16,8 +15,7 @@ from errata.errors import InputError
 from errata.facts.checks import check_prompt
 from errata.models import Encoding, LanguageModel, encode, encode_targets, pad_right, run_layers
 
-LossName = Literal["first", "target", "all", "logit-difference", "kl"]
-LOSSES: tuple[LossName, ...] = get_args(LossName)
+LOSSES = ("first", "target", "all", "logit-difference", "kl")
 Score = Callable[[Float[Tensor, "pos vocab"]], Float[Tensor, ""]]
 
 
@@ -44,7 +42,7 @@ def prepare(
     lm: LanguageModel,
     prompt: str,
     target: str | None,
-    loss: LossName | Score = "first",
+    loss: str | Score = "first",
     *,
     against: str | None = None,
     reference: str | None = None,
@@ -66,14 +64,14 @@ def prepare(
     ids = encoding.ids
     if loss == "all" and len(ids) < 2:
         raise InputError(f"loss='all' needs at least two tokens; {text!r} is {len(ids)}.")
-    forced = loss in ("target", "all") or not isinstance(loss, str)
-    run = ids[: len(ids) - 1] if forced and (target_ids or loss == "all") else ids[:length]
+    forced = bool(target_ids) and (loss == "target" or not isinstance(loss, str))
+    run = ids if loss == "all" else ids[:-1] if forced else ids[:length]
     if len(run) > lm.max_tokens:
         raise InputError(f"The prompt is {len(run):,} tokens long; {lm.name} takes at most {lm.max_tokens:,}.")
     if not isinstance(loss, str):
         read, score = tuple(range(len(run))), loss
     elif loss == "all":
-        read, score = tuple(range(len(run))), _nll(ids[1:])
+        read, score = tuple(range(len(ids) - 1)), _nll(ids[1:])
     elif loss == "kl":
         read, score = (length - 1,), _kl(lm, reference)
     elif loss == "logit-difference":
