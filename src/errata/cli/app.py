@@ -182,6 +182,59 @@ def ask(
 
 
 @app.command()
+def lens(
+    prompt: Annotated[str, typer.Argument(help="The beginning of a text.")],
+    target: Annotated[str | None, typer.Option("--target", "-t", help="What should come next.")] = None,
+    subject: Annotated[str | None, typer.Option(help="Marks the prompt's segments.")] = None,
+    matrix: Annotated[
+        str,
+        typer.Option(help="gate, up, down, q, k, v, o; or a stream of the forward pass: residual, mlp, attention."),
+    ] = "down",
+    loss: Annotated[str, typer.Option(help="first, target, all, logit-difference or kl.")] = "first",
+    against: Annotated[
+        str | None, typer.Option(help="With logit-difference: the other answer (default: the model's own).")
+    ] = None,
+    reference: Annotated[str | None, typer.Option(help="With kl: the prompt whose next token is the aim.")] = None,
+    mode: Annotated[str, typer.Option(help="paper, normalised, eps-free, linear or raw.")] = "paper",
+    sign: Annotated[str, typer.Option(help="vjp (δ), or -vjp (the direction of an update).")] = "vjp",
+    top: Annotated[int, typer.Option(help="Tokens kept for each cell, at either end.")] = 10,
+    track: Annotated[
+        list[str] | None, typer.Option(help="Follow this token's rank (repeatable); default: target and own answer.")
+    ] = None,
+    max_layers: Annotated[int | None, typer.Option("--max-layers", help="Show so many layers on the terminal.")] = None,
+    patch: Annotated[Path | None, typer.Option("--patch", "-p", help="Look at the model with this patch on.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Interactive page, one offline file.")] = None,
+    pdf: Annotated[Path | None, typer.Option(help="The grid as a figure.")] = None,
+    png: Annotated[Path | None, typer.Option(help="The grid as a picture.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Every cell as JSON.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Every cell as a row of a Parquet file.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the patch's model, or smollm2.")] = None,
+    device: Device = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="Default: the patch's, or float32.")] = None,
+    revision: Revision = None,
+) -> None:
+    """Backward Lens: what the gradient of a prompt says, token by token and layer by layer."""
+    from errata.cli.lens import run_lens
+
+    outputs = {"html": html, "pdf": pdf, "png": png, "json": json, "parquet": parquet}
+    run_lens(
+        prompt,
+        target,
+        patch_folder=patch,
+        options={
+            "loss": loss,
+            "mode": mode,
+            "subject": subject,
+            "against": against,
+            "reference": reference,
+        },
+        show={"matrix": matrix, "sign": sign, "top": top, "track": track, "max_layers": max_layers},
+        outputs={kind: path for kind, path in outputs.items() if path is not None},
+        load={"model": model, "device": device, "dtype": dtype, "revision": revision},
+    )
+
+
+@app.command()
 def models() -> None:
     """List supported families, known settings, and what is installed."""
     from errata.cli.run import run_models

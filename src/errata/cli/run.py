@@ -108,25 +108,33 @@ def run_ask(
         raise ConfigError(f"--tokens and --top must be at least 1, found {tokens} and {top}.")
     from errata.facts.checks import check_prompt
 
-    patch = None
-    if patch_folder is not None:
-        from errata.patches import Patch
-
-        patch = Patch.load(patch_folder)
-        made_on = patch.info["model"]
-        if model is None:
-            model, revision = made_on["name"], revision or made_on["revision"]
-        dtype = dtype or made_on["dtype"]
-    load = {"model": model or "smollm2", "device": device, "dtype": dtype or "float32", "revision": revision}
+    load = {"model": model, "device": device, "dtype": dtype, "revision": revision}
     for prompt in prompts:
         check_prompt(prompt)
-    with _model_of(patch), _command(load, progress_on(quiet=True)) as lm:
+    with with_patch(patch_folder, load) as (lm, patch):
         from errata.jobs.ask_job import ask
         from errata.jobs.summary import answers
 
         before = ask(lm, prompts, new_tokens=tokens, top=top)
         after = ask(lm, prompts, patch=patch, new_tokens=tokens, top=top) if patch else None
         typer.echo(answers(before, after, None if patch is None else patch.id))
+
+
+@contextmanager
+def with_patch(folder: Path | None, load: dict[str, Any]) -> Iterator[tuple[LanguageModel, Patch | None]]:
+    """The model and, if a folder is given, the patch (not applied), whose model and dtype are then the defaults."""
+    patch = None
+    if folder is not None:
+        from errata.patches import Patch
+
+        patch = Patch.load(folder)
+        made_on = patch.info["model"]
+        if load["model"] is None:
+            load = {**load, "model": made_on["name"], "revision": load["revision"] or made_on["revision"]}
+        load = {**load, "dtype": load["dtype"] or made_on["dtype"]}
+    defaults = {**load, "model": load["model"] or "smollm2", "dtype": load["dtype"] or "float32"}
+    with _model_of(patch), _command(defaults, progress_on(quiet=True)) as lm:
+        yield lm, patch
 
 
 @contextmanager
@@ -148,9 +156,9 @@ def run_models() -> None:
 
     from errata.edit.config import MemitConfig
     from errata.edit.presets import PRESETS
-    from errata.jobs.tables import text_table
     from errata.models.embedded import EMBEDDED_MODELS
     from errata.models.families import FAMILIES
+    from errata.views.tables import text_table
 
     typer.echo("Families (dense decoders of any size):")
     typer.echo(text_table(["family", "for example"], [[row.name, row.example] for row in FAMILIES.values()]))
@@ -244,6 +252,6 @@ def _installed(package: str) -> str | None:
 def _quoted(text: str) -> str:
     import shlex
 
-    from errata.jobs.tables import printable
+    from errata.views.tables import printable
 
     return shlex.quote(printable(text))

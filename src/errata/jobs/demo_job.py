@@ -9,9 +9,9 @@ from errata.facts import Fact, read_facts, require
 from errata.jobs.edit_job import EditResult, edit_facts
 from errata.jobs.results import check_out, save_run
 from errata.jobs.summary import summary
-from errata.jobs.tables import shortened, text_table
 from errata.models import LanguageModel
 from errata.models.generate import continue_texts
+from errata.views.tables import shortened, text_table
 
 _NEW_TOKENS = 8
 

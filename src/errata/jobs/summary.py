@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from errata.jobs.tables import shortened, text_table
+from errata.views.tables import shortened, text_table
 
 if TYPE_CHECKING:
     from errata.jobs.ask_job import Answer

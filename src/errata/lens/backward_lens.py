@@ -7,6 +7,7 @@ wrote (δ_i); its weight gradient is Σ x_iᵀδ_i and is never formed unless as
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
@@ -34,6 +35,8 @@ from errata.models import (
     run_taps,
 )
 from errata.patches import Patch
+from errata.views.grid import Grid
+from errata.views.html import notebook
 
 FORWARD_SOURCES = ("residual", "mlp", "attention")
 
@@ -244,6 +247,15 @@ class BackwardLens:
         """The same lens that reads in another mode unless told otherwise."""
         Reader(self.lm, mode)
         return replace(self, mode=mode)
+
+    def grid(self, **options: Any) -> Grid:
+        """The lens as plain data for the views: see lens/document.py for the options."""
+        from errata.lens.document import lens_grid
+
+        return lens_grid(self, **options)
+
+    def _repr_html_(self) -> str:
+        return notebook(self.grid())
 
     def _vectors(self, matrix: str, of: str) -> Float[Tensor, "layer pos d"]:
         if of not in ("vjp", "input"):

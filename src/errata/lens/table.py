@@ -1,7 +1,7 @@
 """What the lens shows of one matrix: a grid of layers × positions with the extreme tokens of each vector."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from errata.core.ranking import extremes, ranks
 from errata.lens.modes import Reader, is_null
+from errata.views.grid import Grid, Sheet, Tracked
+from errata.views.html import notebook
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,36 @@ class LensTable:
         if bool(self.null[row, position]):
             return None
         return int(self.ranks[row, position, self.tracked.index(token)])
+
+    def turned(self) -> "LensTable":
+        """The table of −v, where nothing in the mode has a bias: top is bottom, ranks count from the other end."""
+        others = self.vocabulary - self.ranks - self.ties
+        return replace(
+            self,
+            sign="vjp" if self.sign == "-vjp" else "-vjp",
+            top_ids=self.bottom_ids,
+            top_logits=-self.bottom_logits,
+            bottom_ids=self.top_ids,
+            bottom_logits=-self.top_logits,
+            ranks=others,
+        )
+
+    def grid(self) -> Grid:
+        """The table as plain data for the views, by itself."""
+        numbers: dict[str, int] = {}
+        sheet = table_sheet(self, lambda text: numbers.setdefault(text, len(numbers)))
+        return Grid(
+            title=f"{self.matrix or 'forward'} {self.sign.replace('vjp', self.source)}",
+            subtitle=f"{self.mode} mode",
+            tokens=self.tokens,
+            layers=self.layers,
+            texts=list(numbers),
+            sheets=[sheet],
+            vocabulary=self.vocabulary,
+        )
+
+    def _repr_html_(self) -> str:
+        return notebook(self.grid())
 
     def _texts(self, ids: Tensor, layer: int, position: int) -> list[str]:
         row = self.layers.index(layer)
@@ -137,6 +169,34 @@ def read_table(
         ties=ties,
         vocabulary=reader.vocabulary,
         texts=token_texts(reader, sorted(shown)),
+    )
+
+
+def table_sheet(table: LensTable, number: Callable[[str], int]) -> Sheet:
+    """One table as a sheet of a grid; `number` gives each token text its place among the grid's texts."""
+
+    def numbered(ids: Tensor) -> list:
+        return [[[number(table.texts[i]) for i in cell] for cell in row] for row in ids.tolist()]
+
+    return Sheet(
+        side="backward" if table.matrix else "forward",
+        name=table.matrix or table.source,
+        source=table.source,
+        mode=table.mode,
+        sign=table.sign,
+        # The update goes along −δ: what δ makes least probable is what an edit promotes.
+        shows="bottom" if table.source == "vjp" and table.sign == "vjp" else "top",
+        top=numbered(table.top_ids),
+        top_values=table.top_logits.tolist(),
+        bottom=numbered(table.bottom_ids),
+        bottom_values=table.bottom_logits.tolist(),
+        norm=table.norm.tolist(),
+        share=None if table.share is None else table.share.tolist(),
+        null=table.null.tolist(),
+        tracked=[
+            Tracked(text=table.texts[token], ranks=table.ranks[:, :, i].tolist(), ties=table.ties[:, :, i].tolist())
+            for i, token in enumerate(table.tracked)
+        ],
     )
 
 

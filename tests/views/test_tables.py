@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from errata.jobs.tables import shortened, text_table
+from errata.views.tables import shortened, text_table
 
 
 def test_columns_are_aligned() -> None:

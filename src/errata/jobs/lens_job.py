@@ -1,0 +1,117 @@
+"""A lens as a user asks for it on the command line: one prompt, and the files it goes to."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from errata.errors import InputError
+from errata.lens import BackwardLens
+from errata.lens.document import tables_grid
+from errata.lens.table import LensTable
+from errata.store import atomic_write_text
+from errata.store.atomic import atomic_file, storage_errors
+from errata.views.grid import Grid
+from errata.views.terminal import terminal_grid
+from errata.views.text import visible
+
+SUFFIXES = {"html": (".html", ".htm"), "pdf": (".pdf",), "png": (".png",), "json": (".json",), "parquet": (".parquet",)}
+
+
+def check_outputs(outputs: dict[str, Path]) -> None:
+    """InputError where a file cannot be meant, before the model is loaded."""
+    for kind, path in outputs.items():
+        if path.suffix.lower() not in SUFFIXES[kind]:
+            raise InputError(f"--{kind} {path.name}: give it a name that ends in {SUFFIXES[kind][0]}.")
+        if path.is_dir():
+            raise InputError(f"--{kind} {path}: that is a folder; name a file in it.")
+
+
+def lens_text(lens: BackwardLens, table: LensTable, *, width: int, colour: bool, max_layers: int | None) -> str:
+    """The grid on a terminal, with what is seen said above and below it."""
+    grid = tables_grid(lens, [table])
+    (sheet,) = grid.sheets
+    which = "least" if sheet.shows == "bottom" else "most"
+    vector = f"{'−' if table.sign == '-vjp' else ''}{'δ' if table.source == 'vjp' else 'x'}"
+    if sheet.side == "forward":
+        vector = "h"
+    answer = visible(lens.lm.tokenizer.decode([lens.answer]))
+    said = [
+        f"{grid.title}",
+        f"{grid.subtitle} nat; the model's own answer: {answer}",
+        "",
+        terminal_grid(grid, sheet, width=width, colour=colour, max_layers=max_layers),
+        "",
+        f"Cells: the {which} probable token of LL({vector}) of {table.matrix or table.source}, {table.mode} mode; "
+        f"{'background' if colour else 'mark'}: ‖{vector.lstrip('−')}‖, by fifths of the largest, "
+        f"{float(table.norm.max()):.3g}. Layers go upwards.",
+    ]
+    if table.source == "vjp" and table.sign == "vjp":
+        said.append("A step goes along −δ: the least probable tokens are promoted, the most probable demoted.")
+    said += [_ranks(lens, table), *lens.notes]
+    return "\n".join(line for line in said if line is not None)
+
+
+def _ranks(lens: BackwardLens, table: LensTable) -> str:
+    """Where the tracked tokens stand at the last position, by layer."""
+    last = lens.example.prompt_length - 1
+    lines = []
+    for token in table.tracked:
+        places = [table.rank(token, layer, last) for layer in table.layers]
+        shown = " ".join("–" if place is None else str(place) for place in places)
+        lines.append(f"Rank of {visible(table.texts[token])} at the last token, of {table.vocabulary:,}: {shown}")
+    return "\n".join(lines)
+
+
+def write_lens(
+    lens: BackwardLens, table: LensTable, outputs: dict[str, Path], *, track: Sequence[int | str] | None, top: int
+) -> list[Path]:
+    """Write the asked-for files, each whole or not at all; the HTML holds every matrix, mode and sign."""
+    written = []
+    for kind, path in outputs.items():
+        target = path.expanduser()
+        if kind == "html":
+            from errata.views.html import page
+
+            atomic_write_text(target, page(lens.grid(track=track, top=top)))
+        elif kind == "json":
+            atomic_write_text(target, json.dumps(lens_record(lens, table), ensure_ascii=False, indent=1) + "\n")
+        elif kind == "parquet":
+            write_rows(target, list(table.rows()))
+        else:
+            _write_figure(tables_grid(lens, [table]), target)
+        written.append(target)
+    return written
+
+
+def lens_record(lens: BackwardLens, table: LensTable) -> dict[str, Any]:
+    """The lens and one of its tables as plain JSON."""
+    e = lens.example
+    return {
+        "model": lens.lm.name,
+        "prompt": e.prompt,
+        "tokens": list(lens.tokens),
+        "token_ids": list(e.ids),
+        "target_ids": list(e.target_ids),
+        "loss_name": e.loss_name,
+        "loss": lens.loss,
+        "answer_id": lens.answer,
+        "segments": {name: list(places) for name, places in lens.segments().items()},
+        "notes": list(lens.notes),
+        "cells": list(table.rows()),
+    }
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Records as a Parquet file."""
+    import pyarrow
+    from pyarrow import parquet
+
+    with storage_errors(str(path)), atomic_file(path) as staging:
+        parquet.write_table(pyarrow.Table.from_pylist(list(rows)), staging)
+
+
+def _write_figure(grid: Grid, path: Path) -> None:
+    from errata.views.plotting import grid_figure, save_figure
+
+    save_figure(grid_figure(grid, grid.sheets[0]), path)

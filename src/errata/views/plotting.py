@@ -1,0 +1,193 @@
+"""Figures in the papers' style: vector PDF and PNG, with any token legible. The one module that imports matplotlib."""
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from errata.errors import InputError
+from errata.store.atomic import atomic_file
+from errata.views.grid import Grid, Sheet
+from errata.views.text import visible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_STYLE = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,  # TrueType: text in the PDF stays text that can be searched
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a "$" in a token is a dollar
+}
+FORMATS = ("pdf", "png", "svg")
+
+
+def grid_figure(grid: Grid, sheet: Sheet, *, title: str | None = None) -> "Figure":
+    """Token × layer grid: the text is the token at the shown extreme, the colour the vector's norm (log scale)."""
+    plt, colors = _matplotlib()
+    import numpy as np
+
+    norm = np.array(sheet.norm, dtype=float)
+    null = np.array(sheet.null, dtype=bool)
+    shown = np.ma.masked_where(null | (norm <= 0), norm)
+    layers, tokens = norm.shape
+    texts = [
+        [visible(grid.texts[i]) if (i := sheet.shown(row, at)) is not None else "" for at in range(tokens)]
+        for row in range(layers)
+    ]
+    heads = [visible(token) for token in grid.tokens]
+    with plt.rc_context(_fonts([*heads, grid.title, *(text for row in texts for text in row)])):
+        cell = 0.75
+        figure, axes = plt.subplots(figsize=(1.6 + cell * tokens, 1.1 + 0.17 * layers))
+        scale = colors.LogNorm(shown.min(), shown.max()) if shown.count() and shown.min() < shown.max() else None
+        image = axes.imshow(shown, origin="lower", aspect="auto", cmap="Blues", norm=scale)
+        for row in range(layers):
+            for at in range(tokens):
+                if texts[row][at]:
+                    _cell_text(axes, at, row, _drawable(texts[row][at]), image, shown[row, at])
+        axes.set_xticks(range(tokens), [_drawable(_cut(head)) for head in heads], rotation=35, ha="right")
+        step = max(1, layers // 16)
+        axes.set_yticks(range(0, layers, step), [str(grid.layers[i]) for i in range(0, layers, step)])
+        axes.set_ylabel("layer")
+        axes.set_title(_drawable(title or f"{grid.title}\n{_sheet_name(sheet)}"), fontsize=8, loc="left")
+        figure.colorbar(image, ax=axes, label="‖v‖", pad=0.01)
+    return figure
+
+
+def _cell_text(axes: "Axes", x: int, y: int, text: str, image: Any, value: float) -> None:
+    red, green, blue, _ = image.cmap(image.norm(value))
+    dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+    axes.text(x, y, _cut(text), ha="center", va="center", fontsize=6, color="white" if dark else "black", clip_on=True)
+
+
+def _cut(text: str, limit: int = 12) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _sheet_name(sheet: Sheet) -> str:
+    which = "least" if sheet.shows == "bottom" else "most"
+    source = (
+        f"{sheet.name}, {'−' if sheet.sign == '-vjp' else ''}{sheet.source}" if sheet.side == "backward" else sheet.name
+    )
+    return f"{source}, {sheet.mode} mode: {which} probable token, colour ‖v‖"
+
+
+def line_figure(
+    x: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    log: bool = False,
+) -> "Figure":
+    """Lines over layers, with bands (low, high) where given; told apart by dashes and markers, not by colour alone."""
+    plt, _ = _matplotlib()
+    markers, dashes = "os^Dvx*P", ["-", "--", ":", "-."]
+    with plt.rc_context(_fonts([title, *lines])):
+        figure, axes = plt.subplots(figsize=(4.6, 2.9))
+        for i, (name, values) in enumerate(lines.items()):
+            style = {"marker": markers[i % len(markers)], "linestyle": dashes[i % len(dashes)]}
+            (drawn,) = axes.plot(x, values, label=_drawable(name), markersize=3, linewidth=1, **style)
+            if bands and name in bands:
+                axes.fill_between(x, *bands[name], color=drawn.get_color(), alpha=0.15, linewidth=0)
+        axes.set(xlabel=xlabel, ylabel=ylabel, title=_drawable(title))
+        if log:
+            axes.set_yscale("log")
+        if len(lines) > 1:
+            axes.legend(fontsize=6, frameon=False)
+    return figure
+
+
+def matrix_figure(
+    values: Sequence[Sequence[float]], *, xlabel: str, ylabel: str, label: str, title: str = "",
+    limits: tuple[float, float] | None = None, rows: Sequence[str] | None = None,
+) -> "Figure":  # fmt: skip
+    """A heatmap; `limits` of opposite sign give a diverging scale. `rows` names the rows, else they are numbered."""
+    plt, _ = _matplotlib()
+    low, high = limits or (None, None)
+    diverging = limits is not None and limits[0] < 0 < limits[1]
+    with plt.rc_context(_fonts([title, *(rows or ())])):
+        width, height = len(values[0]), len(values)
+        figure, axes = plt.subplots(
+            figsize=(min(7, 1.7 + 0.1 * width), min(6, 1.2 + 0.1 * height) if not rows else 2.6)
+        )
+        image = axes.imshow(
+            values, origin="lower", aspect="auto", cmap="RdBu_r" if diverging else "viridis", vmin=low, vmax=high
+        )
+        if rows:
+            axes.set_yticks(range(len(rows)), rows)
+        axes.set(xlabel=xlabel, ylabel=ylabel, title=_drawable(title))
+        figure.colorbar(image, ax=axes, label=label)
+    return figure
+
+
+def save_figure(figure: "Figure", path: str | os.PathLike[str]) -> Path:
+    """Write one figure as PDF, PNG or SVG by its suffix, whole or not at all; the figure is closed."""
+    plt, _ = _matplotlib()
+    target = Path(path)
+    kind = target.suffix.lstrip(".").lower()
+    if kind not in FORMATS:
+        raise InputError(f"{target.name}: a figure is written as {', '.join(FORMATS)}; end the name in one of them.")
+    try:
+        with plt.rc_context(_STYLE), atomic_file(target) as staging:
+            # No date in the file: the same figure is the same bytes.
+            metadata = {"CreationDate": None} if kind == "pdf" else {"Date": None} if kind == "svg" else {}
+            figure.savefig(staging, format=kind, dpi=200, metadata=metadata)
+    finally:
+        plt.close(figure)
+    return target
+
+
+@cache
+def _matplotlib() -> tuple[Any, Any]:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import colors
+    from matplotlib import pyplot as plt
+
+    return plt, colors
+
+
+@cache
+def _characters(path: str) -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(path).get_charmap())
+
+
+@cache
+def _font_for(char: str) -> str | None:
+    """The name of an installed font that has `char`; the default one first."""
+    from matplotlib import font_manager
+
+    default = font_manager.findfont("DejaVu Sans")
+    if ord(char) in _characters(default):
+        return "DejaVu Sans"
+    for entry in sorted(font_manager.fontManager.ttflist, key=lambda entry: (entry.name, entry.fname)):
+        try:
+            if ord(char) in _characters(entry.fname):
+                return entry.name
+        except (OSError, RuntimeError):
+            continue
+    return None
+
+
+def _fonts(texts: Sequence[str]) -> dict[str, Any]:
+    """The style, with every installed font that the texts need as a fallback."""
+    needed = {_font_for(char) for text in texts for char in text}
+    families = ["DejaVu Sans", *sorted(name for name in needed if name not in (None, "DejaVu Sans"))]  # type: ignore[type-var]
+    return {**_STYLE, "font.family": families}
+
+
+def _drawable(text: str) -> str:
+    """The text, with code points in the place of characters that no installed font has."""
+    return "".join(char if char == "\n" or _font_for(char) else f"‹{ord(char):X}›" for char in text)

@@ -1,0 +1,88 @@
+"""A grid on a terminal: a column a token, the top layer first, as wide as the screen; readable without colour."""
+
+import io
+from collections.abc import Sequence
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from errata.views.grid import Grid, Sheet
+from errata.views.text import visible
+
+_NARROWEST, _WIDEST = 7, 16
+# Shades of the norm, faint to strong: a mark for those who see no colour, a background for those who do.
+_MARKS = " ░▒▓█"
+_SHADES = ("", "#26313f", "#2f4a6b", "#2f6ea3", "#2f97d8")
+
+
+def terminal_grid(grid: Grid, sheet: Sheet, *, width: int, colour: bool, max_layers: int | None = None) -> str:
+    """The sheet as text of `width` columns, in several blocks where the prompt is wider; ANSI colours if `colour`.
+
+    Each cell: a mark for the vector's norm, by fifths of the largest in the grid, and the token at the shown extreme.
+    """
+    label = max(len(str(layer)) for layer in grid.layers) + 2
+    size = max(_NARROWEST, min(_WIDEST, (width - label) // max(1, len(grid.tokens))))
+    per_block = max(1, (width - label) // size)
+    blocks = [range(at, min(at + per_block, len(grid.tokens))) for at in range(0, len(grid.tokens), per_block)]
+    rows = _chosen_layers(len(grid.layers), max_layers)
+    lines: list[Text] = []
+    for number, block in enumerate(blocks):
+        lines += [Text("")] if number else []
+        lines += _block(grid, sheet, block, rows, label, size, colour)
+    return _rendered(lines, width, colour)
+
+
+def _chosen_layers(count: int, most: int | None) -> Sequence[int]:
+    """The layers shown, top first: all, or `most` evenly spread ones with both ends."""
+    if most is None or count <= most:
+        return range(count - 1, -1, -1)
+    return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)}, reverse=True)
+
+
+def _block(
+    grid: Grid, sheet: Sheet, positions: range, rows: Sequence[int], label: int, size: int, colour: bool
+) -> list[Text]:
+    largest = max((max(row) for row in sheet.norm), default=0.0)
+    lines = []
+    for row in rows:
+        line = Text(f"{grid.layers[row]:>{label - 1}} ", style="dim")
+        for position in positions:
+            line.append_text(_cell(grid, sheet, row, position, size, largest, colour))
+        lines.append(line)
+    head = Text(" " * label)
+    for position in positions:
+        head.append(_fitted(" " + visible(grid.tokens[position]), size), style="bold")
+    return [*lines, head]
+
+
+def _cell(grid: Grid, sheet: Sheet, row: int, position: int, size: int, largest: float, colour: bool) -> Text:
+    shown = sheet.shown(row, position)
+    if shown is None:
+        return Text(_fitted(" –", size), style="dim")
+    level = min(4, int(5 * sheet.norm[row][position] / largest)) if largest else 0
+    text = visible(grid.texts[shown])
+    if not colour:
+        return Text(_fitted(_MARKS[level] + text, size))
+    background = _SHADES[level]
+    style = Style(color="white" if level > 1 else None, bgcolor=background or None, dim=level == 0)
+    return Text(_fitted(" " + text, size - 1) + " ", style=style)
+
+
+def _fitted(text: str, size: int) -> str:
+    if cell_len(text) < size:
+        return set_cell_size(text, size)
+    return set_cell_size(text, size - 2) + "… "
+
+
+def _rendered(lines: Sequence[Text], width: int, colour: bool) -> str:
+    stream = io.StringIO()
+    console = Console(
+        file=stream, width=width, force_terminal=colour, color_system="truecolor" if colour else None, highlight=False,
+        no_color=not colour, legacy_windows=False,
+    )  # fmt: skip
+    for line in lines:
+        line.no_wrap = True
+        console.print(line, overflow="crop", soft_wrap=False)
+    return "\n".join(part.rstrip() for part in stream.getvalue().splitlines())
