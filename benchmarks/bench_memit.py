@@ -27,7 +27,7 @@ from errata.edit.rows import essence_rows, key_rows, rewriting_rows
 from errata.edit.targets import learning_rates, target_values
 from errata.evaluate import measure
 from errata.facts import Fact
-from errata.models import LanguageModel
+from errata.models import LanguageModel, Place, weights_restored
 from errata.stats import open_corpus, second_moments
 from reference import evaluation as slow_evaluation
 from reference import memit as slow
@@ -188,12 +188,12 @@ def bench_edit(lm: LanguageModel, facts: list[Fact], config: MemitConfig, sample
         for _ in range(2):
             slow_evaluation.metrics(lm, few)
         values = torch.stack([slow.target_value(lm, fact, config, prefixes)[0] for fact in few])
-        with lm.weights_restored(config.layers):
+        with weights_restored(lm, [Place(i, "down") for i in config.layers]):
             slow.edit_(lm, few, config, prefixes, moments.layers, values)
 
     values = torch.cat([target_values(lm, b, config, prefixes).value for b in in_batches(few)])
     ours = solve(lm, few, values, moments.layers, config, prefixes)
-    with lm.weights_restored(config.layers):
+    with weights_restored(lm, [Place(i, "down") for i in config.layers]):
         theirs, _ = slow.edit_(lm, few, config, prefixes, moments.layers, values)
     for edit in ours.layers:
         assert (edit.update.matrix() - theirs[edit.layer]).norm() <= 1e-3 * theirs[edit.layer].norm()

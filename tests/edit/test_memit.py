@@ -30,7 +30,7 @@ def _expect_reference(lm, facts, config, prefixes, tolerance=1e-4):
     found = solve(lm, facts, values, moments, config, prefixes)
     assert lm.digest() == before
     start = torch.stack([reference.residual_state(lm, fact, config.layers[-1]) for fact in facts])
-    with lm.weights_restored(config.layers):
+    with weights_restored(lm, [Place(i, "down") for i in config.layers]):
         updates, keys = reference.edit_(lm, facts, config, prefixes, moments, values)
         end = torch.stack([reference.residual_state(lm, fact, config.layers[-1]) for fact in facts])
     assert [edit.layer for edit in found.layers] == list(config.layers)
@@ -90,7 +90,7 @@ def test_in_half_precision_what_is_measured_is_what_the_update_gives(dtype):
     config = CONFIG.replace(passes=3)
     values = _wanted(lm, FACTS, config).float()
     found = solve(lm, FACTS, values, random_moments(lm, config.layers), config, PREFIXES)
-    with lm.weights_restored(config.layers):
+    with weights_restored(lm, [Place(i, "down") for i in config.layers]):
         for edit in found.layers:
             add_(lm.down_weight(edit.layer), edit.update)
         states = KeyFrontier(lm, key_rows(lm, FACTS, PREFIXES), len(FACTS)).advance(0, config.layers[-1])[1]

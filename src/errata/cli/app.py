@@ -235,6 +235,44 @@ def lens(
 
 
 @app.command()
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="backward-lens.")],
+    facts: Annotated[Path, typer.Option("--facts", "-f", help="Facts: JSONL, JSON, CSV, CounterFact or zsRE.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables, figures and summary.md.")],
+    n: Annotated[int, typer.Option("--n", "-n", help="Prompts: the first N records.")] = 100,
+    mode: Annotated[str, typer.Option(help="Of the lens: paper, normalised, eps-free, linear or raw.")] = "paper",
+    flip_prompts: Annotated[
+        int, typer.Option("--flip-prompts", help="Prompts for the smallest flipping learning rates.")
+    ] = 20,
+    flip_layers: Annotated[int, typer.Option("--flip-layers", help="Layers for them, evenly spread.")] = 10,
+    corpus: Annotated[
+        str | None, typer.Option("--corpus", help="Text for perplexity; default: the model's own samples.")
+    ] = None,
+    field: Field = "text",
+    model: Model = "smollm2",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    revision: Revision = None,
+    format: Annotated[str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact or zsre.")] = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Run a paper's experiments on a model: tables, figures and a summary beside the published findings."""
+    from errata.cli.lens import run_reproduce
+
+    run_reproduce(
+        paper,
+        facts,
+        out,
+        options={"n": n, "mode": mode, "flip_prompts": flip_prompts, "flip_layers": flip_layers},
+        corpus=corpus,
+        field=field,
+        format=format,  # type: ignore[arg-type]
+        load={"model": model, "device": device, "dtype": dtype, "revision": revision},
+        quiet=quiet,
+    )
+
+
+@app.command()
 def models() -> None:
     """List supported families, known settings, and what is installed."""
     from errata.cli.run import run_models

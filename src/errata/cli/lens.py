@@ -7,12 +7,16 @@ import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from errata.cli.run import with_patch
+from errata.cli.run import check_cheaply, command, read_fact_file, with_patch
 from errata.errors import ConfigError
+from errata.jobs.progress import progress_on
+
+if TYPE_CHECKING:
+    from errata.facts.readers import Format
 
 
 def run_lens(
@@ -51,3 +55,28 @@ def run_lens(
         typer.echo(lens_text(lens, table, width=width, colour=colour, max_layers=show["max_layers"]))
         for path in write_lens(lens, table, outputs, track=track, top=show["top"]):
             typer.echo(f"Written: {path}")
+
+
+def run_reproduce(
+    paper: str,
+    facts_file: Path,
+    out: Path,
+    *,
+    options: dict[str, Any],
+    corpus: str | None,
+    field: str,
+    format: Format,
+    load: dict[str, Any],
+    quiet: bool,
+) -> None:
+    from errata.jobs.reproduce import ReproduceOptions, check_reproduce, reproduce
+
+    out = out.expanduser()
+    check_reproduce(out, paper)
+    chosen = ReproduceOptions(**options)
+    check_cheaply({}, corpus)
+    found = read_fact_file(facts_file, format=format, limit=chosen.n, skip_bad=False)
+    progress = progress_on(quiet=quiet)
+    with command(load, progress) as lm:
+        summary = reproduce(lm, found.facts, out, options=chosen, corpus=corpus, field=field, progress=progress)
+    typer.echo(f"{summary}\nTables, figures and this summary: {out}")

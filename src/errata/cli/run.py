@@ -38,12 +38,12 @@ def run_edit(
     out = out.expanduser()
     progress = progress_on(quiet=quiet)
     check_out(out, overwrite=overwrite)
-    found = _facts(facts_file, format=format, limit=limit, skip_bad=options["skip_bad"])
+    found = read_fact_file(facts_file, format=format, limit=limit, skip_bad=options["skip_bad"])
     overrides = _overrides(settings)
-    _check_cheaply(overrides, options["corpus"])
+    check_cheaply(overrides, options["corpus"])
     if options["batch_size"] < 1:
         raise ConfigError(f"--batch-size must be at least 1, found {options['batch_size']}.")
-    with _command(load, progress) as lm:
+    with command(load, progress) as lm:
         from errata.jobs.edit_job import edit_facts
         from errata.jobs.results import save_run
         from errata.jobs.summary import summary
@@ -59,13 +59,13 @@ def run_edit(
 def run_demo(out: Path, *, model: str, device: str, dtype: str, quiet: bool) -> None:
     progress = progress_on(quiet=quiet)
     out = out.expanduser()
-    with _command({"model": model, "device": device, "dtype": dtype, "revision": None}, progress) as lm:
+    with command({"model": model, "device": device, "dtype": dtype, "revision": None}, progress) as lm:
         from errata.jobs.demo_job import run_demo as demo
 
         typer.echo(demo(lm, out, progress=progress))
 
 
-def run_stats_command(
+def run_statscommand(
     load: dict[str, Any],
     *,
     layers: str | None,
@@ -79,8 +79,8 @@ def run_stats_command(
 
     progress = progress_on(quiet=quiet)
     overrides: dict[str, Any] = {} if layers is None else {"layers": parse_layers(layers)}
-    _check_cheaply(overrides, corpus)
-    with _command(load, progress) as lm:
+    check_cheaply(overrides, corpus)
+    with command(load, progress) as lm:
         from errata.edit import settings_for
         from errata.jobs.stats_job import run_stats
 
@@ -133,7 +133,7 @@ def with_patch(folder: Path | None, load: dict[str, Any]) -> Iterator[tuple[Lang
             load = {**load, "model": made_on["name"], "revision": load["revision"] or made_on["revision"]}
         load = {**load, "dtype": load["dtype"] or made_on["dtype"]}
     defaults = {**load, "model": load["model"] or "smollm2", "dtype": load["dtype"] or "float32"}
-    with _model_of(patch), _command(defaults, progress_on(quiet=True)) as lm:
+    with _model_of(patch), command(defaults, progress_on(quiet=True)) as lm:
         yield lm, patch
 
 
@@ -188,7 +188,7 @@ def run_models() -> None:
 
 
 @contextmanager
-def _command(load: dict[str, Any], progress: ProgressSink) -> Iterator[LanguageModel]:
+def command(load: dict[str, Any], progress: ProgressSink) -> Iterator[LanguageModel]:
     """The model a command works on, in a process of our own (so its allocator may be tuned)."""
     from errata.core.allocator import keep_freed_memory
     from errata.models import load as load_model
@@ -202,7 +202,7 @@ def _command(load: dict[str, Any], progress: ProgressSink) -> Iterator[LanguageM
     yield lm
 
 
-def _check_cheaply(overrides: dict[str, Any], corpus: str | None) -> None:
+def check_cheaply(overrides: dict[str, Any], corpus: str | None) -> None:
     """What can be judged without the model, before minutes are spent on loading it."""
     from errata.edit.config import MemitConfig
     from errata.stats import open_corpus
@@ -214,7 +214,7 @@ def _check_cheaply(overrides: dict[str, Any], corpus: str | None) -> None:
         open_corpus(corpus)
 
 
-def _facts(path: Path, *, format: Format, limit: int | None, skip_bad: bool) -> FactFile:
+def read_fact_file(path: Path, *, format: Format, limit: int | None, skip_bad: bool) -> FactFile:
     from errata.facts import format_problems, read_facts, require
 
     if limit is not None and limit < 1:

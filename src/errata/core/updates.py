@@ -34,6 +34,13 @@ class WeightUpdate:
         assert self.right is not None
         return self.left.to(device).T @ self.right.to(device)
 
+    def scaled(self, factor: float) -> "WeightUpdate":
+        """factor · ΔW."""
+        if self.dense is not None:
+            return WeightUpdate(dense=factor * self.dense)
+        assert self.right is not None
+        return WeightUpdate(left=self.left, right=factor * self.right)
+
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that make it up, by name."""
         named = {"left": self.left, "right": self.right, "dense": self.dense}

@@ -19,7 +19,7 @@ from errata.edit.keys import KeyFrontier
 from errata.edit.rows import key_rows
 from errata.errors import NumericsError
 from errata.facts import Fact
-from errata.models import LanguageModel
+from errata.models import LanguageModel, Place, weights_restored
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def solve(
     target = values.to(lm.device).double()
     work: dict[int, _LayerWork] = {}
     start = torch.zeros(len(facts))
-    with lm.weights_restored(layers), progress.stage("layers", config.passes * len(layers), "layers") as advance:
+    edited = [Place(layer, "down") for layer in layers]
+    with weights_restored(lm, edited), progress.stage("layers", config.passes * len(layers), "layers") as advance:
         for _ in range(config.passes):
             frontier = KeyFrontier(lm, rows, len(facts))
             for i, layer in enumerate(layers):

@@ -180,15 +180,23 @@ class BackwardLens:
         )  # fmt: skip
 
     def neurons(
-        self, layer: int, matrix: str = "down", *, count: int | None = 100, top: int = 100, mode: str | None = None
+        self,
+        layer: int,
+        matrix: str = "down",
+        *,
+        count: int | None = 100,
+        among: Sequence[int] | None = None,
+        top: int = 100,
+        mode: str | None = None,
     ) -> NeuronTable:
         """The gradient neuron by neuron against the vectors that span it: norms, cosines, signed top-k overlap.
 
-        `count`: how many neurons, those of the greatest norm first (None: all).
+        `count`: how many neurons, those of the greatest norm first (None: all); or `among`: which places in that order.
         """
         factors = self.of(layer, matrix)
+        chosen = slice(count) if among is None else list(among)
         return neuron_table(
-            Reader(self.lm, mode or self.mode), factors, writes=matrix in WRITING, count=count, top=_top(top)
+            Reader(self.lm, mode or self.mode), factors, writes=matrix in WRITING, chosen=chosen, top=_top(top)
         )
 
     def cosine(

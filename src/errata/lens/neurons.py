@@ -40,12 +40,14 @@ class NeuronTable:
 
 
 @torch.no_grad()
-def neuron_table(reader: Reader, factors: OuterSum, *, writes: bool, count: int | None, top: int) -> NeuronTable:
+def neuron_table(
+    reader: Reader, factors: OuterSum, *, writes: bool, chosen: slice | list[int], top: int
+) -> NeuronTable:
     """Compare the neurons of a gradient with its spanning vectors. Cosines come from the factors' products alone."""
     spanning, weights = (factors.vjps, factors.inputs) if writes else (factors.inputs, factors.vjps)
     norms = factors.neuron_norms(by_input=writes)
-    order = norms.argsort(descending=True, stable=True)[: count if count is not None else len(norms)]
-    order = order[norms[order] > 0]
+    order = norms.argsort(descending=True, stable=True)
+    order = order[norms[order] > 0][chosen]
     s, c = spanning.double(), weights[:, order].double().T
     lengths = s.norm(dim=1)
     cosines = (c @ (s @ s.T)) / (norms[order].double()[:, None] * lengths).clamp_min(1e-300)

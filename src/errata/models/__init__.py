@@ -16,6 +16,7 @@ from errata.models.projections import (
     mlp_matrices,
     projection,
     weight_of,
+    weights_restored,
 )
 from errata.models.tokens import Encoding, TargetRow, encode, encode_targets, pad_right
 
@@ -49,5 +50,6 @@ __all__ = [
     "run_taps",
     "tokenizer_digest",
     "weight_of",
+    "weights_restored",
     "wrap",
 ]

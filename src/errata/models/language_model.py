@@ -1,7 +1,5 @@
 """One standard view of any supported decoder: blocks, MLP projections in one orientation, head, digest."""
 
-from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -129,17 +127,6 @@ class LanguageModel:
         if fresh or self._digest is None or self._digest[0] != stamp:
             self._digest = (stamp, tensor_digest(_without_ties(state)))
         return self._digest[1]
-
-    @contextmanager
-    def weights_restored(self, layers: Sequence[int]):
-        """Give the down projections of `layers` their exact bits back at the end, whatever happened in between."""
-        originals = {layer: self.down_weight(layer).clone() for layer in layers}
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for layer, original in originals.items():
-                    self.down_weight(layer).copy_(original)
 
 
 def _without_ties(state: dict[str, Tensor]) -> list[tuple[str, Tensor]]:

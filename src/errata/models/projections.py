@@ -3,6 +3,8 @@
 Names: `gate`, `up`, `down` of the MLP (`gate` only where it is gated) and `q`, `k`, `v`, `o` of attention.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -82,6 +84,18 @@ def projection(lm: LanguageModel, layer: int, matrix: str) -> Projection:
 def weight_of(lm: LanguageModel, place: Place) -> Float[Tensor, "d_in d_out"]:
     """The weight at `place`; writing to it changes the model (every matrix of an MLP)."""
     return projection(lm, *place).weight
+
+
+@contextmanager
+def weights_restored(lm: LanguageModel, places: Iterable[Place]) -> Iterator[None]:
+    """Give the weights at `places` their exact bits back at the end, whatever happened in between."""
+    originals = {place: weight_of(lm, place).clone() for place in places}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for place, original in originals.items():
+                weight_of(lm, place).copy_(original)
 
 
 def _path_and_columns(lm: LanguageModel, matrix: str) -> tuple[str, slice | Tensor | None]:

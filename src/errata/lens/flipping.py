@@ -1,0 +1,101 @@
+"""The smallest learning rate with which an update of one layer's MLP output makes the target the model's answer.
+
+Katz et al. (2024), figure 26: forward pass shifting against one step of SGD or Adam, layer by layer. A prompt reaches
+the edited matrix with the inputs it always had, so each update changes its output by a known shift; only the layers
+above are run again, for many learning rates at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from errata.core.updates import WeightUpdate
+from errata.errors import InputError
+from errata.lens.backward_lens import BackwardLens
+from errata.lens.modes import Reader
+from errata.models import Place, projection, run_layers
+
+Rule = Literal["shift", "sgd", "adam"]
+RULES = ("shift", "sgd", "adam")
+_ADAM_EPSILON = 1e-8
+_RATES_A_RUN = 13
+
+
+@dataclass(frozen=True)
+class Flip:
+    """rate: the smallest learning rate found that flips the answer, None where none up to `highest` does."""
+
+    layer: int
+    rule: str
+    rate: float | None
+    highest: float
+
+
+def update_direction(lens: BackwardLens, layer: int, rule: str) -> WeightUpdate:
+    """What one step of `rule` adds to the down projection for a learning rate of 1.
+
+    "shift": x_nᵀe_t, x_n the input at the last prompt token, e_t the target's unembedding row.  "sgd": −XᵀΔ.  "adam":
+    −G/(|G| + ε), Adam's first step.
+    """
+    factors = lens.of(layer, "down")
+    if rule == "sgd":
+        return WeightUpdate.from_factors(factors.inputs, -factors.vjps)
+    if rule == "adam":
+        gradient = factors.dense()
+        return WeightUpdate(dense=-gradient / (gradient.abs() + _ADAM_EPSILON))
+    if rule != "shift":
+        raise InputError(f"rule={rule!r}: choose {', '.join(RULES)}.")
+    assert lens.target is not None
+    row: Tensor = lens.lm.lm_head.weight[lens.target]  # type: ignore[union-attr, index]
+    last = lens.example.prompt_length - 1
+    return WeightUpdate(left=factors.inputs[last][None], right=row.detach().float()[None])
+
+
+def smallest_rate(
+    lens: BackwardLens, layer: int, rule: str, *, lowest: float = 1e-5, highest: float = 1e3, digits: float = 0.02
+) -> Flip:
+    """Search the rates from `lowest` to `highest`, evenly in their logarithm, to a relative precision of `digits`.
+
+    Of the rates looked at the smallest that flips the answer counts; a larger one may fail again, and often does.
+    """
+    update = update_direction(lens, layer, rule)
+    shift = lens.of(layer, "down").inputs @ update.matrix(lens.lm.device)
+    low, high = lowest, highest
+    found: float | None = None
+    while True:
+        rates = torch.logspace(float(torch.tensor(low).log10()), float(torch.tensor(high).log10()), _RATES_A_RUN)
+        flipped = answers_target(lens, layer, shift, rates.tolist())
+        if not bool(flipped.any()):
+            return Flip(layer, rule, found, highest)
+        first = int(flipped.float().argmax())
+        found = float(rates[first])
+        if first == 0 or found / float(rates[first - 1]) - 1 <= digits:
+            return Flip(layer, rule, found, highest)
+        low, high = float(rates[first - 1]), found
+
+
+@torch.no_grad()
+def answers_target(
+    lens: BackwardLens, layer: int, shift: Float[Tensor, "pos d_model"], rates: Sequence[float]
+) -> Bool[Tensor, " rate"]:
+    """Whether the model's next token is the target when rate · `shift` is added to what the layer's MLP gives."""
+    lm, n = lens.lm, lens.example.prompt_length
+    scales = torch.tensor(rates, device=lm.device)[:, None, None]
+    added = scales * shift[None, :n]
+
+    def add(_module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:
+        return output + added.reshape(output.shape).to(output.dtype)
+
+    entering = lens.states[layer][:n].to(lm.dtype).expand(len(rates), -1, -1).contiguous()
+    mask = torch.ones(len(rates), n, dtype=torch.long, device=lm.device)
+    hook = projection(lm, *Place(layer, "down")).module.register_forward_hook(add)
+    try:
+        hidden = run_layers(lm, entering, mask, first=layer).hidden
+    finally:
+        hook.remove()
+    assert hidden is not None
+    return lm.logits(hidden[:, -1])[:, : Reader(lm).vocabulary].argmax(1) == lens.target
