@@ -3,8 +3,8 @@
     python benchmarks/bench_lens.py [--tokens 20] [--runs 5]
 
 capture: one forward and backward that keep the factors of every MLP matrix, against the same forward and a backward
-that keeps nothing.  grid: top 10, bottom 10 and two ranks of every layer and position of the MLP's output.  direct: dense
-gradients of all MLP weights, then one projection for each vector.
+that keeps nothing.  grid: top 10, bottom 10 and two ranks of every layer and position of the MLP's output.  direct:
+dense gradients of all MLP weights, then one projection for each vector.
 """
 
 import argparse
@@ -23,7 +23,9 @@ from errata.models import LanguageModel, Place, mlp_matrices
 from reference import lens as slow
 from timing import interleaved, report
 
-PROMPT = "The old town of Edinburgh, with its castle on the hill above the narrow streets, is the capital city of the country of"
+PROMPT = (
+    "The old town of Edinburgh, with its castle on the hill above the narrow streets, lies in the capital city of the"
+)
 TARGET = "Italy"
 
 

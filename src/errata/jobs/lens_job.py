@@ -1,6 +1,7 @@
 """A lens as a user asks for it on the command line: one prompt, and the files it goes to."""
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,24 +44,26 @@ def lens_text(lens: BackwardLens, table: LensTable, *, width: int, colour: bool,
         terminal_grid(grid, sheet, width=width, colour=colour, max_layers=max_layers),
         "",
         f"Cells: the {which} probable token of LL({vector}) of {table.matrix or table.source}, {table.mode} mode; "
-        f"{'background' if colour else 'mark'}: ‖{vector.lstrip('−')}‖, by fifths of the largest, "
+        f"{'background' if colour else 'mark'}: ‖{vector.lstrip('−')}‖ on a log scale, up to "
         f"{float(table.norm.max()):.3g}. Layers go upwards.",
     ]
     if table.source == "vjp" and table.sign == "vjp":
         said.append("A step goes along −δ: the least probable tokens are promoted, the most probable demoted.")
-    said += [_ranks(lens, table), *lens.notes]
-    return "\n".join(line for line in said if line is not None)
+    said += [*_ranks(lens, table, width), *lens.notes]
+    return "\n".join(said)
 
 
-def _ranks(lens: BackwardLens, table: LensTable) -> str:
+def _ranks(lens: BackwardLens, table: LensTable, width: int) -> list[str]:
     """Where the tracked tokens stand at the last position, by layer."""
     last = lens.example.prompt_length - 1
     lines = []
     for token in table.tracked:
         places = [table.rank(token, layer, last) for layer in table.layers]
         shown = " ".join("–" if place is None else str(place) for place in places)
-        lines.append(f"Rank of {visible(table.texts[token])} at the last token, of {table.vocabulary:,}: {shown}")
-    return "\n".join(lines)
+        name = visible(table.texts[token])
+        said = f"Rank of {name} at the last token, by layer, of {table.vocabulary:,}: {shown}"
+        lines += textwrap.wrap(said, width, subsequent_indent="  ")
+    return lines
 
 
 def write_lens(

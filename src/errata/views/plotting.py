@@ -23,9 +23,10 @@ _STYLE = {
     "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,  # TrueType: text in the PDF stays text that can be searched
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a "$" in a token is a dollar
 }
 FORMATS = ("pdf", "png", "svg")
+# A "$" in a token is a dollar. (Not a setting of the whole figure: the ticks of a log scale are formulas.)
+_PLAIN: dict[str, Any] = {"parse_math": False}
 
 
 def grid_figure(grid: Grid, sheet: Sheet, *, title: str | None = None) -> "Figure":
@@ -51,11 +52,11 @@ def grid_figure(grid: Grid, sheet: Sheet, *, title: str | None = None) -> "Figur
             for at in range(tokens):
                 if texts[row][at]:
                     _cell_text(axes, at, row, _drawable(texts[row][at]), image, shown[row, at])
-        axes.set_xticks(range(tokens), [_drawable(_cut(head)) for head in heads], rotation=35, ha="right")
+        axes.set_xticks(range(tokens), [_drawable(_cut(head)) for head in heads], rotation=35, ha="right", **_PLAIN)
         step = max(1, layers // 16)
         axes.set_yticks(range(0, layers, step), [str(grid.layers[i]) for i in range(0, layers, step)])
         axes.set_ylabel("layer")
-        axes.set_title(_drawable(title or f"{grid.title}\n{_sheet_name(sheet)}"), fontsize=8, loc="left")
+        axes.set_title(_drawable(title or f"{grid.title}\n{_sheet_name(sheet)}"), fontsize=8, loc="left", **_PLAIN)
         figure.colorbar(image, ax=axes, label="‖v‖", pad=0.01)
     return figure
 
@@ -63,7 +64,17 @@ def grid_figure(grid: Grid, sheet: Sheet, *, title: str | None = None) -> "Figur
 def _cell_text(axes: "Axes", x: int, y: int, text: str, image: Any, value: float) -> None:
     red, green, blue, _ = image.cmap(image.norm(value))
     dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-    axes.text(x, y, _cut(text), ha="center", va="center", fontsize=6, color="white" if dark else "black", clip_on=True)
+    axes.text(
+        x,
+        y,
+        _cut(text),
+        ha="center",
+        va="center",
+        fontsize=6,
+        color="white" if dark else "black",
+        clip_on=True,
+        **_PLAIN,
+    )
 
 
 def _cut(text: str, limit: int = 12) -> str:
@@ -98,11 +109,13 @@ def line_figure(
             (drawn,) = axes.plot(x, values, label=_drawable(name), markersize=3, linewidth=1, **style)
             if bands and name in bands:
                 axes.fill_between(x, *bands[name], color=drawn.get_color(), alpha=0.15, linewidth=0)
-        axes.set(xlabel=xlabel, ylabel=ylabel, title=_drawable(title))
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.set_title(_drawable(title), fontsize=8, loc="left", **_PLAIN)
         if log:
             axes.set_yscale("log")
         if len(lines) > 1:
-            axes.legend(fontsize=6, frameon=False)
+            for text in axes.legend(fontsize=6, frameon=False).get_texts():
+                text.set(**_PLAIN)
     return figure
 
 
@@ -124,7 +137,8 @@ def matrix_figure(
         )
         if rows:
             axes.set_yticks(range(len(rows)), rows)
-        axes.set(xlabel=xlabel, ylabel=ylabel, title=_drawable(title))
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.set_title(_drawable(title), fontsize=8, loc="left", **_PLAIN)
         figure.colorbar(image, ax=axes, label=label)
     return figure
 

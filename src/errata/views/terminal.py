@@ -1,6 +1,7 @@
 """A grid on a terminal: a column a token, the top layer first, as wide as the screen; readable without colour."""
 
 import io
+import math
 from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
@@ -20,7 +21,7 @@ _SHADES = ("", "#26313f", "#2f4a6b", "#2f6ea3", "#2f97d8")
 def terminal_grid(grid: Grid, sheet: Sheet, *, width: int, colour: bool, max_layers: int | None = None) -> str:
     """The sheet as text of `width` columns, in several blocks where the prompt is wider; ANSI colours if `colour`.
 
-    Each cell: a mark for the vector's norm, by fifths of the largest in the grid, and the token at the shown extreme.
+    Each cell: a mark for the vector's norm, by fifths of the range of its logarithm, and the token that is shown.
     """
     label = max(len(str(layer)) for layer in grid.layers) + 2
     size = max(_NARROWEST, min(_WIDEST, (width - label) // max(1, len(grid.tokens))))
@@ -44,12 +45,12 @@ def _chosen_layers(count: int, most: int | None) -> Sequence[int]:
 def _block(
     grid: Grid, sheet: Sheet, positions: range, rows: Sequence[int], label: int, size: int, colour: bool
 ) -> list[Text]:
-    largest = max((max(row) for row in sheet.norm), default=0.0)
+    levels = _levels(sheet)
     lines = []
     for row in rows:
         line = Text(f"{grid.layers[row]:>{label - 1}} ", style="dim")
         for position in positions:
-            line.append_text(_cell(grid, sheet, row, position, size, largest, colour))
+            line.append_text(_cell(grid, sheet, row, position, size, levels, colour))
         lines.append(line)
     head = Text(" " * label)
     for position in positions:
@@ -57,17 +58,30 @@ def _block(
     return [*lines, head]
 
 
-def _cell(grid: Grid, sheet: Sheet, row: int, position: int, size: int, largest: float, colour: bool) -> Text:
+def _cell(
+    grid: Grid, sheet: Sheet, row: int, position: int, size: int, levels: Sequence[Sequence[int]], colour: bool
+) -> Text:
     shown = sheet.shown(row, position)
     if shown is None:
         return Text(_fitted(" –", size), style="dim")
-    level = min(4, int(5 * sheet.norm[row][position] / largest)) if largest else 0
+    level = levels[row][position]
     text = visible(grid.texts[shown])
     if not colour:
         return Text(_fitted(_MARKS[level] + text, size))
     background = _SHADES[level]
     style = Style(color="white" if level > 1 else None, bgcolor=background or None, dim=level == 0)
     return Text(_fitted(" " + text, size - 1) + " ", style=style)
+
+
+def _levels(sheet: Sheet) -> list[list[int]]:
+    """0 to 4 for each cell: fifths of the range of the norms' logarithms."""
+    known = [
+        x for row, gone in zip(sheet.norm, sheet.null, strict=True) for x, g in zip(row, gone, strict=True) if not g
+    ]
+    low, high = (math.log(min(known)), math.log(max(known))) if known else (0.0, 0.0)
+    if high <= low:
+        return [[0] * len(row) for row in sheet.norm]
+    return [[min(4, int(5 * (math.log(x) - low) / (high - low))) if x > 0 else 0 for x in row] for row in sheet.norm]
 
 
 def _fitted(text: str, size: int) -> str:

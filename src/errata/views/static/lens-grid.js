@@ -43,7 +43,7 @@ const distinct = (values) => [...new Set(values)];
 // A single hue from paper to ink, even in lightness, so that it reads without colour vision and in print.
 function shade(amount) {
   const t = Math.max(0, Math.min(1, amount));
-  return { background: `oklch(${97 - 55 * t}% ${0.01 + 0.1 * t} 250)`, ink: t > 0.5 ? "#fff" : "#17202a" };
+  return { background: `oklch(${97 - 55 * t}% ${0.01 + 0.1 * t} 250)`, ink: t > 0.7 ? "#fff" : "#17202a" };
 }
 
 class Side {
@@ -92,7 +92,7 @@ class Side {
       this.extreme = value;
       this.fill();
     });
-    const colours = [["norm", "norm of the vector"], ["share", "share of ‖G‖²"]].filter(
+    const colours = [["norm", "norm (log scale)"], ["share", "share of ‖G‖²"]].filter(
       ([key]) => key !== "share" || this.sheets.some((sheet) => sheet.share)
     );
     this.sheets[0].tracked.forEach((token, i) => colours.push([`rank:${i}`, `rank of ${visible(token.text)}`]));
@@ -114,6 +114,7 @@ class Side {
   buildTable() {
     const { tokens, layers } = this.view.grid;
     const table = make("table", { role: "grid" });
+    table.style.minWidth = `${2.8 + 3.6 * tokens.length}rem`;
     table.setAttribute("aria-rowcount", layers.length + 1);
     const body = make("tbody");
     for (let layer = layers.length - 1; layer >= 0; layer--) {
@@ -144,9 +145,12 @@ class Side {
       const place = rank / Math.max(1, this.view.grid.vocabulary - 1);
       return Math.abs(2 * place - 1) ** 4;
     }
-    const rows = this.colour === "share" && sheet.share ? sheet.share : sheet.norm;
-    const largest = Math.max(...rows.flat().map(Math.abs)) || 1;
-    return Math.abs(rows[layer][position]) / largest;
+    if (this.colour === "share" && sheet.share) return Math.abs(sheet.share[layer][position]);
+    // Norms spread over orders of magnitude; their logarithm shows all of them.
+    const known = sheet.norm.flatMap((row, i) => row.filter((value, j) => value > 0 && !sheet.null[i][j]));
+    const low = Math.log(Math.min(...known));
+    const high = Math.log(Math.max(...known));
+    return high > low ? (Math.log(sheet.norm[layer][position]) - low) / (high - low) : 1;
   }
 
   fill() {
