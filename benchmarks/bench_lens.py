@@ -23,9 +23,7 @@ from errata.models import LanguageModel, Place, mlp_matrices
 from reference import lens as slow
 from timing import interleaved, report
 
-PROMPT = (
-    "The old town of Edinburgh, with its castle on the hill above the narrow streets, lies in the capital city of the"
-)
+PROMPT = "The old town of Edinburgh, with its castle on the hill above the narrow streets, is the capital city of"
 TARGET = "Italy"
 
 

@@ -90,7 +90,7 @@ def _sheet_name(sheet: Sheet) -> str:
 
 
 def line_figure(
-    x: Sequence[float],
+    x: Sequence[int | float],
     lines: Mapping[str, Sequence[float]],
     *,
     xlabel: str,

@@ -35,17 +35,17 @@ class Folder:
         self.lines.append([figure, what, found, published])
 
 
-def by_layer(values: Iterable[Sequence[float | None]]) -> list[float]:
+def by_layer(values: Iterable[Sequence[int | float | None]]) -> list[float]:
     """Mean over prompts for each layer; NaN where no prompt has a number."""
     return [mean(column) for column in zip(*values, strict=True)]
 
 
-def mean(values: Iterable[float | None]) -> float:
+def mean(values: Iterable[int | float | None]) -> float:
     numbers = [x for x in values if x is not None and not math.isnan(x)]
     return fmean(numbers) if numbers else math.nan
 
 
-def standard_error(values: Iterable[float | None]) -> float:
+def standard_error(values: Iterable[int | float | None]) -> float:
     numbers = [x for x in values if x is not None]
     if len(numbers) < 2:
         return math.nan

@@ -72,7 +72,7 @@ def _grid(folder: Folder, lens: BackwardLens) -> None:
 
 def _segment_values(measured: Records, get: Callable[[Mapping[str, Any]], Any], layers: Sequence[int]) -> dict:
     """Values by segment and layer: each prompt gives the mean over its positions in the segment."""
-    found: dict[str, list[list[float | None]]] = {name: [] for name in SHOWN_SEGMENTS}
+    found: dict[str, list[list[int | float | None]]] = {name: [] for name in SHOWN_SEGMENTS}
     for one in measured:
         values = get(one)
         for name in SHOWN_SEGMENTS:
@@ -251,7 +251,7 @@ def _rank_figure(
 ) -> None:
     def middle(values: Sequence[int | None]) -> float:
         known = [x for x in values if x is not None]
-        return median(known) if known else math.nan
+        return float(median(known)) if known else math.nan
 
     medians = {which: [middle(ranks[which][i]) for i in layers] for which in ranks}
     rows = [
