@@ -61,7 +61,7 @@ def main() -> None:
     keep_freed_memory()
     lm = errata.load("smollm2")
     words = lm.tokenizer(PROMPT)["input_ids"][: chosen.tokens]
-    prompt = lm.tokenizer.decode(words)
+    prompt = str(lm.tokenizer.decode(words))
     lens = backward_lens(lm, prompt, TARGET)
     ids = torch.tensor([lens.example.ids])
     print(f"{ids.shape[1]} tokens, {lm.num_layers} layers, {lm.d_vocab:,} tokens in the vocabulary")

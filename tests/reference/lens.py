@@ -1,6 +1,7 @@
 """The direct way to a Backward Lens: every weight asks for its gradient, one prompt at a time, one vector at a time."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,12 +23,12 @@ def dense_gradients(
     try:
         with torch.enable_grad():
             logits = lm.hf(input_ids=torch.tensor([ids], device=lm.device), use_cache=False).logits[0]
-            value = loss(logits.float())
+            value = loss(logits)
             value.backward()
         weights, biases = {}, {}
         for place in places:
             one = projection(lm, *place)
-            stored = one.module.weight.grad
+            stored: Any = one.module.weight.grad  # type: ignore[union-attr]
             weight = (stored if one.in_first else stored.T).clone()
             bias = getattr(one.module, "bias", None)
             columns = slice(None) if one.columns is None else one.columns

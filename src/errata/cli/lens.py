@@ -39,7 +39,7 @@ def run_lens(
     with with_patch(patch_folder, load) as (lm, patch):
         from errata.jobs.lens_job import lens_text, write_lens
         from errata.lens import backward_lens
-        from errata.lens.backward_lens import FORWARD_SOURCES
+        from errata.lens.table import FORWARD_SOURCES
         from errata.models import mlp_matrices
 
         with patch.applied(lm) if patch else nullcontext():

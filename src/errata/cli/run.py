@@ -65,7 +65,7 @@ def run_demo(out: Path, *, model: str, device: str, dtype: str, quiet: bool) -> 
         typer.echo(demo(lm, out, progress=progress))
 
 
-def run_statscommand(
+def run_stats_command(
     load: dict[str, Any],
     *,
     layers: str | None,

@@ -36,7 +36,7 @@ def lens_text(lens: BackwardLens, table: LensTable, *, width: int, colour: bool,
     vector = f"{'−' if table.sign == '-vjp' else ''}{'δ' if table.source == 'vjp' else 'x'}"
     if sheet.side == "forward":
         vector = "h"
-    answer = visible(lens.lm.tokenizer.decode([lens.answer]))
+    answer = visible(lens.answer_text)
     said = [
         f"{grid.title}",
         f"{grid.subtitle} nat; the model's own answer: {answer}",

@@ -4,7 +4,7 @@ One forward and one backward give, for every matrix and layer, what it read (x_i
 wrote (δ_i); its weight gradient is Σ x_iᵀδ_i and is never formed unless asked for.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,15 +15,16 @@ from torch import Tensor
 
 from errata.core.outer import OuterSum
 from errata.errors import InputError
-from errata.lens.losses import Example, Score, prepare
+from errata.lens.document import lens_grid
+from errata.lens.losses import Example
 from errata.lens.modes import Reader
 from errata.lens.neurons import NeuronTable, neuron_table
 from errata.lens.segments import segments
-from errata.lens.table import LensTable, read_table, token_texts
+from errata.lens.step import sgd_patch
+from errata.lens.table import FORWARD_SOURCES, LensTable, read_table, token_texts
 from errata.models import (
     ATTENTION_MATRICES,
     WRITING,
-    Backward,
     LanguageModel,
     Place,
     encode,
@@ -31,14 +32,12 @@ from errata.models import (
     mlp_matrices,
     pad_right,
     projection,
-    run_backward,
     run_taps,
 )
+from errata.models.backward import widened
 from errata.patches import Patch
 from errata.views.grid import Grid
 from errata.views.html import notebook
-
-FORWARD_SOURCES = ("residual", "mlp", "attention")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +79,11 @@ class BackwardLens:
         """What each position says."""
         texts = token_texts(Reader(self.lm), sorted(set(self.example.ids)))
         return tuple(texts[i] for i in self.example.ids)
+
+    @property
+    def answer_text(self) -> str:
+        """The model's own next token after the prompt, as text."""
+        return token_texts(Reader(self.lm), [self.answer])[self.answer]
 
     @property
     def target(self) -> int | None:
@@ -228,12 +232,12 @@ class BackwardLens:
         (encoding,) = encode(self.lm.tokenizer, [prompt])
         ids, mask = pad_right([encoding.ids], device=self.lm.device)
         inputs, _ = run_taps(self.lm, ids, mask, wanted)
-        return {place: -lr * (inputs[place][0].float() @ one.inputs.T) @ one.vjps for place, one in factors.items()}
+        return {
+            place: -lr * (inputs[place][0].to(one.inputs) @ one.inputs.T) @ one.vjps for place, one in factors.items()
+        }
 
     def step(self, lr: float, *, matrices: Sequence[str] | None = None, layers: Sequence[int] | None = None) -> Patch:
         """One step of SGD, W ← W − lr·XᵀΔ, as a patch that applies and comes off (biases stay as they are)."""
-        from errata.lens.step import sgd_patch
-
         chosen = mlp_matrices(self.lm.family) if matrices is None else tuple(matrices)
         for name in chosen:
             if name in ATTENTION_MATRICES:
@@ -248,7 +252,7 @@ class BackwardLens:
         """
         if layer not in self.attention:
             raise InputError("Attention maps were not kept; ask for them: backward_lens(..., attention=True).")
-        probabilities, vjp = self.attention[layer].float(), self.attention_vjps[layer].float()
+        probabilities, vjp = widened(self.attention[layer]), self.attention_vjps[layer]
         return probabilities * (vjp - (probabilities * vjp).sum(-1, keepdim=True))
 
     def with_mode(self, mode: str) -> "BackwardLens":
@@ -258,8 +262,6 @@ class BackwardLens:
 
     def grid(self, **options: Any) -> Grid:
         """The lens as plain data for the views: see lens/document.py for the options."""
-        from errata.lens.document import lens_grid
-
         return lens_grid(self, **options)
 
     def _repr_html_(self) -> str:
@@ -308,122 +310,3 @@ def _top(top: int) -> int:
     if top < 1:
         raise InputError(f"top must be at least 1, found {top}.")
     return top
-
-
-def backward_lens(
-    lm: LanguageModel,
-    prompt: str,
-    target: str | None = None,
-    *,
-    loss: str | Score = "first",
-    mode: str = "paper",
-    subject: str | None = None,
-    matrices: Sequence[str] | None = None,
-    attention: bool = False,
-    against: str | None = None,
-    reference: str | None = None,
-) -> BackwardLens:
-    """The gradient of `loss` for one prompt, in factors, with its readings in the vocabulary.
-
-    `loss`: "first", "target", "all", "logit-difference" (with `against`), "kl" (with `reference`), or a function of the
-    logits [pos, vocab]; lens/losses.py says what each is.  `matrices`: which to tap (default: the MLP's and attention's
-    output; "q", "k", "v" on request).  `subject` marks the segments.  Raises InputError, NumericsError.
-    """
-    (lens,) = backward_lenses(
-        lm, [prompt], [target], loss=loss, mode=mode, subjects=[subject], matrices=matrices, attention=attention,
-        against=against, reference=reference,
-    )  # fmt: skip
-    return lens
-
-
-def backward_lenses(
-    lm: LanguageModel,
-    prompts: Sequence[str],
-    targets: Sequence[str | None],
-    *,
-    loss: str | Score = "first",
-    mode: str = "paper",
-    subjects: Sequence[str | None] | None = None,
-    matrices: Sequence[str] | None = None,
-    attention: bool = False,
-    against: str | None = None,
-    reference: str | None = None,
-    batch_size: int = 8,
-) -> Iterator[BackwardLens]:
-    """A lens for each prompt, `batch_size` of them run together; each is what it would be alone.
-
-    All prompts are checked before the first is run.
-    """
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, found {batch_size}.")
-    subjects = [None] * len(prompts) if subjects is None else subjects
-    if not len(prompts) == len(targets) == len(subjects):
-        raise InputError(f"{len(prompts)} prompts, {len(targets)} targets and {len(subjects)} subjects do not match.")
-    Reader(lm, mode)
-    chosen = (*mlp_matrices(lm.family), "o") if matrices is None else tuple(matrices)
-    places = [projection(lm, layer, name).place for name in {*chosen, "down", "o"} for layer in range(lm.num_layers)]
-    examples = [
-        prepare(lm, prompt, target, loss, against=against, reference=reference)
-        for prompt, target in zip(prompts, targets, strict=True)
-    ]
-    for example, subject in zip(examples, subjects, strict=True):
-        segments(example.encoding, example.prompt, example.prompt_length, len(example.ids), subject)
-    return _run(lm, examples, subjects, places, mode, attention, batch_size)
-
-
-def _run(
-    lm: LanguageModel,
-    examples: Sequence[Example],
-    subjects: Sequence[str | None],
-    places: Sequence[Place],
-    mode: str,
-    attention: bool,
-    batch_size: int,
-) -> Iterator[BackwardLens]:
-    for at in range(0, len(examples), batch_size):
-        batch = examples[at : at + batch_size]
-        ids, mask = pad_right([one.ids for one in batch], device=lm.device)
-
-        def losses(hidden: Float[Tensor, "batch pos d_head"], batch=batch) -> Float[Tensor, " batch"]:
-            found = []
-            for row, one in enumerate(batch):
-                logits = lm.logits(hidden[row, list(one.read)]).float()
-                found.append(one.score(logits))
-            return torch.stack(found)
-
-        run = run_backward(lm, ids, mask, places, losses, attention=attention)
-        for row, example in enumerate(batch):
-            yield _lens(lm, run, row, example, subjects[at + row], mode)
-
-
-@torch.no_grad()
-def _lens(lm: LanguageModel, run: Backward, row: int, example: Example, subject: str | None, mode: str) -> BackwardLens:
-    n = len(example.ids)
-    factors = {place: OuterSum(run.inputs[place][row, :n].float(), run.vjps[place][row, :n]) for place in run.vjps}
-    layers = range(lm.num_layers)
-    last = example.prompt_length - 1
-    notes = []
-    if run.loss_scale != 1:
-        notes.append(f"Gradients were taken in {lm.dtype} under a loss scale of {run.loss_scale:g}, then unscaled.")
-    silent = [i for i in layers if not bool(factors[Place(i, "down")].vjps.any())]
-    if silent:
-        shown = ", ".join(map(str, silent))
-        notes.append(
-            f"No gradient reaches the MLP of layer {shown}: it is exactly zero, or below what {lm.dtype} holds."
-        )
-    return BackwardLens(
-        lm=lm,
-        example=example,
-        mode=mode,
-        subject=subject,
-        loss=float(run.losses[row]),
-        answer=int(lm.logits(run.hidden[row, last])[: Reader(lm).vocabulary].argmax()),
-        factors=factors,
-        states=torch.stack([state[row, :n].float() for state in run.states]),
-        state_vjps=torch.stack([vjp[row, :n] for vjp in run.state_vjps]),
-        mlp_out=torch.stack([run.outputs[Place(i, "down")][row, :n].float() for i in layers]),
-        attention_out=torch.stack([run.outputs[Place(i, "o")][row, :n].float() for i in layers]),
-        attention={layer: maps[row, :, :n, :n] for layer, maps in run.attention.items()},
-        attention_vjps={layer: maps[row, :, :n, :n] for layer, maps in run.attention_vjps.items()},
-        notes=tuple(notes),
-    )

@@ -1,16 +1,19 @@
 """A lens as a grid for the views: every matrix, mode and sign, and the forward pass beside it."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from errata.lens.backward_lens import FORWARD_SOURCES, BackwardLens
 from errata.lens.modes import MODES, Reader
-from errata.lens.table import LensTable, table_sheet
+from errata.lens.table import FORWARD_SOURCES, LensTable, table_sheet
 from errata.models import WRITING
 from errata.views.grid import Grid
 
+if TYPE_CHECKING:
+    from errata.lens.backward_lens import BackwardLens
+
 
 def lens_grid(
-    lens: BackwardLens,
+    lens: "BackwardLens",
     *,
     matrices: Sequence[str] | None = None,
     modes: Sequence[str] = MODES,
@@ -38,13 +41,13 @@ def lens_grid(
     return tables_grid(lens, tables)
 
 
-def tables_grid(lens: BackwardLens, tables: Sequence[LensTable]) -> Grid:
+def tables_grid(lens: "BackwardLens", tables: Sequence[LensTable]) -> Grid:
     """The grid of a lens's own tables."""
     numbers: dict[str, int] = {}
     sheets = [table_sheet(table, lambda text: numbers.setdefault(text, len(numbers))) for table in tables]
     example = lens.example
-    target = lens.lm.tokenizer.decode(example.target_ids) if example.target_ids else None
-    aim = "" if target is None else f" → {target.strip()}"
+    target = str(lens.lm.tokenizer.decode(list(example.target_ids))).strip()
+    aim = f" → {target}" if target else ""
     return Grid(
         title=example.prompt + aim,
         subtitle=f"{lens.lm.name}, loss “{example.loss_name}” = {lens.loss:.4g}",

@@ -97,7 +97,7 @@ def _tokens(lm: LanguageModel, prompt: str, target: str | None) -> tuple[str, En
         raise InputError(f"The target holds the special token {found}; a target is plain text.")
     if row.start < 1:
         raise InputError("One token holds the whole prompt and the start of the target; put a word between them.")
-    text = prompt + target if not row.target_ids else lm.tokenizer.decode(row.ids, skip_special_tokens=True)
+    text = prompt + target if not row.target_ids else lm.tokenizer.decode(list(row.ids), skip_special_tokens=True)
     return str(text), encoding, row.start, row.target_ids
 
 

@@ -13,6 +13,8 @@ from errata.lens.modes import Reader, is_null
 from errata.views.grid import Grid, Sheet, Tracked
 from errata.views.html import notebook
 
+FORWARD_SOURCES = ("residual", "mlp", "attention")
+
 
 @dataclass(frozen=True, eq=False)
 class LensTable:

@@ -25,7 +25,7 @@ _SMALLEST_SCALE = 2.0**-12
 
 @dataclass(frozen=True)
 class Backward:
-    """What a forward and a backward gave, by matrix and by layer; float32 but for `inputs` and states.
+    """What a forward and a backward gave, by matrix and by layer; VJPs in float32 or better.
 
     states: the residual stream entering each layer, and last the one leaving the top block (before the final norm).
     mlp_out, attention_out: what each block's MLP and attention wrote.  vjps: ∂(sum of losses)/∂(a matrix's output).
@@ -105,6 +105,11 @@ def run_taps(
     return inputs, {one.place: one.part(taps.outputs[id(one.module)]).reshape(*ids.shape, -1) for one in maps}
 
 
+def widened(tensor: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """Half precision as float32; float32 and float64 as they are."""
+    return tensor.float() if tensor.element_size() < 4 else tensor
+
+
 def _positions(lm: LanguageModel, mask: Tensor) -> dict[str, Tensor]:
     if "position_ids" not in inspect.signature(lm.backbone.forward).parameters:
         return {}
@@ -117,7 +122,7 @@ def _gradients(lm: LanguageModel, total: Tensor, tensors: list[Tensor]) -> tuple
     while True:
         found = torch.autograd.grad(total * scale, tensors, retain_graph=scale != 1.0, allow_unused=True)
         gradients = [
-            torch.zeros_like(tensor, dtype=torch.float32) if gradient is None else gradient.float() / scale
+            widened(torch.zeros_like(tensor) if gradient is None else gradient) / scale
             for tensor, gradient in zip(tensors, found, strict=True)
         ]
         if all(bool(gradient.isfinite().all()) for gradient in gradients):
@@ -169,7 +174,7 @@ def _tapped(lm: LanguageModel, taps: _Taps, maps: Sequence[Projection], *, atten
             block.get_submodule(lm.family.attention).register_forward_hook(keep_attention(i))
             for i, block in enumerate(lm.layers)
         ]
-    implementation = lm.hf.config._attn_implementation
+    implementation = str(lm.hf.config._attn_implementation)
     try:
         if attention and implementation != "eager":
             lm.hf.set_attn_implementation("eager")

@@ -1,0 +1,135 @@
+"""From prompts to lenses: one forward and one backward for each batch."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from errata.core.outer import OuterSum
+from errata.errors import InputError
+from errata.lens.backward_lens import BackwardLens
+from errata.lens.losses import Example, Score, prepare
+from errata.lens.modes import Reader
+from errata.lens.segments import segments
+from errata.models import Backward, LanguageModel, Place, mlp_matrices, pad_right, projection, run_backward
+from errata.models.backward import widened
+
+
+def backward_lens(
+    lm: LanguageModel,
+    prompt: str,
+    target: str | None = None,
+    *,
+    loss: str | Score = "first",
+    mode: str = "paper",
+    subject: str | None = None,
+    matrices: Sequence[str] | None = None,
+    attention: bool = False,
+    against: str | None = None,
+    reference: str | None = None,
+) -> BackwardLens:
+    """The gradient of `loss` for one prompt, in factors, with its readings in the vocabulary.
+
+    `loss`: "first", "target", "all", "logit-difference" (with `against`), "kl" (with `reference`), or a function of the
+    logits [pos, vocab]; lens/losses.py says what each is.  `matrices`: which to tap (default: the MLP's and attention's
+    output; "q", "k", "v" on request).  `subject` marks the segments.  Raises InputError, NumericsError.
+    """
+    (lens,) = backward_lenses(
+        lm, [prompt], [target], loss=loss, mode=mode, subjects=[subject], matrices=matrices, attention=attention,
+        against=against, reference=reference,
+    )  # fmt: skip
+    return lens
+
+
+def backward_lenses(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    targets: Sequence[str | None],
+    *,
+    loss: str | Score = "first",
+    mode: str = "paper",
+    subjects: Sequence[str | None] | None = None,
+    matrices: Sequence[str] | None = None,
+    attention: bool = False,
+    against: str | None = None,
+    reference: str | None = None,
+    batch_size: int = 8,
+) -> Iterator[BackwardLens]:
+    """A lens for each prompt, `batch_size` of them run together; each is what it would be alone.
+
+    All prompts are checked before the first is run.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, found {batch_size}.")
+    subjects = [None] * len(prompts) if subjects is None else subjects
+    if not len(prompts) == len(targets) == len(subjects):
+        raise InputError(f"{len(prompts)} prompts, {len(targets)} targets and {len(subjects)} subjects do not match.")
+    Reader(lm, mode)
+    chosen = (*mlp_matrices(lm.family), "o") if matrices is None else tuple(matrices)
+    places = [projection(lm, layer, name).place for name in {*chosen, "down", "o"} for layer in range(lm.num_layers)]
+    examples = [
+        prepare(lm, prompt, target, loss, against=against, reference=reference)
+        for prompt, target in zip(prompts, targets, strict=True)
+    ]
+    for example, subject in zip(examples, subjects, strict=True):
+        segments(example.encoding, example.prompt, example.prompt_length, len(example.ids), subject)
+    return _run(lm, examples, subjects, places, mode, attention, batch_size)
+
+
+def _run(
+    lm: LanguageModel,
+    examples: Sequence[Example],
+    subjects: Sequence[str | None],
+    places: Sequence[Place],
+    mode: str,
+    attention: bool,
+    batch_size: int,
+) -> Iterator[BackwardLens]:
+    for at in range(0, len(examples), batch_size):
+        batch = examples[at : at + batch_size]
+        ids, mask = pad_right([one.ids for one in batch], device=lm.device)
+
+        def losses(hidden: Float[Tensor, "batch pos d_head"], batch=batch) -> Float[Tensor, " batch"]:
+            found = []
+            for row, one in enumerate(batch):
+                logits = widened(lm.logits(hidden[row, list(one.read)]))
+                found.append(one.score(logits))
+            return torch.stack(found)
+
+        run = run_backward(lm, ids, mask, places, losses, attention=attention)
+        for row, example in enumerate(batch):
+            yield _lens(lm, run, row, example, subjects[at + row], mode)
+
+
+@torch.no_grad()
+def _lens(lm: LanguageModel, run: Backward, row: int, example: Example, subject: str | None, mode: str) -> BackwardLens:
+    n = len(example.ids)
+    factors = {place: OuterSum(widened(run.inputs[place][row, :n]), run.vjps[place][row, :n]) for place in run.vjps}
+    layers = range(lm.num_layers)
+    last = example.prompt_length - 1
+    notes = []
+    if run.loss_scale != 1:
+        notes.append(f"Gradients were taken in {lm.dtype} under a loss scale of {run.loss_scale:g}, then unscaled.")
+    silent = [i for i in layers if not bool(factors[Place(i, "down")].vjps.any())]
+    if silent:
+        shown = ", ".join(map(str, silent))
+        notes.append(
+            f"No gradient reaches the MLP of layer {shown}: it is exactly zero, or below what {lm.dtype} holds."
+        )
+    return BackwardLens(
+        lm=lm,
+        example=example,
+        mode=mode,
+        subject=subject,
+        loss=float(run.losses[row]),
+        answer=int(lm.logits(run.hidden[row, last])[: Reader(lm).vocabulary].argmax()),
+        factors=factors,
+        states=torch.stack([widened(state[row, :n]) for state in run.states]),
+        state_vjps=torch.stack([vjp[row, :n] for vjp in run.state_vjps]),
+        mlp_out=torch.stack([widened(run.outputs[Place(i, "down")][row, :n]) for i in layers]),
+        attention_out=torch.stack([widened(run.outputs[Place(i, "o")][row, :n]) for i in layers]),
+        attention={layer: maps[row, :, :n, :n] for layer, maps in run.attention.items()},
+        attention_vjps={layer: maps[row, :, :n, :n] for layer, maps in run.attention_vjps.items()},
+        notes=tuple(notes),
+    )
