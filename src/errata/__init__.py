@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from errata.jobs.ask_job import ask
     from errata.jobs.edit_job import EditResult, edit_facts
     from errata.jobs.progress import progress_on
+    from errata.lens import BackwardLens, LensTable, backward_lens, backward_lenses
     from errata.models import LanguageModel, load, wrap
     from errata.patches import Patch
     from errata.stats import SecondMoments, second_moments
@@ -28,6 +29,7 @@ _HOMES = {
     "errata.jobs.ask_job": ("ask",),
     "errata.jobs.edit_job": ("EditResult", "edit_facts"),
     "errata.jobs.progress": ("progress_on",),
+    "errata.lens": ("BackwardLens", "LensTable", "backward_lens", "backward_lenses"),
     "errata.models": ("LanguageModel", "load", "wrap"),
     "errata.patches": ("Patch",),
     "errata.stats": ("SecondMoments", "second_moments"),
@@ -43,6 +45,10 @@ __all__ = [  # noqa: RUF022 (grouped by the order of work)
     "read_facts",
     "require",
     "write_facts",
+    "backward_lens",
+    "backward_lenses",
+    "BackwardLens",
+    "LensTable",
     "MemitConfig",
     "settings_for",
     "second_moments",

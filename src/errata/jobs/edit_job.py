@@ -2,8 +2,8 @@
 
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,36 +68,22 @@ def edit_facts(
     target values (default: errata's home). `places`: where each fact stands, by id, for messages. Raises FactsError
     with every unusable fact, ConfigError, CorpusError, StorageError, NumericsError.
     """
-    started = time.monotonic()
-    facts = tuple(facts)
-    if not all(isinstance(fact, Fact) for fact in facts):
-        raise FactsError("facts must be errata.Fact objects; read_facts(path).facts gives those of a file.")
-    given = len(facts)
+    clock = _Clock()
     cache = None if cache is None else Path(cache)
-    settings = settings_for(lm, given, **overrides)
-    config = settings.config
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, found {batch_size}.")
-    lm.digest(fresh=True)  # something else may have written to the weights since
-    if moments is not None:
-        _expect_moments(lm, moments, config)
-    prefixes = sample_prefixes(lm, config)
-    facts, skipped, warnings = checked_facts(
-        lm, facts, prefixes, evaluate=evaluate, skip_bad=skip_bad, places=places or {}
+    work = _checked_work(
+        lm, facts, overrides, moments, evaluate=evaluate, skip_bad=skip_bad, places=places or {}, notify=progress.note
     )
-    if skipped:
-        progress.note(f"{given - len(facts):,} of {given:,} facts are skipped:\n{format_problems(skipped)}")
-    clock = _Clock()
-    progress.note(_announcement(lm, facts, settings))
+    facts, config, prefixes = work.facts, work.settings.config, work.prefixes
+    progress.note(_announcement(lm, facts, work.settings))
     with clock("second_moments"):
         moments = moments or run_stats(
             lm, config.layers, tokens=config.moment_tokens, corpus=corpus, field=field, seed=config.seed,
             cache=_sub(cache, "moments"), progress=progress,
         )  # fmt: skip
-    before = None
-    if evaluate:
-        with clock("evaluation_before"):
-            before = measure(lm, facts, progress=progress)
+    with clock("evaluation_before"):
+        before = measure(lm, facts, progress=progress) if evaluate else None
     with clock("target_values"):
         values = collect_values(
             lm, facts, config, prefixes,
@@ -105,19 +91,54 @@ def edit_facts(
         )  # fmt: skip
     with clock("solve"):
         solution = solve(lm, facts, values.value, moments.layers, config, prefixes, progress)
-    patch = _patch(lm, facts, settings, prefixes, moments, values, solution)
-    after = None
-    if evaluate:
-        with clock("evaluation_after"), patch.applied(lm):
-            after = measure(lm, facts, progress=progress)
-    warnings = _settings_warnings(lm, settings) + diagnose(values, solution, config) + warnings
-    report = _report(patch, values, solution, before, after, warnings)
-    report["skipped"] = [str(problem) for problem in skipped]
-    report["batch_size"] = batch_size
-    report["seconds"] = {**clock.seconds, "total": round(time.monotonic() - started, 2)}
-    report["peak_memory_mib"] = peak_memory_mib(lm.device)
+    patch = _patch(lm, facts, work.settings, prefixes, moments, values, solution)
+    with clock("evaluation_after"), patch.applied(lm) if evaluate else nullcontext():
+        after = measure(lm, facts, progress=progress) if evaluate else None
+    warnings = _settings_warnings(lm, work.settings) + diagnose(values, solution, config) + work.warnings
+    report = _report(patch, values, solution, before, after, warnings) | {
+        "skipped": [str(problem) for problem in work.skipped],
+        "batch_size": batch_size,
+        "seconds": clock.report(),
+        "peak_memory_mib": peak_memory_mib(lm.device),
+    }
     patch.info["metrics"].update({name: report[name] for name in ("before", "after") if report[name]})  # type: ignore[union-attr]
     return EditResult(patch, report, before, after)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is to be done, with everything about it checked that can be before any long work."""
+
+    settings: Settings
+    prefixes: tuple[str, ...]
+    facts: tuple[Fact, ...]
+    skipped: list[Problem]
+    warnings: list[str]
+
+
+def _checked_work(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    overrides: Mapping[str, Any],
+    moments: SecondMoments | None,
+    *,
+    evaluate: bool,
+    skip_bad: bool,
+    places: Mapping[str, str],
+    notify: Callable[[str], None],
+) -> _Work:
+    given = tuple(facts)
+    if not all(isinstance(fact, Fact) for fact in given):
+        raise FactsError("facts must be errata.Fact objects; read_facts(path).facts gives those of a file.")
+    settings = settings_for(lm, len(given), **overrides)
+    lm.digest(fresh=True)  # something else may have written to the weights since
+    if moments is not None:
+        _expect_moments(lm, moments, settings.config)
+    prefixes = sample_prefixes(lm, settings.config)
+    kept, skipped, warnings = checked_facts(lm, given, prefixes, evaluate=evaluate, skip_bad=skip_bad, places=places)
+    if skipped:
+        notify(f"{len(given) - len(kept):,} of {len(given):,} facts are skipped:\n{format_problems(skipped)}")
+    return _Work(settings, prefixes, kept, skipped, warnings)
 
 
 def _expect_moments(lm: LanguageModel, moments: SecondMoments, config: MemitConfig) -> None:
@@ -291,9 +312,10 @@ def _report(
 
 
 class _Clock:
-    """Seconds spent in each named stage."""
+    """Seconds spent in each named stage, and in all since it was made."""
 
     def __init__(self) -> None:
+        self.started = time.monotonic()
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -301,6 +323,9 @@ class _Clock:
         began = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - began, 2)
+
+    def report(self) -> dict[str, float]:
+        return {**self.seconds, "total": round(time.monotonic() - self.started, 2)}
 
 
 def _sub(cache: Path | None, name: str) -> Path | None:
