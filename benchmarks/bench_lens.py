@@ -8,7 +8,7 @@ dense gradients of all MLP weights, then one projection for each vector.
 """
 
 import argparse
-import resource
+import gc
 import sys
 from pathlib import Path
 
@@ -53,6 +53,20 @@ def direct(lm: LanguageModel, lens: BackwardLens) -> None:
                 (logits > logits[token]).sum()
 
 
+def peak_of(lens: BackwardLens) -> float:
+    """MiB that reading the grid needs above what the process holds before (Linux: the peak is reset first)."""
+
+    def status(name: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    lens.project("down", top=10)
+    return status("VmHWM") - before
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=20)
@@ -65,10 +79,9 @@ def main() -> None:
     lens = backward_lens(lm, prompt, TARGET)
     ids = torch.tensor([lens.example.ids])
     print(f"{ids.shape[1]} tokens, {lm.num_layers} layers, {lm.d_vocab:,} tokens in the vocabulary")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    lens.project("down", top=10)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    whole = ids.shape[1] * lm.num_layers * lm.d_vocab * 4 / 2**20
+    long = backward_lens(lm, " ".join(["word"] * 8 * chosen.tokens), TARGET)
+    peaks = [f"{len(one.tokens)} tokens {peak_of(one):.0f} MiB" for one in (lens, long)]
+    whole = [f"{len(one.tokens) * lm.num_layers * lm.d_vocab * 4 / 2**20:.0f}" for one in (lens, long)]
     timings = interleaved(
         {
             "forward, activation-only backward": lambda: plain(lm, ids, lens.example.target_ids[0]),
@@ -85,7 +98,7 @@ def main() -> None:
         capture_over_plain=f"{capture / base:.2f} (at most 1.3)",
         grid_over_capture=f"{grid / capture:.2f} (at most 3)",
         direct_over_ours=f"{plain_way / (capture + grid):.2f} (at least 3)",
-        peak_memory_of_the_grid=f"{grown:.0f} MiB (all logits at once would be {whole:.0f} MiB)",
+        peak_memory_of_the_grid=f"{', '.join(peaks)} (all logits at once would be {' and '.join(whole)} MiB)",
     )
 
 

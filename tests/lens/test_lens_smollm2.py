@@ -73,6 +73,17 @@ def test_the_target_is_the_least_probable_token_of_the_last_vjp(lens):
     assert lens.segments()["last subject"] == (4,)
 
 
+def test_what_enters_below_the_head_is_expected_minus_wanted_row(smollm2, lens):
+    """Lemma 5.1, through the final norm: Σ p[k] e_k − e_t."""
+    norm = smollm2.backbone.norm
+    leaf = lens.states[-1][-1].clone().requires_grad_()
+    hidden = norm(leaf[None])[0]
+    p = smollm2.logits(hidden).detach().softmax(0)
+    p[lens.target] -= 1
+    (expected,) = torch.autograd.grad(hidden, leaf, p @ smollm2.lm_head.weight)
+    assert relative(lens.state_vjps[-1][-1], expected) < 1e-4
+
+
 def test_imprint_and_shift(lens):
     for layer in (3, 15, 28):
         found = mechanism(lens, layer, lr=0.01)

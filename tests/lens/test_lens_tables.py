@@ -262,3 +262,33 @@ def test_reader_vocabulary_is_never_materialised_for_all_vectors():
         tracked=(),
     )  # fmt: skip
     assert table.ranks.shape == (4, 9, 0)
+
+
+def test_in_a_notebook():
+    lens = backward_lens(tiny_model("llama"), PROMPT, TARGET, subject="The Eiffel Tower")
+    for shown in (lens, lens.project("up")):
+        html = shown._repr_html_()
+        assert html.startswith("<iframe srcdoc=")
+        assert "lens-grid" in html
+    grid = lens.grid(modes=["raw"], matrices=["down"], forward=["mlp"])
+    assert [(sheet.name, sheet.mode, sheet.sign) for sheet in grid.sheets] == [
+        ("down", "paper", "vjp"), ("down", "paper", "-vjp"), ("down", "raw", "vjp"), ("down", "raw", "-vjp"),
+        ("mlp", "paper", "vjp"),
+    ]  # fmt: skip
+    assert grid.sheets[0].shows == "bottom"
+    assert grid.sheets[1].shows == "top"
+    assert grid.segments["last subject"] == lens.segments()["last subject"]
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2"])
+def test_the_turned_table_is_that_of_minus_v(variant):
+    """Where nothing has a bias it is only turned round; where something has, it is read again."""
+    lens = backward_lens(tiny_model(variant), PROMPT, TARGET)
+    table, read = lens.project(mode="raw"), lens.project(mode="raw", sign="-vjp")
+    turned = table.turned()
+    alive = ~table.null
+    assert turned.sign == read.sign == "-vjp"
+    assert torch.equal(turned.top_ids[alive], read.top_ids[alive])
+    assert torch.equal(turned.bottom_ids[alive], read.bottom_ids[alive])
+    torch.testing.assert_close(turned.top_logits[alive], read.top_logits[alive])
+    assert torch.equal(turned.ranks[alive], read.ranks[alive])

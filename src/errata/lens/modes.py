@@ -16,7 +16,7 @@ MODES = ("paper", "normalised", "eps-free", "linear", "raw")
 # Far above any ε: at this root mean square the norm's ε changes no bit of float32.
 _LARGE = 1e4
 # Logits held at once, in numbers.
-_LOGITS = 1 << 23
+_LOGITS = 1 << 22
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,25 @@ def step_findings(folder: Folder, steps: Records) -> None:
         for row in steps
     ]
     folder.table("imprint_and_shift", rows)
+    layers = sorted({row["layer"] for row in rows})
+    shown = {
+        "Δa, first order": "delta_a",
+        "Δy, down alone": "delta_y_down_only",
+        "Δy, all moved, first order": "delta_y_first_order",
+        "Δy, all moved, with ΔaΔW₂": "delta_y_with_second_order",
+        **{f"Δz of {name}": f"delta_z_{name}" for name in steps[0]["delta_z"]},
+    }
+    lines = {
+        label: [mean(row[key] for row in rows if row["layer"] == layer) for layer in layers]
+        for label, key in shown.items()
+    }
+    folder.figure(
+        "imprint_and_shift",
+        lambda: line_figure(
+            layers, lines, xlabel="layer", ylabel="‖predicted − actual‖ / ‖actual‖", log=True,
+            title=f"Predicted and actual effects of one step, lr {steps[0]['lr']:g}",
+        ),
+    )  # fmt: skip
     exact = max(max(row["delta_z"].values()) for row in steps)
     only = max(row["delta_y_down_only"] for row in steps)
     folder.line("Lemma 5.2", "imprint: largest relative error of the predicted Δz; shift: of Δy, down moved alone",
