@@ -9,6 +9,7 @@ from rich.cells import cell_len
 from views_helpers import TOKENS, small_grid
 
 from errata.errors import InputError
+from errata.views import plotting
 from errata.views.html import component, notebook, page
 from errata.views.plotting import grid_figure, line_figure, matrix_figure, save_figure
 from errata.views.terminal import terminal_grid
@@ -115,7 +116,10 @@ def test_a_figure_shows_dollars_and_tokens_that_no_font_has():
     assert labels[0] == "$x^2$"
     assert not figure.axes[0].get_xticklabels()[0].get_parse_math()
     assert "E0041" in labels[1]
-    assert labels[2] in ("·巴黎", "·‹5DF4›‹9ECE›")
+    assert labels[2] == ("·巴黎" if plotting._font_for("巴") else "·‹5DF4›‹9ECE›")
+    assert plotting._font_for("a") == "DejaVu Sans"
+    assert plotting._font_for("\ufdd0") is None  # no font has it, whatever boxes some draw
+    assert plotting._drawable("␇") in ("␇", "‹7›")
     texts = [text for text in figure.axes[0].texts if "$" in text.get_text()]
     assert texts
     assert not any(text.get_parse_math() for text in texts)

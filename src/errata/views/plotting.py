@@ -186,7 +186,9 @@ def _font_for(char: str) -> str | None:
     default = font_manager.findfont("DejaVu Sans")
     if ord(char) in _characters(default):
         return "DejaVu Sans"
-    for entry in sorted(font_manager.fontManager.ttflist, key=lambda entry: (entry.name, entry.fname)):
+    # matplotlib's own Last Resort font has a box for everything: no character, but the picture of one.
+    fonts = [entry for entry in font_manager.fontManager.ttflist if "last resort" not in entry.name.lower()]
+    for entry in sorted(fonts, key=lambda entry: (entry.name, entry.fname)):
         try:
             if ord(char) in _characters(entry.fname):
                 return entry.name
@@ -204,4 +206,9 @@ def _fonts(texts: Sequence[str]) -> dict[str, Any]:
 
 def _drawable(text: str) -> str:
     """The text, with code points in the place of characters that no installed font has."""
-    return "".join(char if char == "\n" or _font_for(char) else f"‹{ord(char):X}›" for char in text)
+    return "".join(char if char == "\n" or _font_for(char) else f"‹{_code(char):X}›" for char in text)
+
+
+def _code(char: str) -> int:
+    """The code point, of what a control picture stands for where it is one."""
+    return ord(char) - 0x2400 if 0x2400 <= ord(char) < 0x2420 else ord(char)
