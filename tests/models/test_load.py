@@ -250,6 +250,11 @@ def test_truncated_weights_are_an_error(saved):
         load(saved)
 
 
+def test_a_revision_of_a_folder_is_an_error(saved):
+    with pytest.raises(ModelError, match="Leave it out"):
+        load(saved, revision="main")
+
+
 def test_code_in_a_model_s_folder_is_not_run(saved):
     config = AutoConfig.from_pretrained(saved).to_dict()
     config |= {"auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}, "model_type": "evil"}

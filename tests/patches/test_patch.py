@@ -35,7 +35,7 @@ def small_patch(lm, seed=0, layers=(1, 2), facts=FACTS, dense=False, matrix="dow
         "method": "memit",
         "base_digest": lm.digest(),
         "tokenizer_digest": tokenizer_digest(lm.tokenizer),
-        "model": {"name": lm.name, "dtype": str(lm.dtype)},
+        "model": {"name": lm.name, "dtype": str(lm.dtype).removeprefix("torch.")},
         "config": {"layers": list(layers)},
         "seed": seed,
     }
@@ -191,6 +191,8 @@ def test_another_model_is_refused_and_untouched(lm):
 
 def test_the_same_weights_in_another_dtype_are_refused(lm):
     with pytest.raises(PatchMismatchError, match=r"torch\.float32"):
+        small_patch(lm).apply_(fresh_model("llama", dtype=torch.bfloat16))
+    with pytest.raises(PatchMismatchError, match="loaded in bfloat16, not float32"):
         small_patch(lm).apply_(fresh_model("llama", dtype=torch.bfloat16))
 
 

@@ -37,6 +37,8 @@ def load(
 
     name, resolved_dtype, resolved_device = str(name_or_path), _dtype(dtype), _device(device)
     path = str(embedded_model(name, notify=notify)) if name in EMBEDDED_MODELS else _local_or_hub(name)
+    if revision and Path(path).is_dir():
+        raise ModelError(f"revision={revision!r} is of a hub model; {name!r} is a folder. Leave it out.")
     where = {"revision": revision} if revision else {}
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, **where)

@@ -160,9 +160,11 @@ class Patch:
         if self.base_digest not in {current, lm.pristine_digest if lm.applied else current}:
             made_on = self.info["model"]
             on = f" with {', '.join(patch.id for patch in lm.applied)} on it" if lm.applied else ""
+            dtype = str(lm.dtype).removeprefix("torch.")
+            cause = f" It is loaded in {dtype}, not {made_on['dtype']}." if dtype != made_on["dtype"] else ""
             raise PatchMismatchError(
                 f"Patch {self.id} was made on {made_on['name']} (weights {self.base_digest[:12]}), but {lm.name}{on} "
-                f"has weights {current[:12]}. Load that model in {made_on['dtype']}, or edit this one anew."
+                f"has weights {current[:12]}.{cause} Load that model in {made_on['dtype']}, or edit this one anew."
             )
         if self.info["tokenizer_digest"] != tokenizer_digest(lm.tokenizer):
             raise PatchMismatchError(f"Patch {self.id} was made with another tokenizer than {lm.name}'s.")
