@@ -6,7 +6,7 @@ import importlib.util
 import pytest
 
 from errata.edit import config as config_module
-from errata.edit.config import parse_override
+from errata.edit.method_config import parse_override
 from errata.edit.presets import PRESETS, find_preset, guess, settings_for
 from errata.errors import ConfigError
 from tiny import LAYERS, fresh_model, tiny_model
@@ -104,7 +104,7 @@ def test_the_configuration_is_frozen_and_replace_checks_again():
     ],
 )
 def test_overrides_are_converted_to_the_field_s_type(text, expected):
-    name, value = parse_override(text)
+    name, value = parse_override(MemitConfig, text)
     assert (name, value) == expected
     assert type(value) is type(expected[1])
     assert getattr(MemitConfig(layers=(1,)).replace(**{name: value}), name) == value
@@ -125,14 +125,14 @@ def test_overrides_are_converted_to_the_field_s_type(text, expected):
 )  # fmt: skip
 def test_bad_overrides_are_refused(text, words):
     with pytest.raises(ConfigError, match=words):
-        parse_override(text)
+        parse_override(MemitConfig, text)
 
 
 @pytest.mark.parametrize(
     "text", ["clamp=nan", "clamp=inf", "clamp=-1", "layers=9-7", "layers=3,1", "schedule=slow", "seed=-1"]
 )
 def test_overrides_outside_the_domain_are_refused_by_the_configuration(text):
-    name, value = parse_override(text)
+    name, value = parse_override(MemitConfig, text)
     with pytest.raises(ConfigError, match=name):
         MemitConfig(layers=(1,)).replace(**{name: value})
 

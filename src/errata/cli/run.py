@@ -75,7 +75,7 @@ def run_stats_command(
     seed: int,
     quiet: bool,
 ) -> None:
-    from errata.edit.config import parse_layers
+    from errata.edit import parse_layers
 
     progress = progress_on(quiet=quiet)
     overrides: dict[str, Any] = {} if layers is None else {"layers": parse_layers(layers)}
@@ -231,11 +231,11 @@ def read_fact_file(path: Path, *, format: Format, limit: int | None, skip_bad: b
 
 
 def _overrides(settings: Sequence[str]) -> dict[str, Any]:
-    from errata.edit.config import parse_override
+    from errata.edit import MemitConfig, parse_override
 
     overrides: dict[str, Any] = {}
     for text in settings:
-        name, value = parse_override(text)
+        name, value = parse_override(MemitConfig, text)
         if name in overrides:
             raise ConfigError(f"{name} is set twice (--set {name}=...); give it once.")
         overrides[name] = value
