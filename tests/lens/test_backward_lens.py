@@ -5,7 +5,8 @@ import torch
 
 from errata.errors import InputError, NumericsError
 from errata.lens import backward_lens, backward_lenses
-from errata.models import Place, matrices, projection
+from errata.lens.measures import mechanism
+from errata.models import Place, matrices, projection, run_taps
 from reference import lens as reference
 from tiny import VARIANTS, fresh_model, tiny_model
 
@@ -132,11 +133,12 @@ def test_a_predicted_shift_is_what_a_step_does_to_another_prompt(variant):
     lm = fresh_model(variant)
     lens = backward_lens(lm, PROMPT, TARGET)
     other = PROMPTS[2]
-    before = backward_lens(lm, other, "Rome")
-    predicted = lens.predict_shift(other, lr=0.3, layers=[2])[Place(2, "down")]
+    place, ids = Place(2, "down"), torch.tensor([lm.tokenizer(other)["input_ids"]])
+    before = run_taps(lm, ids, torch.ones_like(ids), [place])[1][place]
+    predicted = lens.predict_shift(other, lr=0.3, layers=[2])[place]
     with lens.step(0.3, matrices=["down"], layers=[2]).applied(lm):
-        after = backward_lens(lm, other, "Rome")
-    assert relative(after.mlp_out[2] - before.mlp_out[2], predicted) < 1e-3
+        after = run_taps(lm, ids, torch.ones_like(ids), [place])[1][place]
+    assert relative((after - before)[0], predicted) < 1e-3
 
 
 @pytest.mark.parametrize("variant", ["llama", "gpt2", "phi3"])
@@ -209,21 +211,100 @@ def test_a_prompt_longer_than_the_model_is_wide():
 
 
 @pytest.mark.parametrize("variant", ["llama", "gpt2", "gemma2", "bloom"])
-def test_reversed_attention(variant):
-    """∂loss/∂scores from the maps equals what finite differences of the scores give: rows sum to 0 and make δ_q."""
+def test_reversed_attention_has_the_form_of_a_map(variant):
     lm = tiny_model(variant)
-    lens = lens_of(lm, attention=True)
-    plain = lens_of(lm)
+    lens, plain = lens_of(lm, attention=True), lens_of(lm)
     assert lens.loss == pytest.approx(plain.loss, rel=1e-5)
+    n = len(lens.example.ids)
     for layer in range(lm.num_layers):
         reversed_map = lens.reversed_attention(layer)
-        n = len(lens.example.ids)
         assert reversed_map.shape == (4, n, n)
         assert float(reversed_map.sum(-1).abs().max()) < 1e-5
         assert float(reversed_map.triu(1).abs().max()) == 0
-    assert float(lens.reversed_attention(0).abs().max()) > 0
     with pytest.raises(InputError, match="attention=True"):
         plain.reversed_attention(0)
+
+
+@pytest.mark.parametrize(
+    ("variant", "scale"), [("gpt2", 8**-0.5), ("opt", 8**-0.5), ("gpt_neo", 1.0), ("bloom", 8**-0.5)]
+)
+def test_gradients_flow_back_through_the_reversed_attention(variant, scale):
+    """δ_q = R·K and δ_k = Rᵀ·Q, scaled as the scores are: in families that do not turn queries and keys."""
+    lm = tiny_model(variant)
+    lens = lens_of(lm, attention=True)
+    n = len(lens.example.ids)
+    for layer in (0, 2):
+
+        def heads(values):
+            return values.reshape(n, 4, -1).transpose(0, 1)
+
+        def projected(name, layer=layer):
+            one = projection(lm, layer, name)
+            product = lens.of(layer, name).inputs @ one.weight
+            return heads(product if one.bias is None else product + one.bias)
+
+        reversed_map = lens.reversed_attention(layer)
+        for name, expected in (
+            ("q", scale * reversed_map @ projected("k")),
+            ("k", scale * reversed_map.transpose(1, 2) @ projected("q")),
+        ):
+            assert relative(heads(lens.of(layer, name).vjps), expected) < 1e-3, (layer, name)
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "bloom-post"])
+def test_the_stream_is_what_enters_plus_what_attention_and_mlp_add(variant):
+    """Post-norms and multipliers included. (BLOOM may add to the normed stream instead.)"""
+    lens = lens_of(tiny_model(variant))
+    for layer in range(lens.num_layers):
+        added = lens.attention_out[layer] + lens.mlp_out[layer]
+        assert relative(lens.states[layer] + added, lens.states[layer + 1]) < 1e-5
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "bloom-post"])
+def test_which_vjps_are_the_streams(variant):
+    """Down's δ is the stream's VJP times the multiplier; in a parallel block attention's output has it too; behind a
+    post-norm it is another vector."""
+    lm = tiny_model(variant)
+    lens = lens_of(lm)
+    stream = lens.state_vjps[2] * lm.residual_scale
+    down, attention = (relative(lens.of(1, name).vjps, stream) for name in ("down", "o"))
+    if lm.family.post_norm:
+        assert down > 0.1
+        return
+    assert down < 1e-5
+    parallel = lm.family.name in ("gptj", "phi", "cohere", "falcon") or variant == "gpt_neox"
+    assert (attention < 1e-5) is parallel
+
+
+def test_a_confident_wrong_answer_is_turned_into_the_wanted_one():
+    """Lemma 5.1 at its end: the VJP below the head is about e_a − e_t."""
+    lm = fresh_model("gpt2")
+    with torch.no_grad():
+        lm.lm_head.weight.mul_(40)
+    lens = backward_lens(lm, PROMPT, "and")
+    assert lens.answer != lens.target
+    norm = lm.backbone.get_submodule(lm.family.ln_final)
+    leaf = lens.states[-1][-1].clone().requires_grad_()
+    difference = lm.lm_head.weight[lens.answer] - lm.lm_head.weight[lens.target]
+    (expected,) = torch.autograd.grad(norm(leaf[None])[0], leaf, difference)
+    assert float(torch.cosine_similarity(lens.state_vjps[-1][-1], expected, dim=0)) > 0.99
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_the_norms_pull_vjps_back_as_their_closed_forms_say(centred):
+    """RMSNorm: (γδ − v̂ mean(v̂·γδ))/rms(v); LayerNorm takes the mean of γδ off as well."""
+    lm = tiny_model("gpt2" if centred else "llama")
+    norm = lm.backbone.get_submodule(lm.family.ln_final)
+    eps = norm.eps if centred else norm.variance_epsilon
+    generator = torch.Generator().manual_seed(0)
+    v, delta = torch.randn(32, generator=generator), torch.randn(32, generator=generator)
+    leaf = v.clone().requires_grad_()
+    (found,) = torch.autograd.grad(norm(leaf[None])[0], leaf, delta)
+    base = v - v.mean() if centred else v
+    size = (base.square().mean() + eps).sqrt()
+    unit, scaled = base / size, norm.weight * delta
+    expected = (scaled - (scaled.mean() if centred else 0) - unit * (unit * scaled).mean()) / size
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -234,6 +315,35 @@ def test_half_precision_is_close_and_says_so(dtype):
     assert relative(b.of(1, "down").vjps, a.of(1, "down").vjps) < 0.1
     assert any("loss scale" in note for note in b.notes)
     assert a.notes == ()
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2", "phi3", "gemma2", "opt"])
+def test_the_mechanism_is_predicted(variant):
+    """Exact where it is exact, and better by an order with each order of the step."""
+    lm = fresh_model(variant)
+    lens = backward_lens(lm, PROMPT, TARGET)
+    digest = lm.digest(fresh=True)
+    coarse, fine = (mechanism(lens, 1, lr) for lr in (1e-1, 1e-2))
+    assert lm.digest(fresh=True) == digest
+    for found in (coarse, fine):
+        assert max(found["delta_z"].values()) < 2e-3
+        assert found["delta_y_down_only"] < 2e-3
+    assert fine["delta_a"] < 0.3 * coarse["delta_a"] + 2e-3
+    assert fine["second_order_y"] == pytest.approx(coarse["second_order_y"] / 10, rel=0.5)
+    assert fine["curvature_y"] < 0.3 * coarse["curvature_y"] + 2e-3
+    # What linear prediction misses is the second-order term and the curvature, and nothing else.
+    assert coarse["delta_y_first_order"] <= coarse["second_order_y"] + coarse["curvature_y"] + 2e-3
+
+
+def test_a_prompt_whose_last_token_depends_on_the_target():
+    """The lens runs the prompt as it is tokenised together with its target; so must what is predicted on it."""
+    lm = fresh_model("llama")
+    lens = backward_lens(lm, "The capital of France is", "Berlin")
+    alone = lm.tokenizer("The capital of France is")["input_ids"]
+    assert list(lens.example.ids) != alone
+    assert mechanism(lens, 1, 0.01)["delta_y_down_only"] < 1e-3
+    own = lens.predict_shift(layers=[1])[Place(1, "down")]
+    assert len(own) == len(lens.example.ids)
 
 
 def test_a_tiny_gradient_survives_float16():

@@ -114,6 +114,12 @@ def test_teacher_forced_tokens_are_a_segment():
         ((PROMPT, "Rome"), {"matrices": ["W1"]}, "has no matrix"),
         ((PROMPT, "Rome"), {"subject": "Louvre"}, "does not occur"),
         ((PROMPT, "Rome"), {"subject": ""}, "does not occur"),
+        ((PROMPT, "a\0b"), {}, "NUL"),
+        ((PROMPT, "a\ud800"), {}, "surrogate"),
+        ((PROMPT, "Rome"), {"loss": "logit-difference", "against": "\ud800"}, "surrogate"),
+        ((PROMPT, None), {"loss": "kl", "reference": "tower " * 300}, "takes 1 to 256"),
+        ((PROMPT, None), {"loss": lambda logits: logits[0]}, "one number"),
+        ((PROMPT, None), {"loss": lambda _: torch.tensor(1.0)}, "does not depend"),
     ],
 )
 def test_bad_input(arguments, options, message):

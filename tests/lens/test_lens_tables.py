@@ -8,7 +8,7 @@ import torch
 from errata.core.ranking import extremes, ranks
 from errata.errors import InputError
 from errata.lens import MODES, Reader, backward_lens
-from errata.lens.table import read_table
+from errata.lens.table import read_table, token_texts
 from errata.models import FAMILIES, mlp_matrices
 from reference import lens as reference
 from tiny import fresh_model, tiny_model
@@ -161,9 +161,6 @@ def test_the_logit_lens_ends_in_what_the_model_says():
     assert table.share is None
     for source in ("mlp", "attention"):
         assert lens.forward(source).source == source
-    # The stream is what enters plus what attention and MLP wrote.
-    rebuilt = lens.states[1] + lens.attention_out[1] + lens.mlp_out[1]
-    torch.testing.assert_close(rebuilt, lens.states[2], rtol=1e-4, atol=1e-5)
 
 
 def test_neurons_against_the_dense_gradient():
@@ -219,7 +216,15 @@ def test_a_zero_gradient_has_no_neurons():
         (lambda lens: lens.project("up", sign="-vjp"), "its inputs are read"),
         (lambda lens: lens.project(top=0), "at least 1"),
         (lambda lens: lens.project(track=[10**6]), "token ids are 0–"),
-        (lambda lens: lens.project(track=[""]), "has no token"),
+        (lambda lens: lens.project(track=[""]), "target is empty"),
+        (lambda lens: lens.project().rank(3, 0, 0), "was not tracked"),
+        (lambda lens: lens.project().top(99, 0), "layers 0–3"),
+        (lambda lens: lens.project().top(0, 99), "tokens 0–"),
+        (lambda lens: lens.neurons(1, among=[9999]), "not zero"),
+        (lambda lens: lens.neurons(1, count=0), "at least 1"),
+        (lambda lens: lens.step(1.0, layers=[]), "at least one layer"),
+        (lambda lens: lens.predict_shift(""), "prompt is empty"),
+        (lambda lens: lens.predict_shift("tower " * 300), "takes 1 to 256"),
         (lambda lens: lens.forward("mpl"), "residual, mlp, attention"),
         (lambda lens: lens.gradient(99, "down"), "4 layers, 0–3"),
         (lambda lens: lens.gradient(-1, "down"), "4 layers, 0–3"),
@@ -292,3 +297,58 @@ def test_the_turned_table_is_that_of_minus_v(variant):
     assert torch.equal(turned.bottom_ids[alive], read.bottom_ids[alive])
     torch.testing.assert_close(turned.top_logits[alive], read.top_logits[alive])
     assert torch.equal(turned.ranks[alive], read.ranks[alive])
+
+
+def test_a_soft_cap_far_exceeded_does_not_make_ties():
+    lm = fresh_model("gemma2")
+    with torch.no_grad():
+        lm.backbone.norm.weight.add_(40)
+    vectors = torch.randn(6, 1, lm.d_model)
+    table = read_table(
+        Reader(lm), vectors, layers=range(6), tokens=["t"], matrix="down", source="vjp", negate=False, top=5,
+        tracked=(3,),
+    )  # fmt: skip
+    assert int(table.ties.max()) == 1
+    plain = Reader(lm).scores(vectors[:, 0])
+    assert torch.equal(table.top_ids[:, 0], plain.argsort(dim=1, descending=True, stable=True)[:, :5])
+    assert float(table.top_logits.max()) <= lm.hf.config.final_logit_softcapping
+
+
+def test_a_text_is_tracked_as_it_follows_the_prompt():
+    lens = backward_lens(tiny_model("llama"), PROMPT, TARGET)
+    assert lens.project(track=[TARGET]).tracked == lens.project(track=[f" {TARGET}"]).tracked == (lens.target,)
+
+
+def test_explained_shares_of_neurons():
+    lm = tiny_model("llama")
+    lens = backward_lens(lm, PROMPT, TARGET)
+    table = lens.neurons(1, count=6, top=5)
+    spanning = lens.of(1, "down").vjps.double()
+    for i, neuron in enumerate(table.neuron.tolist()):
+        v = lens.gradient(1, "down")[neuron].double()
+        one = max(float((v @ s) ** 2 / (s @ s) / (v @ v)) for s in spanning)
+        assert float(table.explained_by_one[i]) == pytest.approx(one, abs=1e-4)
+        first = int(table.nearest[i])
+        pairs = []
+        for k in range(len(spanning)):
+            if k != first:
+                basis = torch.stack([spanning[first], spanning[k]], dim=1)
+                rest = v - basis @ torch.linalg.lstsq(basis, v[:, None]).solution[:, 0]
+                pairs.append(1 - float(rest @ rest / (v @ v)))
+        assert float(table.explained_by_two[i]) == pytest.approx(max(pairs), abs=1e-4)
+
+
+def test_a_leading_space_is_seen_whatever_the_tokenizer_strips():
+    """Llama 2's way: a metaspace in front of words, and a decoder that strips the first one."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<s>": 0, "▁a": 1, "▁Paris": 2, "Paris": 3, "a": 4}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<s>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>")
+    lm = fresh_model("llama")
+    lm.tokenizer = fast
+    texts = token_texts(Reader(lm), [2, 3])
+    assert texts == {2: " Paris", 3: "Paris"}

@@ -62,7 +62,10 @@ class OuterSum:
         return torch.linalg.svdvals(core)
 
     def tolerance(self) -> float:
-        """Below this a singular value is rounding: σ₁ · max(d_in, d_out) · ε of the factors' own precision."""
+        """Below this a singular value is rounding: σ₁ · max(d_in, d_out) · ε of the factors as they are held.
+
+        A model in half precision gives factors held in float32: what its own rounding adds counts as rank.
+        """
         largest = float(self.singular_values.amax()) if self.singular_values.numel() else 0.0
         width = max(self.inputs.shape[1], self.vjps.shape[1])
         return largest * width * torch.finfo(self.vjps.dtype).eps

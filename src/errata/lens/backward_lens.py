@@ -16,7 +16,7 @@ from torch import Tensor
 from errata.core.outer import OuterSum
 from errata.errors import InputError
 from errata.lens.document import lens_grid
-from errata.lens.losses import Example
+from errata.lens.losses import Example, first_token, prompt_ids
 from errata.lens.modes import Reader
 from errata.lens.neurons import NeuronTable, neuron_table
 from errata.lens.segments import segments
@@ -27,7 +27,6 @@ from errata.models import (
     WRITING,
     LanguageModel,
     Place,
-    encode,
     matrices,
     mlp_matrices,
     pad_right,
@@ -45,7 +44,8 @@ class BackwardLens:
     """One prompt's gradient. Layers and positions are 0-based; positions count the prompt's own tokens.
 
     factors: inputs and VJPs of every matrix.  states: the residual stream entering layer 0, 1, … and leaving the last;
-    state_vjps: the loss gradient there.  mlp_out, attention_out: what each block's down and output projection wrote.
+    state_vjps: the loss gradient there.  mlp_out, attention_out: what each block's MLP and attention added to the
+    stream (after a post-norm and a residual multiplier, where a family has them).
     answer: the model's own next token after the prompt.  attention, attention_vjps: maps and their gradients, where
     they were asked for.
     """
@@ -150,7 +150,8 @@ class BackwardLens:
         Read are the vectors of d_model numbers that span its gradient: δ_i of what writes to the residual stream
         (down, o), x_i of what reads it. An update moves along −δ, so the *least* probable tokens of δ are promoted;
         `sign="-vjp"` turns δ round. `track`: tokens whose rank is kept, as ids or texts (the first token counts);
-        default: the target and the model's own answer.
+        default: the target and the model's own answer. A text is joined to the prompt as the target is, so that "Paris"
+        and " Paris" mean the same.
         """
         if sign not in ("vjp", "-vjp"):
             raise InputError(f"sign={sign!r}: choose 'vjp' or '-vjp'.")
@@ -198,6 +199,8 @@ class BackwardLens:
         `count`: how many neurons, those of the greatest norm first (None: all); or `among`: which places in that order.
         """
         factors = self.of(layer, matrix)
+        if count is not None and count < 1:
+            raise InputError(f"count must be at least 1, found {count}; None is all of them.")
         chosen = slice(count) if among is None else list(among)
         return neuron_table(
             Reader(self.lm, mode or self.mode), factors, writes=matrix in WRITING, chosen=chosen, top=_top(top)
@@ -220,21 +223,26 @@ class BackwardLens:
         return torch.einsum("apd,bpd->pab", unit, unit).nanmean(0).cpu()
 
     def predict_shift(
-        self, prompt: str, *, lr: float = 1.0, matrices: Sequence[str] = ("down",), layers: Sequence[int] | None = None
+        self,
+        prompt: str | None = None,
+        *,
+        lr: float = 1.0,
+        matrices: Sequence[str] = ("down",),
+        layers: Sequence[int] | None = None,
     ) -> dict[Place, Float[Tensor, "pos d_out"]]:
-        """What one SGD step would change in each matrix's output on another prompt, from the factors alone.
+        """What one SGD step would change in each matrix's output, from the factors alone, on another prompt or its own.
 
         Δz' = −lr Σ_i (x'·x_i) δ_i: an update is linear attention with keys x_i and values −lr·δ_i. Each matrix by
-        itself, with the inputs that the unedited model gives it.
+        itself, with the inputs that the unedited model gives it. Raises InputError for a prompt that cannot be run.
         """
-        wanted = [Place(i, m) for m in matrices for i in self._layers(layers)]
-        factors = {place: self.of(*place) for place in wanted}
-        (encoding,) = encode(self.lm.tokenizer, [prompt])
-        ids, mask = pad_right([encoding.ids], device=self.lm.device)
-        inputs, _ = run_taps(self.lm, ids, mask, wanted)
-        return {
-            place: -lr * (inputs[place][0].to(one.inputs) @ one.inputs.T) @ one.vjps for place, one in factors.items()
-        }
+        factors = {Place(i, name): self.of(i, name) for name in matrices for i in self._layers(layers)}
+        if prompt is None:
+            inputs = {place: one.inputs for place, one in factors.items()}
+        else:
+            ids, mask = pad_right([prompt_ids(self.lm, prompt)], device=self.lm.device)
+            tapped, _ = run_taps(self.lm, ids, mask, list(factors))
+            inputs = {place: tapped[place][0].to(one.inputs) for place, one in factors.items()}
+        return {place: -lr * (inputs[place] @ one.inputs.T) @ one.vjps for place, one in factors.items()}
 
     def step(self, lr: float, *, matrices: Sequence[str] | None = None, layers: Sequence[int] | None = None) -> Patch:
         """One step of SGD, W ← W − lr·XᵀΔ, as a patch that applies and comes off (biases stay as they are)."""
@@ -243,6 +251,8 @@ class BackwardLens:
             if name in ATTENTION_MATRICES:
                 raise InputError(f"A step of {name!r} is no patch yet; choose among {', '.join(self.matrices)}.")
         places = [Place(i, m) for i in self._layers(layers) for m in chosen]
+        if not places:
+            raise InputError("A step needs at least one layer and one matrix.")
         return sgd_patch(self.lm, self.example, {place: self.of(*place) for place in places}, lr)
 
     def reversed_attention(self, layer: int) -> Float[Tensor, "head pos pos"]:
@@ -297,10 +307,7 @@ class BackwardLens:
 
     def _token(self, one: int | str) -> int:
         if isinstance(one, str):
-            ids = self.lm.tokenizer(one, add_special_tokens=False)["input_ids"]
-            if not ids:
-                raise InputError(f"track={one!r} has no token.")
-            return int(ids[0])
+            return first_token(self.lm, self.example.prompt, one)
         if not 0 <= one < Reader(self.lm).vocabulary:
             raise InputError(f"track={one}: token ids are 0–{Reader(self.lm).vocabulary - 1}.")
         return one

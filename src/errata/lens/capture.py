@@ -24,7 +24,7 @@ def backward_lens(
     loss: str | Score = "first",
     mode: str = "paper",
     subject: str | None = None,
-    matrices: Sequence[str] | None = None,
+    matrices: str | Sequence[str] | None = None,
     attention: bool = False,
     against: str | None = None,
     reference: str | None = None,
@@ -50,7 +50,7 @@ def backward_lenses(
     loss: str | Score = "first",
     mode: str = "paper",
     subjects: Sequence[str | None] | None = None,
-    matrices: Sequence[str] | None = None,
+    matrices: str | Sequence[str] | None = None,
     attention: bool = False,
     against: str | None = None,
     reference: str | None = None,
@@ -66,7 +66,8 @@ def backward_lenses(
     if not len(prompts) == len(targets) == len(subjects):
         raise InputError(f"{len(prompts)} prompts, {len(targets)} targets and {len(subjects)} subjects do not match.")
     Reader(lm, mode)
-    chosen = (*mlp_matrices(lm.family), "o") if matrices is None else tuple(matrices)
+    default = (*mlp_matrices(lm.family), "o")
+    chosen = default if matrices is None else (matrices,) if isinstance(matrices, str) else tuple(matrices)
     places = [projection(lm, layer, name).place for name in {*chosen, "down", "o"} for layer in range(lm.num_layers)]
     examples = [
         prepare(lm, prompt, target, loss, against=against, reference=reference)
@@ -94,12 +95,21 @@ def _run(
             found = []
             for row, one in enumerate(batch):
                 logits = widened(lm.logits(hidden[row, list(one.read)]))
-                found.append(one.score(logits))
+                found.append(_scalar(one.score(logits), one.loss_name))
             return torch.stack(found)
 
         run = run_backward(lm, ids, mask, places, losses, attention=attention)
         for row, example in enumerate(batch):
             yield _lens(lm, run, row, example, subjects[at + row], mode)
+
+
+def _scalar(value: object, name: str) -> Float[Tensor, ""]:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"The loss function {name} must give one number as a tensor; it gave {found}.")
+    if not value.requires_grad:
+        raise InputError(f"What the loss function {name} gives does not depend on the logits it was given.")
+    return value.reshape(())
 
 
 @torch.no_grad()
@@ -108,6 +118,10 @@ def _lens(lm: LanguageModel, run: Backward, row: int, example: Example, subject:
     factors = {place: OuterSum(widened(run.inputs[place][row, :n]), run.vjps[place][row, :n]) for place in run.vjps}
     layers = range(lm.num_layers)
     last = example.prompt_length - 1
+
+    def joined(layer: int, matrix: str, *, attention: bool) -> Float[Tensor, "pos d_model"]:
+        return lm.contribution(layer, run.outputs[Place(layer, matrix)][row, :n], attention=attention)
+
     notes = []
     if run.loss_scale != 1:
         notes.append(f"Gradients were taken in {lm.dtype} under a loss scale of {run.loss_scale:g}, then unscaled.")
@@ -127,8 +141,8 @@ def _lens(lm: LanguageModel, run: Backward, row: int, example: Example, subject:
         factors=factors,
         states=torch.stack([widened(state[row, :n]) for state in run.states]),
         state_vjps=torch.stack([vjp[row, :n] for vjp in run.state_vjps]),
-        mlp_out=torch.stack([widened(run.outputs[Place(i, "down")][row, :n]) for i in layers]),
-        attention_out=torch.stack([widened(run.outputs[Place(i, "o")][row, :n]) for i in layers]),
+        mlp_out=torch.stack([widened(joined(i, "down", attention=False)) for i in layers]),
+        attention_out=torch.stack([widened(joined(i, "o", attention=True)) for i in layers]),
         attention={layer: maps[row, :, :n, :n] for layer, maps in run.attention.items()},
         attention_vjps={layer: maps[row, :, :n, :n] for layer, maps in run.attention_vjps.items()},
         notes=tuple(notes),

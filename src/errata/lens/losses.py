@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.errors import InputError
-from errata.facts.checks import check_prompt
+from errata.facts.checks import check_prompt, text_reasons
 from errata.models import Encoding, LanguageModel, encode, encode_targets, pad_right, run_layers
 
 LOSSES = ("first", "target", "all", "logit-difference", "kl")
@@ -90,6 +90,8 @@ def _tokens(lm: LanguageModel, prompt: str, target: str | None) -> tuple[str, En
         return prompt, encoding, len(encoding.ids), ()
     if not isinstance(target, str) or not target.strip():
         raise InputError("The target is empty; write the text that the model should give after the prompt.")
+    if reasons := text_reasons("the target", target):
+        raise InputError(f"{reasons[0][0].upper()}{reasons[0][1:]}.")
     ((row, encoding),) = encode_targets(lm.tokenizer, [(prompt, target)])
     special = set(lm.tokenizer.all_special_ids) & set(row.target_ids)
     if special:
@@ -99,6 +101,16 @@ def _tokens(lm: LanguageModel, prompt: str, target: str | None) -> tuple[str, En
         raise InputError("One token holds the whole prompt and the start of the target; put a word between them.")
     text = prompt + target if not row.target_ids else lm.tokenizer.decode(list(row.ids), skip_special_tokens=True)
     return str(text), encoding, row.start, row.target_ids
+
+
+def first_token(lm: LanguageModel, prompt: str, text: str) -> int:
+    """The first token of `text` where it follows the prompt, joined as a target is."""
+    return _tokens(lm, prompt, text)[3][0]
+
+
+def own_answer(lm: LanguageModel, prompt: str) -> int:
+    """The model's own next token after the prompt; rows that only pad the vocabulary do not count."""
+    return int(next_logits(lm, prompt)[: len(lm.tokenizer)].argmax())
 
 
 def _nll(targets: tuple[int, ...]) -> Score:
@@ -112,7 +124,6 @@ def _nll(targets: tuple[int, ...]) -> Score:
 def _kl(lm: LanguageModel, reference: str | None) -> Score:
     if reference is None:
         raise InputError("loss='kl' needs reference=...: the prompt whose next-token distribution is the aim.")
-    check_prompt(reference)
     aim = next_logits(lm, reference).log_softmax(0)
 
     def score(logits: Float[Tensor, "pos vocab"]) -> Float[Tensor, ""]:
@@ -122,7 +133,7 @@ def _kl(lm: LanguageModel, reference: str | None) -> Score:
 
 
 def _difference(lm: LanguageModel, prompt: str, target: int, against: str | None) -> Score:
-    other = int(next_logits(lm, prompt).argmax()) if against is None else _tokens(lm, prompt, against)[3][0]
+    other = own_answer(lm, prompt) if against is None else first_token(lm, prompt, against)
     if other == target:
         said = "the model's own answer" if against is None else f"against={against!r}"
         raise InputError(f"{said} starts with the target's own first token; name another text with against=...")
@@ -133,11 +144,19 @@ def _difference(lm: LanguageModel, prompt: str, target: int, against: str | None
     return score
 
 
+def prompt_ids(lm: LanguageModel, prompt: str) -> tuple[int, ...]:
+    """Token ids of a prompt that can be run; InputError where it cannot."""
+    check_prompt(prompt)
+    (encoding,) = encode(lm.tokenizer, [prompt])
+    if not 0 < len(encoding.ids) <= lm.max_tokens:
+        raise InputError(f"The prompt is {len(encoding.ids):,} tokens long; {lm.name} takes 1 to {lm.max_tokens:,}.")
+    return encoding.ids
+
+
 @torch.no_grad()
 def next_logits(lm: LanguageModel, prompt: str) -> Float[Tensor, " vocab"]:
     """Logits of the token after `prompt`, in float32."""
-    (encoding,) = encode(lm.tokenizer, [prompt])
-    ids, mask = pad_right([encoding.ids], device=lm.device)
+    ids, mask = pad_right([prompt_ids(lm, prompt)], device=lm.device)
     hidden = run_layers(lm, ids, mask).hidden
     assert hidden is not None
     return lm.logits(hidden[0, -1]).float()

@@ -4,11 +4,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from errata.core.updates import WeightUpdate, add_
 from errata.lens.backward_lens import BackwardLens
-from errata.models import Place, mlp_matrices, projection, run_taps, weight_of, weights_restored
+from errata.models import Place, mlp_matrices, projection, run_layers, run_taps, weight_of, weights_restored
+from errata.models.backward import widened
 
 # Of the neurons of a layer, as many of each tenth of them by norm.
 _NEURONS_A_TENTH = 3
@@ -79,58 +81,94 @@ def _rounded(values: Float[Tensor, "row column"]) -> list[list[float | None]]:
 def mechanism(lens: BackwardLens, layer: int, lr: float) -> dict[str, Any]:
     """Imprint and shift, predicted and actual, of one SGD step of `lr` on one layer's MLP (Lemma 5.2).
 
-    Relative errors ‖predicted − actual‖/‖actual‖ of Δz (each matrix that reads the stream, moved alone: exact), of Δa
-    (activations, to first order in Δz), of Δy when only `down` moves (exact), and of Δy when all move, first without
-    and then with the second-order term ΔaΔW2.  own: how much of Δz and Δy at the last token its own outer product gives
-    (the rest comes from other tokens' gradients).
+    Predicted, from the factors and the unedited MLP: Δz = −lr·XXᵀΔ of each matrix that reads the stream; Δa = J·Δz, J
+    the activation's Jacobian; Δy = Δa·W2 + a·ΔW2, and with the second-order term + Δa·ΔW2. Given as ‖predicted −
+    actual‖ / ‖actual‖; Δz and Δy of `down` moved alone are exact. second_order_y, curvature_y: how large Δa·ΔW2 and the
+    activation's own curvature (Δa − J·Δz)·W2 are beside Δy.  own_share_y: how much of the last token's Δy (down alone)
+    its own outer product gives; the rest comes from other tokens' gradients.
     """
-    lm, ids = lens.lm, torch.tensor([lens.example.ids], device=lens.lm.device)
+    lm, down = lens.lm, Place(layer, "down")
+    reading = [Place(layer, name) for name in mlp_matrices(lm.family) if name != "down"]
+    ids = torch.tensor([lens.example.ids], device=lm.device)
     mask = torch.ones_like(ids)
-    reading = [name for name in mlp_matrices(lm.family) if name != "down"]
-    places = [Place(layer, name) for name in [*reading, "down"]]
 
     def taps() -> tuple[dict[Place, Tensor], dict[Place, Tensor]]:
-        return run_taps(lm, ids, mask, places)
+        inputs, outputs = run_taps(lm, ids, mask, [*reading, down])
+        return {p: widened(x[0]) for p, x in inputs.items()}, {p: widened(x[0]) for p, x in outputs.items()}
 
-    def moved(matrices: list[str], step: float) -> tuple[dict[Place, Tensor], dict[Place, Tensor]]:
-        chosen = [Place(layer, name) for name in matrices]
-        with weights_restored(lm, chosen):
-            for place in chosen:
-                add_(weight_of(lm, place), WeightUpdate(dense=-step * lens.of(*place).dense()))
+    def moved(places: list[Place]) -> tuple[dict[Place, Tensor], dict[Place, Tensor]]:
+        with weights_restored(lm, places):
+            for place in places:
+                add_(weight_of(lm, place), WeightUpdate(dense=-lr * lens.of(*place).dense().float()))
             return taps()
 
-    down = Place(layer, "down")
     inputs, outputs = taps()
-    predicted = lens.predict_shift(lens.example.prompt, lr=lr, matrices=[*reading, "down"], layers=[layer])
-    in1, out1 = moved(reading, lr)
-    fine_in, _ = moved(reading, lr / 64)
-    _, out2 = moved(["down"], lr)
-    _, out_all = moved([*reading, "down"], lr)
-
-    delta_a = (in1[down] - inputs[down])[0].float()
-    first_a = 64 * (fine_in[down] - inputs[down])[0].float()
-    weight = projection(lm, layer, "down").weight.float()
-    factors = lens.of(layer, "down")
+    in1, out1 = moved(reading)
+    _, out2 = moved([down])
+    _, out_all = moved([*reading, down])
+    predicted = lens.predict_shift(lr=lr, matrices=mlp_matrices(lm.family), layers=[layer])
+    linear_a = activation_shift(lens, layer, {place: predicted[place] for place in reading})
+    weight, factors = widened(projection(lm, *down).weight), lens.of(*down)
     delta_w = -lr * factors.dense()
-    first_y = first_a @ weight + predicted[down]
-    delta_y = (out_all[down] - outputs[down])[0].float()
+    delta_a, delta_y = in1[down] - inputs[down], out_all[down] - outputs[down]
+    linear_y = linear_a @ weight + predicted[down]
     last = lens.example.prompt_length - 1
     own_y = -lr * float(factors.inputs[last] @ factors.inputs[last]) * factors.vjps[last]
     return {
         "layer": layer,
         "lr": lr,
-        "delta_z": {
-            name: _error(predicted[Place(layer, name)], (out1[Place(layer, name)] - outputs[Place(layer, name)])[0])
-            for name in reading
-        },
-        "delta_a": _error(first_a, delta_a),
-        "delta_y_down_only": _error(predicted[down], (out2[down] - outputs[down])[0]),
-        "delta_y_first_order": _error(first_y, delta_y),
-        "delta_y_with_second_order": _error(delta_a @ (weight + delta_w) + predicted[down], delta_y),
+        "delta_z": {place.matrix: _error(predicted[place], out1[place] - outputs[place]) for place in reading},
+        "delta_a": _error(linear_a, delta_a),
+        "delta_y_down_only": _error(predicted[down], out2[down] - outputs[down]),
+        "delta_y_first_order": _error(linear_y, delta_y),
+        "delta_y_second_order": _error(linear_y + linear_a @ delta_w, delta_y),
+        "second_order_y": _ratio(delta_a @ delta_w, delta_y),
+        "curvature_y": _ratio((delta_a - linear_a) @ weight, delta_y),
         "own_share_y": float(own_y @ predicted[down][last] / predicted[down][last].square().sum().clamp_min(1e-30)),
     }
 
 
+def activation_shift(
+    lens: BackwardLens, layer: int, shifts: dict[Place, Float[Tensor, "pos d_mlp"]]
+) -> Float[Tensor, "pos d_mlp"]:
+    """J·Δz: how the MLP's activations move to first order when its pre-activations move by `shifts`.
+
+    By forward-mode differentiation through the model's own activation, whatever it is.
+    """
+    lm = lens.lm
+    maps = {id(projection(lm, *place).module): [] for place in shifts}
+    for place, shift in shifts.items():
+        maps[id(projection(lm, *place).module)].append((projection(lm, *place), shift))
+
+    def move(module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:
+        tangent = torch.zeros_like(output)
+        for one, shift in maps[id(module)]:
+            columns = slice(None) if one.columns is None else one.columns
+            tangent[..., columns] = shift.reshape(*output.shape[:-1], -1).to(output)
+        return forward_ad.make_dual(output, tangent)
+
+    found: list[Tensor] = []
+
+    def keep(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        found.append(widened(forward_ad.unpack_dual(arguments[0]).tangent.detach()))
+
+    modules = {id(projection(lm, *place).module): projection(lm, *place).module for place in shifts}.values()
+    hooks = [module.register_forward_hook(move) for module in modules]
+    hooks.append(lm.down(layer).register_forward_pre_hook(keep))
+    entering = lens.states[layer][None].to(lm.dtype)
+    mask = torch.ones(entering.shape[:2], dtype=torch.long, device=lm.device)
+    try:
+        with forward_ad.dual_level():
+            run_layers(lm, entering, mask, first=layer, stop=layer + 1, tap_down=[layer], end_at_down=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0].reshape(entering.shape[1], -1)
+
+
 def _error(predicted: Tensor, actual: Tensor) -> float:
-    actual = actual.float()
-    return float((predicted - actual).norm() / actual.norm().clamp_min(1e-30))
+    return _ratio(predicted - actual, actual)
+
+
+def _ratio(part: Tensor, whole: Tensor) -> float:
+    return float(part.norm() / whole.norm().clamp_min(1e-30))

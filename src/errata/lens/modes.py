@@ -39,7 +39,7 @@ class Reader:
     def has_bias(self) -> bool:
         """Whether bottom-k(v) may differ from top-k(−v) in this mode: a norm or a head with a bias."""
         head_bias = getattr(self.lm.lm_head, "bias", None)
-        return self.mode not in ("linear", "raw") and (head_bias is not None or bool(self._at_zero.abs().any()))
+        return self._as_the_model and (head_bias is not None or bool(self._at_zero.abs().any()))
 
     @property
     def vocabulary(self) -> int:
@@ -76,23 +76,37 @@ class Reader:
         return normed if self.mode == "eps-free" else (normed - self._at_zero) * size
 
     @torch.no_grad()
-    def logits(self, vectors: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
-        """Logits of a few vectors in float32; `blocks` is for many."""
+    def scores(self, vectors: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+        """What orders the tokens: the head's product in float32, before a family's scale and soft-cap.
+
+        Those keep the order of numbers, not of floats: a soft-cap far exceeded makes ties of what lies apart.
+        """
         entering = self.head_input(vectors)
         head = self.lm.lm_head
         weight: Tensor = head.weight[: self.vocabulary]  # type: ignore[union-attr, index]
         bias = getattr(head, "bias", None)
         product = _float32_product(entering, weight)
-        if self.mode in ("linear", "raw"):
-            return product
-        return self.lm.scaled_logits(product if bias is None else product + bias[: self.vocabulary].float())
+        return product if bias is None or not self._as_the_model else product + bias[: self.vocabulary].float()
+
+    def shown(self, scores: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+        """Scores as the logits that they are in this mode."""
+        return self.lm.scaled_logits(scores) if self._as_the_model else scores
+
+    def logits(self, vectors: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+        """Logits of a few vectors in float32; `blocks` is for many."""
+        return self.shown(self.scores(vectors))
 
     def blocks(self, vectors: Float[Tensor, "row d_model"]) -> Iterator[tuple[slice, Float[Tensor, "row vocab"]]]:
-        """Logits of many vectors, some rows at a time: rows × vocabulary is never held whole."""
+        """Scores of many vectors, some rows at a time: rows × vocabulary is never held whole."""
         size = max(1, _LOGITS // self.vocabulary)
         for at in range(0, len(vectors), size):
             rows = slice(at, min(at + size, len(vectors)))
-            yield rows, self.logits(vectors[rows])
+            yield rows, self.scores(vectors[rows])
+
+    @property
+    def _as_the_model(self) -> bool:
+        """Whether head biases, scales and soft-caps apply: not in the modes that are linear in v."""
+        return self.mode not in ("linear", "raw")
 
 
 def _float32_product(rows: Float[Tensor, "row d_model"], weight: Tensor) -> Float[Tensor, "row vocab"]:

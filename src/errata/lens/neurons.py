@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from errata.core.outer import OuterSum
 from errata.core.ranking import extremes
+from errata.errors import InputError
 from errata.lens.modes import Reader
 
 
@@ -20,7 +21,8 @@ class NeuronTable:
     neuron: its number.  norm: of its gradient, Σ_i c_i s_i over the spanning vectors s_i (δ_i for what writes to the
     residual stream, x_i for what reads it).  nearest: the position whose spanning vector has the greatest |cosine| with
     it; cosine: signed.  top_overlap, bottom_overlap: how many of the top (bottom) `top` tokens it shares with that
-    vector, turned round where the cosine is negative; 0 to 1.
+    vector, turned round where the cosine is negative; 0 to 1.  explained_by_one, explained_by_two: share of its squared
+    norm in the span of that vector, and of it with the one that adds most.
     """
 
     neuron: Int[Tensor, " neuron"]
@@ -29,11 +31,16 @@ class NeuronTable:
     cosine: Float[Tensor, " neuron"]
     top_overlap: Float[Tensor, " neuron"]
     bottom_overlap: Float[Tensor, " neuron"]
+    explained_by_one: Float[Tensor, " neuron"]
+    explained_by_two: Float[Tensor, " neuron"]
     top: int
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One plain record a neuron."""
-        names = ("neuron", "norm", "nearest", "cosine", "top_overlap", "bottom_overlap")
+        names = (
+            "neuron", "norm", "nearest", "cosine", "top_overlap", "bottom_overlap", "explained_by_one",
+            "explained_by_two",
+        )  # fmt: skip
         columns = [getattr(self, name).tolist() for name in names]
         for values in zip(*columns, strict=True):
             yield dict(zip(names, values, strict=True))
@@ -47,12 +54,16 @@ def neuron_table(
     spanning, weights = (factors.vjps, factors.inputs) if writes else (factors.inputs, factors.vjps)
     norms = factors.neuron_norms(by_input=writes)
     order = norms.argsort(descending=True, stable=True)
-    order = order[norms[order] > 0][chosen]
+    order = order[norms[order] > 0]
+    if isinstance(chosen, list) and chosen and not 0 <= min(chosen) <= max(chosen) < len(order):
+        raise InputError(f"among={chosen[:5]} …: this gradient has {len(order)} neurons that are not zero.")
+    order = order[chosen]
     s, c = spanning.double(), weights[:, order].double().T
     lengths = s.norm(dim=1)
     cosines = (c @ (s @ s.T)) / (norms[order].double()[:, None] * lengths).clamp_min(1e-300)
     cosines[:, lengths == 0] = 0
     nearest = cosines.abs().argmax(1)
+    one, two = _explained(c, s @ s.T, norms[order].double())
     signed = cosines.gather(1, nearest[:, None])[:, 0].float()
     k = min(top, reader.vocabulary)
     upper, lower = _sets(reader, (c @ s).float(), k)
@@ -68,7 +79,30 @@ def neuron_table(
             else own
         )
         overlaps.append(_overlap(own, other, reader.vocabulary) / k)
-    return NeuronTable(order.cpu(), norms[order].cpu(), nearest.cpu(), signed.cpu(), overlaps[0], overlaps[1], k)
+    return NeuronTable(
+        order.cpu(), norms[order].cpu(), nearest.cpu(), signed.cpu(), overlaps[0], overlaps[1], one.cpu(), two.cpu(), k
+    )
+
+
+def _explained(
+    c: Float64[Tensor, "neuron pos"], gram: Float64[Tensor, "pos pos"], norms: Float64[Tensor, " neuron"]
+) -> tuple[Float[Tensor, " neuron"], Float[Tensor, " neuron"]]:
+    """Share of each neuron's squared norm that the best spanning vector holds, and with the best second one."""
+    if not len(c):
+        return torch.zeros(0), torch.zeros(0)
+    tiny = 1e-12 * gram.diagonal().amax()
+    dots, own = c @ gram, gram.diagonal().clone()
+    gain = torch.where(own > tiny, dots.square() / own.clamp_min(tiny), torch.zeros(()).to(own))
+    first = gain.argmax(1)
+    best = gain.gather(1, first[:, None])[:, 0]
+    # What is left of every spanning vector, and of its product with the neuron, once the first is projected out.
+    across = gram[first]
+    share = dots.gather(1, first[:, None]) / own[first].clamp_min(tiny)[:, None]
+    left = own[None] - across.square() / own[first].clamp_min(tiny)[:, None]
+    second = torch.where(left > tiny, (dots - share * across).square() / left.clamp_min(tiny), torch.zeros(()).to(own))
+    total = norms.square()
+    both = best + second.amax(1)
+    return (best / total).clamp(0, 1).float(), (both / total).clamp(0, 1).float()
 
 
 def _sets(reader: Reader, vectors: Tensor, k: int) -> tuple[Int[Tensor, "row k"], Int[Tensor, "row k"]]:

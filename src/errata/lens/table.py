@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from errata.core.ranking import extremes, ranks
+from errata.errors import InputError
 from errata.lens.modes import Reader, is_null
 from errata.views.grid import Grid, Sheet, Tracked
 from errata.views.html import notebook
@@ -47,7 +48,7 @@ class LensTable:
     texts: Mapping[int, str]
 
     def top(self, layer: int, position: int) -> list[str]:
-        """The most probable tokens at one cell; empty where the vector is zero."""
+        """The most probable tokens at one cell; empty where the vector is zero. Positions may count from the end."""
         return self._texts(self.top_ids, layer, position)
 
     def bottom(self, layer: int, position: int) -> list[str]:
@@ -55,11 +56,19 @@ class LensTable:
         return self._texts(self.bottom_ids, layer, position)
 
     def rank(self, token: int, layer: int, position: int) -> int | None:
-        """The rank of a tracked token at one cell; None where the vector is zero."""
-        row = self.layers.index(layer)
-        if bool(self.null[row, position]):
-            return None
-        return int(self.ranks[row, position, self.tracked.index(token)])
+        """The rank of a tracked token at one cell; None where the vector is zero. InputError if it is not tracked."""
+        row, at = self._cell(layer, position)
+        if token not in self.tracked:
+            known = ", ".join(f"{i} ({self.texts[i]!r})" for i in self.tracked)
+            raise InputError(f"Token {token!r} was not tracked; tracked are {known or 'none'}. Ask with track=[...].")
+        return None if bool(self.null[row, at]) else int(self.ranks[row, at, self.tracked.index(token)])
+
+    def _cell(self, layer: int, position: int) -> tuple[int, int]:
+        if layer not in self.layers:
+            raise InputError(f"layer {layer}: the table has layers {self.layers[0]}–{self.layers[-1]}.")
+        if not -len(self.tokens) <= position < len(self.tokens):
+            raise InputError(f"position {position}: the table has tokens 0–{len(self.tokens) - 1}.")
+        return self.layers.index(layer), position % len(self.tokens)
 
     def turned(self) -> "LensTable":
         """The table of −v, where nothing in the mode has a bias: top is bottom, ranks count from the other end."""
@@ -92,8 +101,8 @@ class LensTable:
         return notebook(self.grid())
 
     def _texts(self, ids: Tensor, layer: int, position: int) -> list[str]:
-        row = self.layers.index(layer)
-        return [] if bool(self.null[row, position]) else [self.texts[i] for i in ids[row, position].tolist()]
+        row, at = self._cell(layer, position)
+        return [] if bool(self.null[row, at]) else [self.texts[i] for i in ids[row, at].tolist()]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One plain record a cell: what JSON and Parquet files hold."""
@@ -140,12 +149,12 @@ def read_table(
     kept: list[list[Tensor]] = [[] for _ in range(6)]
     chosen = torch.tensor(list(tracked), dtype=torch.long, device=flat.device)
     k = min(top, reader.vocabulary)
-    for _, logits in reader.blocks(-flat if negate else flat):
+    for _, scores in reader.blocks(-flat if negate else flat):
+        (top_scores, highest), (bottom_scores, lowest) = (extremes(scores, k, largest=up) for up in (True, False))
         parts = [
-            *extremes(logits, k, largest=True),
-            *extremes(logits, k, largest=False),
-            *ranks(logits, chosen.expand(len(logits), -1)),
-        ]
+            reader.shown(top_scores), highest, reader.shown(bottom_scores), lowest,
+            *ranks(scores, chosen.expand(len(scores), -1)),
+        ]  # fmt: skip
         for whole, part in zip(kept, parts, strict=True):
             whole.append(part.cpu())
     top_logits, top_ids, bottom_logits, bottom_ids, rank, ties = (
@@ -203,10 +212,16 @@ def table_sheet(table: LensTable, number: Callable[[str], int]) -> Sheet:
 
 
 def token_texts(reader: Reader, ids: Sequence[int]) -> dict[int, str]:
-    """What each token says, by itself. Bytes that are no text of their own show as the tokenizer spells them."""
+    """What each token says where it goes on a text, so that a leading space is seen whatever the tokenizer does to it.
+
+    Bytes that are no text of their own show as the tokenizer spells them.
+    """
     tokenizer = reader.lm.tokenizer
-    decoded = tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)
+    anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
+    start = str(tokenizer.decode(anchor, clean_up_tokenization_spaces=False))
+    rows = [[*anchor, i] for i in ids]
+    decoded = tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False) if rows else []
+    texts = {i: text.removeprefix(start) for i, text in zip(ids, decoded, strict=True)}
     return {
-        i: text if text and "�" not in text else str(tokenizer.convert_ids_to_tokens(i))
-        for i, text in zip(ids, decoded, strict=True)
+        i: text if text and "�" not in text else str(tokenizer.convert_ids_to_tokens(i)) for i, text in texts.items()
     }

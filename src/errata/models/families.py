@@ -18,7 +18,8 @@ class Family:
     attention module; the outputs of `qkv` are all queries, then keys, then values, or where `qkv_grouped` is true a
     group for each key head: its queries, the key, the value. The `*_attr` name config fields: logits are multiplied by
     `logit_scale_attr`, divided by `logit_divisor_attr`, and passed through c·tanh(logits/c) for `logit_softcap_attr`;
-    the MLP's output is multiplied by `residual_scale_attr` before it joins the residual stream.
+    what attention and the MLP write is multiplied by `residual_scale_attr` before it joins the residual stream, and
+    passes the norms `attention_post_norm` and `mlp_post_norm` first.
     """
 
     model_type: str
@@ -39,11 +40,17 @@ class Family:
     gate_up: str | None = None
     down: str
     in_first: bool = False
-    post_norm: bool = False
+    attention_post_norm: str | None = None
+    mlp_post_norm: str | None = None
     logit_scale_attr: str | None = None
     logit_divisor_attr: str | None = None
     logit_softcap_attr: str | None = None
     residual_scale_attr: str | None = None
+
+    @property
+    def post_norm(self) -> bool:
+        """Whether what an MLP writes passes a norm before it joins the residual stream."""
+        return self.mlp_post_norm is not None
 
     @property
     def name(self) -> str:
@@ -57,6 +64,9 @@ _GATED = Family(
     gate="mlp.gate_proj",
     up="mlp.up_proj",
     down="mlp.down_proj",
+)
+_POST_NORMED = replace(
+    _GATED, attention_post_norm="post_attention_layernorm", mlp_post_norm="post_feedforward_layernorm"
 )
 _GPT2 = Family(
     model_type="gpt2",
@@ -93,17 +103,15 @@ _ROWS = (
     replace(_GATED, model_type="qwen3", example="Qwen3 (dense)"),
     replace(_GATED, model_type="gemma", example="Gemma"),
     replace(
-        _GATED,
+        _POST_NORMED,
         model_type="gemma2",
         example="Gemma 2",
-        post_norm=True,
         logit_softcap_attr="final_logit_softcapping",
     ),
     replace(
-        _GATED,
+        _POST_NORMED,
         model_type="gemma3_text",
         example="Gemma 3 (text: 270M, 1B)",
-        post_norm=True,
         logit_softcap_attr="final_logit_softcapping",
     ),
     Family(
@@ -121,7 +129,7 @@ _ROWS = (
         gate_up="mlp.gate_up_proj",
         down="mlp.down_proj",
     ),
-    replace(_GATED, model_type="olmo2", example="OLMo 2", post_norm=True),
+    replace(_POST_NORMED, model_type="olmo2", example="OLMo 2"),
     replace(_GATED, model_type="stablelm", example="StableLM 2, StableLM 3B"),
     Family(model_type="starcoder2", example="StarCoder2", up="mlp.c_fc", down="mlp.c_proj"),
     replace(

@@ -98,6 +98,14 @@ class LanguageModel:
         weight: Tensor = self.down(layer).weight.detach()  # type: ignore[union-attr, operator]
         return weight if self.family.in_first else weight.T
 
+    def contribution(
+        self, layer: int, written: Float[Tensor, "*rows d_model"], *, attention: bool
+    ) -> Float[Tensor, "*rows d_model"]:
+        """What joins the residual stream of what attention or the MLP wrote: after a post-norm and a multiplier."""
+        path = self.family.attention_post_norm if attention else self.family.mlp_post_norm
+        normed = self.layers[layer].get_submodule(path)(written) if path else written
+        return normed * self.residual_scale
+
     def logits(self, hidden: Float[Tensor, "*rows d_head"]) -> Float[Tensor, "*rows d_vocab"]:
         """Next-token logits from the backbone's output (after the final norm), as in the model's own forward."""
         return self.scaled_logits(self.lm_head(hidden))

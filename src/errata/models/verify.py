@@ -122,7 +122,8 @@ def _check_modules(lm: LanguageModel) -> None:
         raise _unsupported(lm, f"its part {lm.family.embed_tokens!r}", "it is not the token embedding")
     row = lm.family
     maps = [row.qkv, row.o] if row.qkv else [row.q, row.k, row.v, row.o]
-    for path in filter(None, [row.attention, row.down, row.gate, row.up, row.gate_up]):
+    inner = [row.attention, row.down, row.gate, row.up, row.gate_up, row.attention_post_norm, row.mlp_post_norm]
+    for path in filter(None, inner):
         _part(lm, lm.layers[0], path)
     for path in maps:
         _part(lm, lm.layers[0], f"{row.attention}.{path}")
