@@ -92,6 +92,12 @@ def test_with_a_patch_on(errata, edit_arguments, lens, work):
         ([PROMPT, "--target", "Rome", "--max-layers", "1"], "at least 2"),
         ([PROMPT, "--target", "Rome", "--subject", "Louvre"], "does not occur"),
         ([PROMPT, "--target", "Rome", "--html", "x.pdf"], "ends in .html"),
+        ([PROMPT, "--target", "Rome", "--html", "~nosuchuser/x.html"], "--html"),
+        ([PROMPT, "--target", "Rome", "--html", "facts.jsonl/x.html"], "is a file"),
+        ([PROMPT, "--target", "Rome", "--matrix", "residual", "--sign", "-vjp"], "forward pass"),
+        ([PROMPT, "--target", "Rome", "--against", "Paris"], "belongs to --loss logit-difference"),
+        ([PROMPT, "--target", "Rome", "--reference", "x"], "belongs to --loss kl"),
+        ([PROMPT, "--target", "Rome\0"], "NUL"),
         ([PROMPT, "--target", "Rome", "--png", "x"], "ends in .png"),
         ([PROMPT, "--target", "Rome", "--patch", "nowhere"], "not a patch"),
     ],
@@ -192,6 +198,56 @@ def test_a_stopped_run_goes_on_where_it_was(reproduce, work, facts, monkeypatch)
 def test_bad_reproductions(reproduce, work, facts, arguments, message):
     assert message in reproduce("--facts", str(facts), "--out", "lens", *arguments, code=2).err
     assert not (work / "lens").exists()
+
+
+def test_unusable_records_are_named_all_at_once(reproduce, facts):
+    long = {"id": "long", "subject": "Rome", "prompt": "Rome " * 400 + "is", "target_new": "old"}
+    special = {"id": "special", "subject": "Rome", "prompt": "Rome is", "target_new": "</s>"}
+    with facts.open("a", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(fact) + "\n" for fact in (long, special))
+    options = ["--facts", str(facts), "--out", "lens", "--n", "5", "--flip-prompts", "1", "--flip-layers", "2"]
+    err = reproduce(*options, code=2).err
+    assert "line 4" in err
+    assert "takes at most 256" in err
+    assert "line 5" in err
+    assert "special token" in err
+    assert "3 prompts" in reproduce(*options, "--skip-bad").out
+
+
+def test_what_other_options_left_is_taken_away(reproduce, work, facts):
+    reproduce("--facts", str(facts), "--out", "lens", *OPTIONS)
+    figures = work / "lens" / "figures"
+    assert (figures / "fig26_perplexity.pdf").exists()
+    reproduce("--facts", str(facts), "--out", "lens", "--n", "2", "--flip-prompts", "0")
+    assert not (figures / "fig26_perplexity.pdf").exists()
+    assert not (work / "lens" / "tables" / "fig26_learning_rates.csv").exists()
+    assert (figures / "fig03_rank.pdf").exists()
+
+
+def test_a_prompt_has_this_runs_number(reproduce, work, facts):
+    reproduce("--facts", str(facts), "--out", "lens", *OPTIONS)
+    lines = facts.read_text(encoding="utf-8").splitlines()
+    facts.write_text("\n".join([lines[1], lines[0]]), encoding="utf-8")
+    rates = work / "lens" / "tables" / "fig26_learning_rates.parquet"
+
+    def found():
+        rows = parquet.read_table(rates).to_pylist()
+        return [[(r["layer"], r["rule"], r["rate"]) for r in rows if r["prompt"] == number] for number in range(2)]
+
+    before = found()
+    reproduce("--facts", str(facts), "--out", "lens", *OPTIONS)
+    assert before[0] != before[1]
+    assert found() == before[::-1]
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"record": {"rank": 1}, "digest": "x"}', "[1]"])
+def test_a_damaged_record_is_measured_again(reproduce, work, facts, content):
+    reproduce("--facts", str(facts), "--out", "lens", *OPTIONS)
+    summary = (work / "lens" / "summary.md").read_bytes()
+    for path in (work / "lens" / "records").iterdir():
+        path.write_text(content)
+    reproduce("--facts", str(facts), "--out", "lens", *OPTIONS)
+    assert (work / "lens" / "summary.md").read_bytes() == summary
 
 
 def test_other_papers_and_foreign_folders(errata, reproduce, work, facts):

@@ -278,7 +278,7 @@ def test_in_a_notebook():
     grid = lens.grid(modes=["raw"], matrices=["down"], forward=["mlp"])
     assert [(sheet.name, sheet.mode, sheet.sign) for sheet in grid.sheets] == [
         ("down", "paper", "vjp"), ("down", "paper", "-vjp"), ("down", "raw", "vjp"), ("down", "raw", "-vjp"),
-        ("mlp", "paper", "vjp"),
+        ("mlp", "paper", "vjp"), ("mlp", "raw", "vjp"),
     ]  # fmt: skip
     assert grid.sheets[0].shows == "bottom"
     assert grid.sheets[1].shows == "top"

@@ -82,10 +82,13 @@ def test_matrix_mode_and_sign_switch(tab):
     tab.select_option("select[name=backward-name]", "up")
     assert tab.eval_on_selector("select[name=backward-mode]", "e => e.value") == "paper"  # up has no raw sheet here
     assert tab.eval_on_selector("select[name=backward-extreme]", "e => e.value") == "top"
+    tab.select_option("select[name=backward-name]", "down")
+    tab.select_option("select[name=backward-mode]", "raw")
+    assert "residual, raw mode" in tab.query_selector(".detail").inner_text()  # the two sides are read in one mode
     forward = shown(tab, "forward")
     tab.select_option("select[name=forward-name]", "mlp")
     assert shown(tab, "forward") != forward
-    assert "mlp, paper mode" in tab.query_selector(".detail").inner_text()
+    assert "mlp, " in tab.query_selector(".detail").inner_text()
 
 
 @pytest.mark.parametrize("colour", ["norm", "share", "rank:0"])

@@ -154,6 +154,20 @@ def test_lines_and_matrices(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.pdf"]
 
 
+def test_a_figure_too_wide_to_read_is_refused():
+    grid = small_grid(tokens=["a"] * 65)
+    with pytest.raises(InputError, match="HTML page"):
+        grid_figure(grid, grid.sheets[0])
+
+
+def test_norms_below_what_a_float_holds_are_shown():
+    import dataclasses
+
+    grid = small_grid()
+    sheet = dataclasses.replace(grid.sheets[0], norm=[[0.0] * len(TOKENS)] * 4)
+    assert "·Eiffel" in terminal_grid(grid, sheet, width=100, colour=False)
+
+
 def test_other_formats_are_refused(tmp_path):
     grid = small_grid()
     with pytest.raises(InputError, match="pdf, png, svg"):

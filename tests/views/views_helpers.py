@@ -39,6 +39,7 @@ def small_grid(layers=4, tokens=TOKENS, **changes) -> Grid:
         sheet("backward", "down", "raw", "vjp", "bottom", 2),
         sheet("backward", "up", "paper", "vjp", "top", 3),
         sheet("forward", "residual", "paper", "vjp", "top", 4),
+        sheet("forward", "residual", "raw", "vjp", "top", 6),
         sheet("forward", "mlp", "paper", "vjp", "top", 5),
     ]
     plain = {

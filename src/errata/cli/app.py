@@ -249,6 +249,7 @@ def reproduce(
         str | None, typer.Option("--corpus", help="Text for perplexity; default: the model's own samples.")
     ] = None,
     field: Field = "text",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without unusable records.")] = False,
     model: Model = "smollm2",
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -266,6 +267,7 @@ def reproduce(
         options={"n": n, "mode": mode, "flip_prompts": flip_prompts, "flip_layers": flip_layers},
         corpus=corpus,
         field=field,
+        skip_bad=skip_bad,
         format=format,  # type: ignore[arg-type]
         load={"model": model, "device": device, "dtype": dtype, "revision": revision},
         quiet=quiet,

@@ -12,11 +12,42 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from errata.cli.run import check_cheaply, command, read_fact_file, with_patch
-from errata.errors import ConfigError
+from errata.errors import ConfigError, InputError
 from errata.jobs.progress import progress_on
 
 if TYPE_CHECKING:
     from errata.facts.readers import Format
+
+
+# Options that mean something under one loss only.
+_LOSS_OPTIONS = {"against": "logit-difference", "reference": "kl"}
+
+
+def expanded(path: Path, option: str) -> Path:
+    """The path with a leading ~ replaced; InputError where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{option} {path}: {error}") from error
+
+
+def _check_lens(prompt: str, options: dict[str, Any], show: dict[str, Any], outputs: dict[str, Path]) -> None:
+    """What can be judged without the model."""
+    from errata.facts.checks import check_prompt
+    from errata.jobs.lens_job import check_outputs
+    from errata.lens.table import FORWARD_SOURCES
+
+    check_prompt(prompt)
+    check_outputs(outputs)
+    if show["max_layers"] is not None and show["max_layers"] < 2:
+        raise ConfigError(f"--max-layers must be at least 2, found {show['max_layers']}.")
+    if show["sign"] not in ("vjp", "-vjp"):
+        raise ConfigError(f"--sign {show['sign']}: choose 'vjp' or '-vjp'.")
+    if show["sign"] == "-vjp" and show["matrix"] in FORWARD_SOURCES:
+        raise ConfigError(f"--sign -vjp turns gradients round; {show['matrix']} is of the forward pass. Leave it out.")
+    for name, loss in _LOSS_OPTIONS.items():
+        if options[name] is not None and options["loss"] != loss:
+            raise ConfigError(f"--{name} belongs to --loss {loss}; the loss is {options['loss']}.")
 
 
 def run_lens(
@@ -29,13 +60,8 @@ def run_lens(
     outputs: dict[str, Path],
     load: dict[str, Any],
 ) -> None:
-    from errata.facts.checks import check_prompt
-    from errata.jobs.lens_job import check_outputs
-
-    check_prompt(prompt)
-    check_outputs(outputs)
-    if show["max_layers"] is not None and show["max_layers"] < 2:
-        raise ConfigError(f"--max-layers must be at least 2, found {show['max_layers']}.")
+    outputs = {kind: expanded(path, f"--{kind}") for kind, path in outputs.items()}
+    _check_lens(prompt, options, show, outputs)
     with with_patch(patch_folder, load) as (lm, patch):
         from errata.jobs.lens_job import lens_text, write_lens
         from errata.lens import backward_lens
@@ -65,18 +91,22 @@ def run_reproduce(
     options: dict[str, Any],
     corpus: str | None,
     field: str,
+    skip_bad: bool,
     format: Format,
     load: dict[str, Any],
     quiet: bool,
 ) -> None:
     from errata.jobs.reproduce import ReproduceOptions, check_reproduce, reproduce
 
-    out = out.expanduser()
+    out = expanded(out, "--out")
     check_reproduce(out, paper)
     chosen = ReproduceOptions(**options)
     check_cheaply({}, corpus)
-    found = read_fact_file(facts_file, format=format, limit=chosen.n, skip_bad=False)
+    found = read_fact_file(facts_file, format=format, limit=chosen.n, skip_bad=skip_bad)
     progress = progress_on(quiet=quiet)
     with command(load, progress) as lm:
-        summary = reproduce(lm, found.facts, out, options=chosen, corpus=corpus, field=field, progress=progress)
+        summary = reproduce(
+            lm, found.facts, out,
+            options=chosen, corpus=corpus, field=field, places=found.places, skip_bad=skip_bad, progress=progress,
+        )  # fmt: skip
     typer.echo(f"{summary}\nTables, figures and this summary: {out}")

@@ -11,8 +11,9 @@ from errata.lens import BackwardLens
 from errata.lens.document import tables_grid
 from errata.lens.table import LensTable
 from errata.store import atomic_write_text
-from errata.store.atomic import atomic_file, storage_errors
+from errata.store.atomic import atomic_file, check_writable, storage_errors
 from errata.views.grid import Grid
+from errata.views.tables import printable
 from errata.views.terminal import terminal_grid
 from errata.views.text import visible
 
@@ -26,6 +27,7 @@ def check_outputs(outputs: dict[str, Path]) -> None:
             raise InputError(f"--{kind} {path.name}: give it a name that ends in {SUFFIXES[kind][0]}.")
         if path.is_dir():
             raise InputError(f"--{kind} {path}: that is a folder; name a file in it.")
+        check_writable(path)
 
 
 def lens_text(lens: BackwardLens, table: LensTable, *, width: int, colour: bool, max_layers: int | None) -> str:
@@ -38,18 +40,22 @@ def lens_text(lens: BackwardLens, table: LensTable, *, width: int, colour: bool,
         vector = "h"
     answer = visible(lens.answer_text)
     said = [
-        f"{grid.title}",
-        f"{grid.subtitle} nat; the model's own answer: {answer}",
+        *textwrap.wrap(printable(grid.title), width),
+        *textwrap.wrap(f"{grid.subtitle}; the model's own answer: {answer}", width),
         "",
         terminal_grid(grid, sheet, width=width, colour=colour, max_layers=max_layers),
         "",
-        f"Cells: the {which} probable token of LL({vector}) of {table.matrix or table.source}, {table.mode} mode; "
-        f"{'background' if colour else 'mark'}: ‖{vector.lstrip('−')}‖ on a log scale, up to "
-        f"{float(table.norm.max()):.3g}. Layers go upwards.",
+        *textwrap.wrap(
+            f"Cells: the {which} probable token of LL({vector}) of {table.matrix or table.source}, {table.mode} mode; "
+            f"{'background' if colour else 'mark'}: ‖{vector.lstrip('−')}‖ on a log scale, up to "
+            f"{float(table.norm.max()):.3g}. Layers go upwards.",
+            width,
+        ),
     ]
     if table.source == "vjp" and table.sign == "vjp":
-        said.append("A step goes along −δ: the least probable tokens are promoted, the most probable demoted.")
-    said += [*_ranks(lens, table, width), *lens.notes]
+        step = "A step goes along −δ: the least probable tokens are promoted, the most probable demoted."
+        said += textwrap.wrap(step, width)
+    said += [*_ranks(lens, table, width), *(part for note in lens.notes for part in textwrap.wrap(note, width))]
     return "\n".join(said)
 
 
@@ -71,8 +77,7 @@ def write_lens(
 ) -> list[Path]:
     """Write the asked-for files, each whole or not at all; the HTML holds every matrix, mode and sign."""
     written = []
-    for kind, path in outputs.items():
-        target = path.expanduser()
+    for kind, target in outputs.items():
         if kind == "html":
             from errata.views.html import page
 

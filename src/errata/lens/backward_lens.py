@@ -21,7 +21,7 @@ from errata.lens.modes import Reader
 from errata.lens.neurons import NeuronTable, neuron_table
 from errata.lens.segments import segments
 from errata.lens.step import sgd_patch
-from errata.lens.table import FORWARD_SOURCES, LensTable, read_table, token_texts
+from errata.lens.table import FORWARD_SOURCES, Extremes, LensTable, read_extremes, read_table, token_texts
 from errata.models import (
     ATTENTION_MATRICES,
     WRITING,
@@ -206,6 +206,16 @@ class BackwardLens:
             Reader(self.lm, mode or self.mode), factors, writes=matrix in WRITING, chosen=chosen, top=_top(top)
         )
 
+    def neuron_tokens(
+        self, layer: int, matrix: str, neurons: Sequence[int], *, top: int = 10, mode: str | None = None
+    ) -> list[Extremes]:
+        """The gradients of single neurons as tokens: their most and least probable ones."""
+        factors = self.of(layer, matrix)
+        spanning, weights = (factors.vjps, factors.inputs) if matrix in WRITING else (factors.inputs, factors.vjps)
+        if not all(0 <= i < weights.shape[1] for i in neurons):
+            raise InputError(f"neurons={list(neurons)[:5]}: {matrix!r} has neurons 0–{weights.shape[1] - 1}.")
+        return read_extremes(Reader(self.lm, mode or self.mode), weights[:, list(neurons)].T @ spanning, top=_top(top))
+
     def cosine(
         self, matrix: str = "down", *, of: str = "vjp", position: int | None = -1
     ) -> Float64[Tensor, "layer layer"]:
@@ -275,7 +285,7 @@ class BackwardLens:
         return lens_grid(self, **options)
 
     def _repr_html_(self) -> str:
-        return notebook(self.grid())
+        return notebook(self.grid(modes=[self.mode]))
 
     def _vectors(self, matrix: str, of: str) -> Float[Tensor, "layer pos d"]:
         if of not in ("vjp", "input"):

@@ -37,7 +37,7 @@ def lens_grid(
                 tables.append(
                     lens.project(name, mode=mode, top=top, track=track, sign="-vjp") if biased else table.turned()
                 )
-    tables += [lens.forward(source, top=top, track=track) for source in forward]
+    tables += [lens.forward(source, mode=mode, top=top, track=track) for source in forward for mode in ordered]
     return tables_grid(lens, tables)
 
 
@@ -50,7 +50,7 @@ def tables_grid(lens: "BackwardLens", tables: Sequence[LensTable]) -> Grid:
     aim = f" → {target}" if target else ""
     return Grid(
         title=example.prompt + aim,
-        subtitle=f"{lens.lm.name}, loss “{example.loss_name}” = {lens.loss:.4g}",
+        subtitle=f"{lens.lm.name}, loss “{example.loss_name}” = {lens.loss:.4g}{_unit(example.loss_name)}",
         tokens=lens.tokens,
         layers=list(range(lens.num_layers)),
         texts=list(numbers),
@@ -59,3 +59,8 @@ def tables_grid(lens: "BackwardLens", tables: Sequence[LensTable]) -> Grid:
         segments={name: places for name, places in lens.segments().items() if places},
         notes=lens.notes,
     )
+
+
+def _unit(loss_name: str) -> str:
+    """Likelihoods and divergences are in nats; a difference of logits and a caller's own function have no unit."""
+    return " nat" if loss_name in ("first", "target", "all", "kl") else ""

@@ -150,7 +150,9 @@ def activation_shift(
     found: list[Tensor] = []
 
     def keep(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        found.append(widened(forward_ad.unpack_dual(arguments[0]).tangent.detach()))
+        tangent = forward_ad.unpack_dual(arguments[0]).tangent
+        assert tangent is not None, "the activation does not depend on what its matrices gave"
+        found.append(widened(tangent.detach()))
 
     modules = {id(projection(lm, *place).module): projection(lm, *place).module for place in shifts}.values()
     hooks = [module.register_forward_hook(move) for module in modules]

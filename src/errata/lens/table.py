@@ -183,6 +183,25 @@ def read_table(
     )
 
 
+@dataclass(frozen=True)
+class Extremes:
+    """One vector's most and least probable tokens, from the extreme inwards."""
+
+    top: tuple[str, ...]
+    bottom: tuple[str, ...]
+
+
+def read_extremes(reader: Reader, vectors: Float[Tensor, "row d_model"], *, top: int) -> list[Extremes]:
+    """The extreme tokens of a few vectors."""
+    found = []
+    for _, scores in reader.blocks(vectors.float()):
+        highest, lowest = (extremes(scores, min(top, reader.vocabulary), largest=up)[1] for up in (True, False))
+        for upper, lower in zip(highest.tolist(), lowest.tolist(), strict=True):
+            texts = token_texts(reader, [*upper, *lower])
+            found.append(Extremes(tuple(texts[i] for i in upper), tuple(texts[i] for i in lower)))
+    return found
+
+
 def table_sheet(table: LensTable, number: Callable[[str], int]) -> Sheet:
     """One table as a sheet of a grid; `number` gives each token text its place among the grid's texts."""
 

@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -57,6 +58,17 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
 def atomic_write_text(path: Path, text: str) -> None:
     """Write a whole UTF-8 file at once, line ends as given; raises StorageError."""
     atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def check_writable(path: Path) -> None:
+    """Fail before any long work where a file could not be written at its end; nothing is left behind. StorageError."""
+    with storage_errors(f"write {path}"):
+        there = next(parent for parent in path.absolute().parents if parent.exists())
+        if not there.is_dir():
+            raise StorageError(f"Could not write {path}: {there} is a file, not a folder. Choose another name.")
+        # Asking for permissions does not tell what a read-only mount will do.
+        with tempfile.TemporaryFile(dir=there):
+            pass
 
 
 @contextmanager

@@ -25,6 +25,7 @@ _STYLE = {
     "svg.fonttype": "none",
 }
 FORMATS = ("pdf", "png", "svg")
+_WIDEST = 64  # tokens
 # A "$" in a token is a dollar. (Not a setting of the whole figure: the ticks of a log scale are formulas.)
 _PLAIN: dict[str, Any] = {"parse_math": False}
 
@@ -34,6 +35,10 @@ def grid_figure(grid: Grid, sheet: Sheet, *, title: str | None = None) -> "Figur
     plt, colors = _matplotlib()
     import numpy as np
 
+    if len(grid.tokens) > _WIDEST:
+        raise InputError(
+            f"A figure of {len(grid.tokens)} tokens could not be read; figures hold {_WIDEST}. The HTML page holds any."
+        )
     norm = np.array(sheet.norm, dtype=float)
     null = np.array(sheet.null, dtype=bool)
     shown = np.ma.masked_where(null | (norm <= 0), norm)
@@ -111,6 +116,7 @@ def line_figure(
                 axes.fill_between(x, *bands[name], color=drawn.get_color(), alpha=0.15, linewidth=0)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.set_title(_drawable(title), fontsize=8, loc="left", **_PLAIN)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if log:
             axes.set_yscale("log")
         if len(lines) > 1:

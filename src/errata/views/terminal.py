@@ -76,7 +76,10 @@ def _cell(
 def _levels(sheet: Sheet) -> list[list[int]]:
     """0 to 4 for each cell: fifths of the range of the norms' logarithms."""
     known = [
-        x for row, gone in zip(sheet.norm, sheet.null, strict=True) for x, g in zip(row, gone, strict=True) if not g
+        x
+        for row, gone in zip(sheet.norm, sheet.null, strict=True)
+        for x, g in zip(row, gone, strict=True)
+        if not g and x > 0
     ]
     low, high = (math.log(min(known)), math.log(max(known))) if known else (0.0, 0.0)
     if high <= low:

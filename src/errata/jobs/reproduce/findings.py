@@ -24,6 +24,7 @@ def write_findings(
         flip_findings(folder, flips, about["flip_layers"])
     if steps:
         step_findings(folder, steps)
+    folder.forget_others()
     summary = _summary(folder, measured, about)
     atomic_write_text(out / "run.json", json.dumps(dict(about), indent=1, ensure_ascii=False) + "\n")
     atomic_write_text(out / "summary.md", summary)
@@ -38,6 +39,7 @@ def _summary(folder: Folder, measured: Records, about: Mapping[str, Any]) -> str
         f"# Backward Lens on {about['model']}\n\n"
         f"{len(measured)} prompts of {tokens:.1f} tokens in the mean, one backward each; {knows} of them were answered "
         f"with the target already. Lens mode: {about['options']['mode']}. Perplexity on {about['perplexity_text']}. "
-        "Published: Katz et al. 2024 (EMNLP), figure numbers are theirs.\n\n"
+        f"Published: Katz et al. 2024 (EMNLP), figure numbers are theirs. Facts {about['facts_digest'][:12]}, weights "
+        f"{about['weights'][:12]}.\n\n"
         f"{table}\n"
     )

@@ -20,8 +20,10 @@ class Folder:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.lines: list[list[str]] = []
+        self.written: set[Path] = set()
 
     def table(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
+        self.written |= {self.out / "tables" / f"{name}.{kind}" for kind in ("parquet", "csv")}
         write_rows(self.out / "tables" / f"{name}.parquet", rows)
         with atomic_file(self.out / "tables" / f"{name}.csv") as staging:
             _write_csv(staging, rows)
@@ -29,7 +31,14 @@ class Folder:
     def figure(self, name: str, make: Callable[[], Any]) -> None:
         # Drawn twice: a figure is closed when it is written.
         for kind in ("pdf", "png"):
-            save_figure(make(), self.out / "figures" / f"{name}.{kind}")
+            self.written.add(save_figure(make(), self.out / "figures" / f"{name}.{kind}"))
+
+    def forget_others(self) -> None:
+        """Delete what an earlier run with other options left: it would read as belonging to this summary."""
+        for part in ("tables", "figures"):
+            for path in (self.out / part).iterdir():
+                if path not in self.written and path.name.startswith(("fig", "tab", "imprint_and_shift")):
+                    path.unlink()
 
     def line(self, figure: str, what: str, found: str, published: str) -> None:
         self.lines.append([figure, what, found, published])

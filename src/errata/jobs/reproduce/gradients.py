@@ -9,6 +9,7 @@ from errata.jobs.reproduce.folder import Folder, Records, by_layer, mean, standa
 from errata.lens import BackwardLens
 from errata.lens.document import tables_grid
 from errata.views.plotting import grid_figure, line_figure, matrix_figure
+from errata.views.text import visible
 
 SHOWN_SEGMENTS = ("first subject", "middle subject", "last subject", "first after", "further", "last")
 
@@ -16,14 +17,17 @@ SHOWN_SEGMENTS = ("first subject", "middle subject", "last subject", "first afte
 def gradient_findings(folder: Folder, lens: BackwardLens, measured: Records) -> None:
     """Everything that is seen of gradients without taking a step; `lens` is the first prompt's, for the grid."""
     layers = list(range(lens.num_layers))
+    # Where the model gives the target already, target and original answer are one token.
+    open_ones = [one for one in measured if not one["answers_target"]] or measured
     _ranks(folder, measured, layers)
     _grid(folder, lens)
     _norms_by_segment(folder, measured, layers)
     _ranks_by_segment(folder, measured, layers)
+    _neuron_tokens(folder, lens)
     _neurons(folder, measured)
     _all_norms(folder, measured, layers)
-    _answer_ranks(folder, measured, layers)
-    _input_ranks(folder, measured, layers)
+    _answer_ranks(folder, open_ones, layers)
+    _input_ranks(folder, open_ones, layers)
     _cosines(folder, measured, layers)
 
 
@@ -122,6 +126,9 @@ def _norms_by_segment(folder: Folder, measured: Records, layers: Sequence[int]) 
     said = [
         f"{name}: layer {peaks[name]} ({quarter[name]:.0f} % up)" for name in ("last subject", "last") if name in peaks
     ]
+    rest = [100 * max(means[name]) / max(means["last"]) for name in ("first after", "further") if name in means]
+    if rest:
+        said.append(f"tokens in between: at most {max(rest):.0f} % of the last token's peak")
     folder.line(
         "5", "where ‖δ‖ of the MLP's output is largest", "; ".join(said),
         "subject tokens early; last token around the second quarter; else about 0",
@@ -140,6 +147,27 @@ def _ranks_by_segment(folder: Folder, measured: Records, layers: Sequence[int]) 
     )  # fmt: skip
 
 
+def _neuron_tokens(folder: Folder, lens: BackwardLens) -> None:
+    """Tabs. 2–5: the first prompt's largest gradient neurons beside the spanning vector nearest to each, as tokens."""
+    rows = []
+    for layer in sorted({round(lens.num_layers * share) for share in (0.25, 0.5, 0.75)} - {lens.num_layers}):
+        for matrix in ("down", "up"):
+            table = lens.neurons(layer, matrix, count=5)
+            spanning = lens.project(matrix, top=5)
+            tokens = lens.neuron_tokens(layer, matrix, table.neuron.tolist(), top=5)
+            for row, said in zip(table.rows(), tokens, strict=True):
+                sides = (spanning.top, spanning.bottom)[:: 1 if row["cosine"] >= 0 else -1]
+                rows.append(
+                    {"layer": layer, "matrix": matrix, **row, "nearest_token": lens.tokens[row["nearest"]],
+                     "neuron_top": " | ".join(map(visible, said.top)),
+                     "neuron_bottom": " | ".join(map(visible, said.bottom)),
+                     "spanning_top": " | ".join(map(visible, sides[0](layer, row["nearest"]))),
+                     "spanning_bottom": " | ".join(map(visible, sides[1](layer, row["nearest"])))}
+                )  # fmt: skip
+    if rows:
+        folder.table("tab02_neuron_tokens", rows)
+
+
 def _neurons(folder: Folder, measured: Records) -> None:
     """Tabs. 2–5, Figs. 7–9: gradient neurons against the vectors that span them, by norm."""
     rows = [row for one in measured for row in one["neurons"]]
@@ -154,7 +182,9 @@ def _neurons(folder: Folder, measured: Records) -> None:
                     {"matrix": matrix, "tenth_by_norm": tenth, "neurons": len(own),
                      "mean_abs_cosine": fmean(abs(row["cosine"]) for row in own),
                      "mean_top_overlap": fmean(row["top_overlap"] for row in own),
-                     "mean_bottom_overlap": fmean(row["bottom_overlap"] for row in own)}
+                     "mean_bottom_overlap": fmean(row["bottom_overlap"] for row in own),
+                     "mean_explained_by_one": fmean(row["explained_by_one"] for row in own),
+                     "mean_explained_by_two": fmean(row["explained_by_two"] for row in own)}
                 )  # fmt: skip
     folder.table("fig07_neurons", grouped)
     lines = {
@@ -171,12 +201,14 @@ def _neurons(folder: Folder, measured: Records) -> None:
     )  # fmt: skip
     first = [row for row in grouped if row["tenth_by_norm"] == 0]
     said = "; ".join(
-        f"{row['matrix']}: |cosine| {row['mean_abs_cosine']:.2f}, overlap {100 * row['mean_top_overlap']:.0f} %"
+        f"{row['matrix']}: |cosine| {row['mean_abs_cosine']:.2f}, overlap {100 * row['mean_top_overlap']:.0f} %, "
+        f"squared norm explained by one {100 * row['mean_explained_by_one']:.0f} %, by two "
+        f"{100 * row['mean_explained_by_two']:.0f} %"
         for row in first
     )
     folder.line(
         "7–9",
-        "neurons of the largest norm (top tenth) and their nearest spanning vector",
+        "neurons of the largest norm (top tenth), nearest spanning vector, overlap of top 100",
         said,
         "about ± one or two of them",
     )

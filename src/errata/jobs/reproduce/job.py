@@ -1,7 +1,7 @@
 """Every experiment of the Backward Lens paper on one model, in one resumable run: measured, tabulated and drawn."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,18 +11,20 @@ from errata.core.progress import SILENT, ProgressSink
 from errata.core.updates import add_
 from errata.errors import ConfigError, FactsError, InputError
 from errata.evaluate.perplexity import perplexity
-from errata.facts import Fact
+from errata.facts import Fact, Problem, format_problems
 from errata.jobs.reproduce.findings import write_findings
 from errata.lens import MODES, BackwardLens, backward_lens, backward_lenses
 from errata.lens.flipping import RULES, smallest_rate, update_direction
+from errata.lens.losses import prepare
 from errata.lens.measures import measure_lens, mechanism
-from errata.models import LanguageModel, Place, encode, tokenizer_digest, weight_of, weights_restored
+from errata.lens.segments import segments
+from errata.models import LanguageModel, Place, encode, matrices, tokenizer_digest, weight_of, weights_restored
 from errata.models.generate import sample_ids
 from errata.stats import open_corpus
 from errata.stats.samples import start_token
 from errata.store import atomic_write_text, digest
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 _BATCH = 8
 
 
@@ -63,18 +65,18 @@ def reproduce(
     options: ReproduceOptions,
     corpus: str | None = None,
     field: str = "text",
+    places: Mapping[str, str] | None = None,
+    skip_bad: bool = False,
     progress: ProgressSink = SILENT,
 ) -> str:
     """Run what is missing in `out`, write tables, figures and summary.md there, and return the summary.
 
     Each prompt's numbers are kept as soon as they are known, under a digest of model, prompt and options: a run that
-    was stopped goes on from there. Raises FactsError where there is no prompt to look at.
+    was stopped goes on from there. Raises FactsError with every record that cannot be looked at, unless `skip_bad`.
     """
-    chosen = list(facts)[: options.n]
-    if not chosen:
-        raise FactsError("There is no fact to look at.")
+    chosen = _usable(lm, list(facts)[: options.n], places or {}, skip_bad, progress)
     texts = _held_out(lm, corpus, field, options.text_tokens)
-    run = _Run(lm, out, options, digest(texts))
+    run = _Run(lm, out, options, digest(texts), digest([[f.text, f.target_new] for f in chosen]))
     progress.note(
         f"Backward Lens on {lm.name}: {len(chosen)} prompts; learning rates for "
         f"{min(options.flip_prompts, len(chosen))} of them at {len(run.flip_layers)} layers; results in {out}."
@@ -84,6 +86,32 @@ def reproduce(
     steps = run.mechanisms(chosen[: options.mechanism_prompts], progress)
     lens = backward_lens(lm, chosen[0].text, chosen[0].target_new, subject=chosen[0].subject, mode=options.mode)
     return write_findings(out, lens, measured, flips, steps, run.about(len(chosen), corpus))
+
+
+def _usable(
+    lm: LanguageModel, facts: Sequence[Fact], places: Mapping[str, str], skip_bad: bool, progress: ProgressSink
+) -> list[Fact]:
+    """The facts whose prompt, target and subject this model can be given; FactsError with all others."""
+    kept, problems = [], []
+    for number, fact in enumerate(facts, 1):
+        try:
+            example = prepare(lm, fact.text, fact.target_new)
+            segments(example.encoding, example.prompt, example.prompt_length, len(example.ids), fact.subject)
+            kept.append(fact)
+        except InputError as error:
+            where = places.get(fact.id, f"fact {number}")
+            problems.append(Problem("error", str(error), where=where, fact_id=fact.id))
+    if problems and (not skip_bad or not kept):
+        raise FactsError(
+            f"{len(problems)} of {len(facts)} facts cannot be looked at; correct them or go on without them "
+            f"(--skip-bad):\n{format_problems(problems)}",
+            problems,
+        )
+    if not kept:
+        raise FactsError("There is no fact to look at.")
+    if problems:
+        progress.note(f"{len(problems)} of {len(facts)} facts are skipped:\n{format_problems(problems)}")
+    return kept
 
 
 def _spread(count: int, wanted: int) -> tuple[int, ...]:
@@ -110,10 +138,12 @@ def _held_out(lm: LanguageModel, corpus: str | None, field: str, tokens: int) ->
 class _Run:
     """The parts of a run, each prompt's result a small JSON file in `out`/records."""
 
-    def __init__(self, lm: LanguageModel, out: Path, options: ReproduceOptions, text_digest: str) -> None:
+    def __init__(
+        self, lm: LanguageModel, out: Path, options: ReproduceOptions, text_digest: str, facts_digest: str
+    ) -> None:
         self.lm, self.out, self.options = lm, out, options
-        self.shared = digest("reproduce", CODE_VERSION, lm.digest(), tokenizer_digest(lm.tokenizer), options.mode)
-        self.text_digest = text_digest
+        self.shared = digest("reproduce", CODE_VERSION, lm.digest(), tokenizer_digest(lm.tokenizer), str(lm.dtype))
+        self.text_digest, self.facts_digest = text_digest, facts_digest
         depth = lm.num_layers
         self.neuron_layers = tuple(sorted({round(depth * share) for share in (0.25, 0.5, 0.75)} - {depth}))
         self.flip_layers = _spread(depth, options.flip_layers)
@@ -124,7 +154,9 @@ class _Run:
             "model": self.lm.name,
             "weights": self.lm.digest(),
             "prompts": prompts,
-            "perplexity_text": "the model's own samples" if corpus is None else "corpus",
+            "facts_digest": self.facts_digest,
+            "perplexity_text": "the model's own samples" if corpus is None else Path(corpus).name,
+            "perplexity_text_digest": self.text_digest,
             "options": asdict(self.options),
             "flip_layers": list(self.flip_layers),
             "neuron_layers": list(self.neuron_layers),
@@ -140,6 +172,7 @@ class _Run:
                 [facts[i].target_new for i in missing],
                 subjects=[facts[i].subject for i in missing],
                 mode=self.options.mode,
+                matrices=matrices(self.lm.family),
                 batch_size=_BATCH,
             )
             for i, lens in zip(missing, lenses, strict=True):
@@ -160,13 +193,14 @@ class _Run:
                 kept = _read(path)
                 if kept is None:
                     unedited = perplexity(self.lm, texts) if unedited is None else unedited
-                    kept = {"rows": self._flip(fact, number, texts, unedited)}
+                    kept = {"rows": self._flip(fact, texts, unedited)}
                     _write(path, kept)
-                found += kept["rows"]
+                # The number is this run's, not that of the run that measured it.
+                found += [{"prompt": number, **row} for row in kept["rows"]]
                 advance(len(self.flip_layers))
         return found
 
-    def _flip(self, fact: Fact, number: int, texts: Sequence[Sequence[int]], unedited: float) -> list[dict[str, Any]]:
+    def _flip(self, fact: Fact, texts: Sequence[Sequence[int]], unedited: float) -> list[dict[str, Any]]:
         lens = backward_lens(self.lm, fact.text, fact.target_new)
         if lens.target == lens.answer:  # nothing to flip
             return []
@@ -175,7 +209,7 @@ class _Run:
             for rule in RULES:
                 flip = smallest_rate(lens, layer, rule)
                 after = None if flip.rate is None else self._perplexity_after(lens, layer, rule, flip.rate, texts)
-                rows.append({"prompt": number, **asdict(flip), "perplexity": after, "unedited_perplexity": unedited})
+                rows.append({**asdict(flip), "perplexity": after, "unedited_perplexity": unedited})
         return rows
 
     def _perplexity_after(
@@ -207,15 +241,19 @@ class _Run:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A kept record; None where there is none, or none that can be read."""
+    """A kept record; None where there is none, or none that was written whole."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        held = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    whole = isinstance(held, dict) and isinstance(held.get("record"), dict)
+    return held["record"] if whole and held.get("digest") == digest(held["record"]) else None
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
-    atomic_write_text(path, json.dumps(record, separators=(",", ":"), allow_nan=False))
+    record = json.loads(json.dumps(record, allow_nan=False))
+    held = {"digest": digest(record), "record": record}
+    atomic_write_text(path, json.dumps(held, separators=(",", ":"), allow_nan=False))
 
 
 def check_reproduce(out: Path, paper: str) -> None:

@@ -43,7 +43,9 @@ const distinct = (values) => [...new Set(values)];
 // A single hue from paper to ink, even in lightness, so that it reads without colour vision and in print.
 function shade(amount) {
   const t = Math.max(0, Math.min(1, amount));
-  return { background: `oklch(${97 - 55 * t}% ${0.01 + 0.1 * t} 250)`, ink: t > 0.7 ? "#fff" : "#17202a" };
+  // No lightness between 50 and 62 %: there neither ink would stand out.
+  const lightness = t > 0.65 ? 50 - (15 * (t - 0.65)) / 0.35 : 97 - (35 * t) / 0.65;
+  return { background: `oklch(${lightness}% ${0.01 + 0.1 * t} 250)`, ink: t > 0.65 ? "#fff" : "#17202a" };
 }
 
 class Side {
@@ -81,6 +83,7 @@ class Side {
       const values = distinct(this.sheets.map((sheet) => sheet[key]));
       if (key === "sign" && this.side === "forward") continue;
       this.addSelect(key, label, values.map((value) => [value, value === "-vjp" ? "−vjp" : value]), (value) => {
+        if (key === "mode") this.view.linkMode(this, value);
         const before = this.sheet.shows;
         this.choice[key] = value;
         this.choice.sign = this.sheet.sign;
@@ -202,6 +205,15 @@ class View {
     }
     this.ready = true;
     this.choose(this.selected.side, this.selected.layer, this.selected.position, false);
+  }
+
+  // Cells are compared across the two grids, so they are read in one mode where both have it.
+  linkMode(from, mode) {
+    for (const side of Object.values(this.sides)) {
+      if (side === from || !side.sheets.some((sheet) => sheet.mode === mode)) continue;
+      side.choice.mode = mode;
+      side.fill();
+    }
   }
 
   segment(position) {
