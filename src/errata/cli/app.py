@@ -243,7 +243,7 @@ def reproduce(
     mode: Annotated[str, typer.Option(help="Of the lens: paper, normalised, eps-free, linear or raw.")] = "paper",
     flip_prompts: Annotated[
         int, typer.Option("--flip-prompts", help="Prompts for the smallest flipping learning rates.")
-    ] = 20,
+    ] = 10,
     flip_layers: Annotated[int, typer.Option("--flip-layers", help="Layers for them, evenly spread.")] = 10,
     corpus: Annotated[
         str | None, typer.Option("--corpus", help="Text for perplexity; default: the model's own samples.")

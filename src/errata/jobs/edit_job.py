@@ -1,6 +1,5 @@
 """The main job: facts in, a patch and a before/after report out."""
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -8,10 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
-import errata
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit import (
     MemitConfig,
@@ -30,8 +25,8 @@ from errata.facts import Accepted, Fact, Problem, format_problems
 from errata.jobs.diagnosis import diagnose
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.stats_job import run_stats
-from errata.models import LanguageModel, Place, encode, tokenizer_digest
-from errata.patches import Patch
+from errata.models import LanguageModel, Place, encode
+from errata.patches import Patch, provenance
 from errata.stats import Corpus, SecondMoments
 
 
@@ -227,26 +222,11 @@ def _patch(
 ) -> Patch:
     info = {
         "method": "memit",
-        "model": {
-            # From wherever it is asked later, a folder must be found again.
-            "name": str(Path(lm.name).resolve()) if Path(lm.name).is_dir() else lm.name,
-            "revision": lm.revision,
-            "family": lm.family.name,
-            "dtype": str(lm.dtype).removeprefix("torch."),
-        },
-        "base_digest": lm.digest(),
-        "tokenizer_digest": tokenizer_digest(lm.tokenizer),
+        **provenance(lm),
         "config": _plain(asdict(settings.config)),
         "config_source": settings.source,
         "prefixes": list(prefixes),
         "second_moments": {"digest": moments.digest, "tokens": moments.tokens, "source": moments.source},
-        "versions": {
-            "errata": errata.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
-        "device": str(lm.device),
         "metrics": _edit_metrics(values, solution),
     }
     updates = {Place(layer.layer, "down"): layer.update for layer in solution.layers}

@@ -1,13 +1,13 @@
 """A run's folder: the patch, report.json and report.md, whole or not at all."""
 
 import json
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from errata.errors import StorageError
 from errata.patches import foreign_file
 from errata.store import atomic_folder, atomic_write_text, storage_errors
+from errata.store.atomic import check_writable
 
 if TYPE_CHECKING:
     from errata.jobs.edit_job import EditResult
@@ -18,12 +18,7 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     with storage_errors(f"write the folder {out}"):
         if _stands(out):
             _check_replaceable(out, overwrite)
-        there = next(parent for parent in out.absolute().parents if parent.exists())
-        if not there.is_dir():
-            raise StorageError(f"--out {out}: {there} is a file, not a folder; name another folder.")
-        # Asking for permissions does not tell what a read-only mount will do.
-        with tempfile.TemporaryFile(dir=there):
-            pass
+    check_writable(out)
 
 
 def _stands(out: Path) -> bool:

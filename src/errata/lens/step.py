@@ -1,17 +1,13 @@
 """A step of gradient descent as a patch."""
 
-import platform
 from collections.abc import Mapping
-
-import torch
-import transformers
 
 from errata.core.outer import OuterSum
 from errata.core.updates import WeightUpdate
 from errata.errors import InputError
 from errata.lens.losses import Example
-from errata.models import LanguageModel, Place, tokenizer_digest
-from errata.patches import Patch
+from errata.models import LanguageModel, Place
+from errata.patches import Patch, provenance
 
 
 def sgd_patch(lm: LanguageModel, example: Example, factors: Mapping[Place, OuterSum], lr: float) -> Patch:
@@ -22,24 +18,13 @@ def sgd_patch(lm: LanguageModel, example: Example, factors: Mapping[Place, Outer
     for place, one in factors.items():
         used = one.vjps.any(dim=1)
         updates[place] = WeightUpdate.from_factors(one.inputs[used].cpu(), (-lr * one.vjps[used]).cpu())
+    lm.digest(fresh=True)  # something else may have written to the weights since
     info = {
         "method": "sgd",
-        "model": {
-            "name": lm.name,
-            "revision": lm.revision,
-            "family": lm.family.name,
-            "dtype": str(lm.dtype).removeprefix("torch."),
-        },
-        "base_digest": lm.digest(fresh=True),
-        "tokenizer_digest": tokenizer_digest(lm.tokenizer),
+        **provenance(lm),
         "config": {"lr": lr, "loss": example.loss_name, "places": [list(place) for place in updates]},
         "prompt": example.text,
         "target_ids": list(example.target_ids),
-        "versions": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
         "metrics": {},
     }
     return Patch(info, (), updates)

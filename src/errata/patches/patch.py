@@ -1,10 +1,12 @@
 """A patch: the edit itself, small enough to keep, with everything needed to check it, undo it and make it again."""
 
 import json
+import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,28 @@ _INFO = ("method", "model", "base_digest", "tokenizer_digest", "config")
 def foreign_file(folder: Path) -> str | None:
     """The name of something in `folder` that no run of ours wrote; None where all of it may be replaced."""
     return next((path.name for path in sorted(folder.iterdir()) if path.name not in _RUN_FILES), None)
+
+
+def provenance(lm: LanguageModel) -> dict[str, Any]:
+    """What a patch's info says of the model it is made on, and of what made it."""
+    return {
+        "model": {
+            # From wherever it is asked later, a folder must be found again.
+            "name": str(Path(lm.name).resolve()) if Path(lm.name).is_dir() else lm.name,
+            "revision": lm.revision,
+            "family": lm.family.name,
+            "dtype": str(lm.dtype).removeprefix("torch."),
+        },
+        "base_digest": lm.digest(),
+        "tokenizer_digest": tokenizer_digest(lm.tokenizer),
+        "versions": {
+            "errata": version("errata"),
+            "torch": torch.__version__,
+            "transformers": version("transformers"),
+            "python": platform.python_version(),
+        },
+        "device": str(lm.device),
+    }
 
 
 @dataclass(frozen=True, eq=False)

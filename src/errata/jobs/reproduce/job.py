@@ -37,11 +37,11 @@ class ReproduceOptions:
 
     n: int = 100
     mode: str = "paper"
-    flip_prompts: int = 20
+    flip_prompts: int = 10
     flip_layers: int = 10
     mechanism_prompts: int = 5
     neuron_prompts: int = 10
-    text_tokens: int = 1000
+    text_tokens: int = 500
     lr: float = 0.01
 
     def __post_init__(self) -> None:

@@ -1,0 +1,57 @@
+"""Sums of outer products: everything asked of the factors against the dense matrix, whatever their shapes."""
+
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from errata.core.outer import OuterSum
+
+
+@st.composite
+def sums(draw):
+    n, d_in, d_out = (draw(st.integers(1, 9)) for _ in range(3))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    inputs = torch.randn(n, d_in, generator=generator, dtype=torch.float64)
+    vjps = torch.randn(n, d_out, generator=generator, dtype=torch.float64)
+    for row in draw(st.sets(st.integers(0, n - 1))):
+        vjps[row] = 0
+    if n > 1 and draw(st.booleans()):  # two tokens that say the same
+        inputs[1], vjps[1] = inputs[0], vjps[0]
+    return OuterSum(inputs, vjps)
+
+
+@hypothesis.given(sums())
+def test_everything_equals_the_dense_matrix(one):
+    dense = one.dense()
+    assert torch.allclose(dense, sum(torch.outer(x, d) for x, d in zip(one.inputs, one.vjps, strict=True)))
+    assert one.norm == pytest.approx(float(dense.norm()), abs=1e-9)
+    exact = torch.linalg.svdvals(dense)
+    found = one.singular_values
+    shared = min(len(found), len(exact))
+    assert torch.allclose(found[:shared], exact[:shared], atol=1e-9)
+    assert float(exact[shared:].sum()) < 1e-9
+    assert float(found[shared:].sum()) < 1e-9
+    assert one.rank() == int(torch.linalg.matrix_rank(dense, atol=1e-9, rtol=0.0))
+    assert one.rank() <= int(one.vjps.any(dim=1).sum())
+    assert torch.allclose(one.bias_gradient(), one.vjps.sum(0))
+    for by_input in (True, False):
+        expected = dense.norm(dim=1 if by_input else 0)
+        assert torch.allclose(one.neuron_norms(by_input=by_input), expected.float(), atol=1e-5)
+    if one.norm > 1e-9:
+        assert float(one.shares().sum()) == pytest.approx(1)
+        assert 1 - 1e-9 <= one.stable_rank() <= one.rank() + 1e-6
+        assert one.cosine(one) == pytest.approx(1)
+    else:
+        assert one.rank() == 0 == one.stable_rank()
+        assert not one.shares().any()
+
+
+@hypothesis.given(sums(), st.integers(0, 100))
+def test_inner_products(one, seed):
+    generator = torch.Generator().manual_seed(seed)
+    other = OuterSum(
+        torch.randn(3, one.inputs.shape[1], generator=generator, dtype=torch.float64),
+        torch.randn(3, one.vjps.shape[1], generator=generator, dtype=torch.float64),
+    )
+    assert one.inner(other) == pytest.approx(float((one.dense() * other.dense()).sum()), abs=1e-9)
