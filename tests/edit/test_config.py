@@ -6,8 +6,9 @@ import importlib.util
 import pytest
 
 from errata.edit import config as config_module
+from errata.edit.memit_presets import PRESETS, guess
 from errata.edit.method_config import parse_override
-from errata.edit.presets import PRESETS, find_preset, guess, settings_for
+from errata.edit.settings import find_preset, settings_for
 from errata.errors import ConfigError
 from tiny import LAYERS, fresh_model, tiny_model
 

@@ -103,6 +103,7 @@ def edit(
     revision: Revision = None,
     corpus: CorpusPath = None,
     field: Field = "text",
+    method: Annotated[str, typer.Option(help="memit or shift; `errata methods` says what they are.")] = "memit",
     settings: Set = None,
     format: Annotated[
         str, typer.Option(help="auto (by extension and fields), jsonl, json, csv, counterfact or zsre.")
@@ -116,7 +117,7 @@ def edit(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Edit facts into a model at once (MEMIT): writes a patch, report.json and a table."""
+    """Edit facts into a model at once: writes a patch, report.json and a table."""
     from errata.cli.run import run_edit
 
     run_edit(
@@ -130,6 +131,7 @@ def edit(
             "evaluate": evaluate,
             "batch_size": batch_size,
         },
+        method=method,
         settings=settings or [],
         format=format,  # type: ignore[arg-type]
         limit=limit,
@@ -272,6 +274,14 @@ def reproduce(
         load={"model": model, "device": device, "dtype": dtype, "revision": revision},
         quiet=quiet,
     )
+
+
+@app.command()
+def methods() -> None:
+    """List the editing methods, their hyperparameters and defaults."""
+    from errata.cli.run import run_methods
+
+    run_methods()
 
 
 @app.command()

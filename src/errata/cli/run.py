@@ -27,6 +27,7 @@ def run_edit(
     *,
     load: dict[str, Any],
     options: dict[str, Any],
+    method: str,
     settings: Sequence[str],
     format: Format,
     limit: int | None,
@@ -39,8 +40,8 @@ def run_edit(
     progress = progress_on(quiet=quiet)
     check_out(out, overwrite=overwrite)
     found = read_fact_file(facts_file, format=format, limit=limit, skip_bad=options["skip_bad"])
-    overrides = _overrides(settings)
-    check_cheaply(overrides, options["corpus"])
+    overrides = _overrides(method, settings)
+    check_cheaply(overrides, options["corpus"], method=method)
     if options["batch_size"] < 1:
         raise ConfigError(f"--batch-size must be at least 1, found {options['batch_size']}.")
     with command(load, progress) as lm:
@@ -48,7 +49,9 @@ def run_edit(
         from errata.jobs.results import save_run
         from errata.jobs.summary import summary
 
-        result = edit_facts(lm, found.facts, places=found.places, progress=progress, **options, **overrides)
+        result = edit_facts(
+            lm, found.facts, method=method, places=found.places, progress=progress, **options, **overrides
+        )
         result.report["skipped"] = [str(problem) for problem in found.errors] + result.report["skipped"]
         out = save_run(result, out, overwrite=overwrite)
         typer.echo(summary(result))
@@ -152,32 +155,20 @@ def _model_of(patch: Patch | None) -> Iterator[None]:
 
 
 def run_models() -> None:
-    from dataclasses import MISSING, fields
-
-    from errata.edit.config import MemitConfig
-    from errata.edit.presets import PRESETS
+    from errata.edit import METHODS
     from errata.models.embedded import EMBEDDED_MODELS
     from errata.models.families import FAMILIES
     from errata.views.tables import text_table
 
     typer.echo("Families (dense decoders of any size):")
     typer.echo(text_table(["family", "for example"], [[row.name, row.example] for row in FAMILIES.values()]))
-    typer.echo("\nKnown settings (any other model gets guesses, with a warning):")
+    typer.echo("\nKnown settings (any other model gets guesses, with a warning; hyperparameters: `errata methods`):")
     rows = [
-        [
-            p.name,
-            p.family,
-            f"{p.config.layers[0]}–{p.config.layers[-1]}",
-            f"{p.config.prior_weight:g}",
-            f"{p.config.clamp:g}",
-            p.source,
-        ]
-        for p in PRESETS
+        [method.name, p.name, p.family, f"{p.config.layers[0]}–{p.config.layers[-1]}", p.source]
+        for method in METHODS.values()
+        for p in method.presets
     ]
-    typer.echo(text_table(["model", "family", "layers", "λ", "clamp", "source"], rows, right=(2, 3, 4)))
-    typer.echo("\nHyperparameters for --set NAME=VALUE, with their defaults where no preset says otherwise:")
-    defaults = [(f.name, f.default) for f in fields(MemitConfig) if f.default is not MISSING]
-    typer.echo(text_table(["name", "default"], [["layers", ""], *([n, str(value)] for n, value in defaults)]))
+    typer.echo(text_table(["method", "model", "family", "layers", "source"], rows))
     typer.echo("\nInstalled:")
     for name, embedded in EMBEDDED_MODELS.items():
         typer.echo(
@@ -185,6 +176,20 @@ def run_models() -> None:
         )
     for package in ("errata", "torch", "transformers", "safetensors", "datasets"):
         typer.echo(f"  {package} {_installed(package) or '(not installed)'}")
+
+
+def run_methods() -> None:
+    from dataclasses import MISSING, fields
+
+    from errata.edit import METHODS
+    from errata.views.tables import text_table
+
+    for method in METHODS.values():
+        known = f"{len(method.presets)} models" if method.presets else "no model"
+        typer.echo(f"{method.name}: {method.title}; settings known for {known}.")
+        defaults = [[f.name, str(f.default)] for f in fields(method.config_type) if f.default is not MISSING]
+        typer.echo(text_table(["--set NAME", "default where no preset says otherwise"], [["layers", ""], *defaults]))
+        typer.echo("")
 
 
 @contextmanager
@@ -202,13 +207,13 @@ def command(load: dict[str, Any], progress: ProgressSink) -> Iterator[LanguageMo
     yield lm
 
 
-def check_cheaply(overrides: dict[str, Any], corpus: str | None) -> None:
+def check_cheaply(overrides: dict[str, Any], corpus: str | None, *, method: str = "memit") -> None:
     """What can be judged without the model, before minutes are spent on loading it."""
-    from errata.edit.config import MemitConfig
+    from errata.edit import find_method
     from errata.stats import open_corpus
     from errata.store import home
 
-    MemitConfig(**{"layers": (0,), **overrides})
+    find_method(method).config_type(**{"layers": (0,), **overrides})
     home()
     if corpus is not None and not corpus.startswith("dataset:"):
         open_corpus(corpus)
@@ -230,12 +235,12 @@ def read_fact_file(path: Path, *, format: Format, limit: int | None, skip_bad: b
     return found
 
 
-def _overrides(settings: Sequence[str]) -> dict[str, Any]:
-    from errata.edit import MemitConfig, parse_override
+def _overrides(method: str, settings: Sequence[str]) -> dict[str, Any]:
+    from errata.edit import find_method, parse_override
 
     overrides: dict[str, Any] = {}
     for text in settings:
-        name, value = parse_override(MemitConfig, text)
+        name, value = parse_override(find_method(method).config_type, text)
         if name in overrides:
             raise ConfigError(f"{name} is set twice (--set {name}=...); give it once.")
         overrides[name] = value

@@ -1,25 +1,32 @@
-"""Editing: MEMIT's target values, keys and layer solves, and the patches they make."""
+"""Editing: the methods, each behind one interface, and what they share."""
 
 from errata.edit.check import check_facts
 from errata.edit.collect import collect_values
 from errata.edit.config import MemitConfig
 from errata.edit.contexts import sample_prefixes
-from errata.edit.memit import LayerEdit, MemitSolution, solve
+from errata.edit.layer_loop import LayerEdit, MemitSolution, solve
+from errata.edit.method import Edit, EditTask, Method, Preset
 from errata.edit.method_config import MethodConfig, parse_layers, parse_override
-from errata.edit.presets import PRESETS, Preset, Settings, find_preset, settings_for
+from errata.edit.settings import METHODS, Settings, find_method, find_preset, settings_for
+from errata.edit.shift import ShiftConfig
 from errata.edit.targets import TargetValues, target_values
 
 __all__ = [
-    "PRESETS",
+    "METHODS",
+    "Edit",
+    "EditTask",
     "LayerEdit",
     "MemitConfig",
     "MemitSolution",
+    "Method",
     "MethodConfig",
     "Preset",
     "Settings",
+    "ShiftConfig",
     "TargetValues",
     "check_facts",
     "collect_values",
+    "find_method",
     "find_preset",
     "parse_layers",
     "parse_override",

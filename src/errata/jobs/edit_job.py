@@ -9,23 +9,22 @@ from typing import Any
 
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit import (
-    MemitConfig,
-    MemitSolution,
+    Edit,
+    EditTask,
+    Method,
+    MethodConfig,
     Settings,
-    TargetValues,
     check_facts,
-    collect_values,
+    find_method,
     sample_prefixes,
     settings_for,
-    solve,
 )
 from errata.errors import ConfigError, FactsError
 from errata.evaluate import Measurement, check_measurable, measure
 from errata.facts import Accepted, Fact, Problem, format_problems
-from errata.jobs.diagnosis import diagnose
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.stats_job import run_stats
-from errata.models import LanguageModel, Place, encode
+from errata.models import LanguageModel, encode
 from errata.patches import Patch, provenance
 from errata.stats import Corpus, SecondMoments
 
@@ -44,6 +43,7 @@ def edit_facts(
     lm: LanguageModel,
     facts: Sequence[Fact],
     *,
+    method: str = "memit",
     corpus: Corpus | str | Path | None = None,
     field: str = "text",
     moments: SecondMoments | None = None,
@@ -55,42 +55,39 @@ def edit_facts(
     progress: ProgressSink = SILENT,
     **overrides: Any,
 ) -> EditResult:
-    """Edit all `facts` into `lm` at once with MEMIT and measure the model before and after.
+    """Edit all `facts` into `lm` at once with `method` and measure the model before and after.
 
     The model is left as it was; `result.patch.apply_(lm)` edits it. Settings come from the model's preset, or are
-    scaled guesses with a warning; `overrides` replace single fields of `MemitConfig`. Second moments are `moments`
-    where given, else computed over `corpus`, else over the model's own samples. `cache`: folder for second moments and
-    target values (default: errata's home). `places`: where each fact stands, by id, for messages. Raises FactsError
-    with every unusable fact, ConfigError, CorpusError, StorageError, NumericsError.
+    guesses with a warning; `overrides` replace single fields of the method's configuration. Second moments, where the
+    method uses them, are `moments` if given, else computed over `corpus`, else over the model's own samples. `cache`:
+    folder for second moments and target values (default: errata's home). `places`: where each fact stands, by id, for
+    messages. Raises FactsError with every unusable fact, ConfigError, CorpusError, StorageError, NumericsError.
     """
     clock = _Clock()
     cache = None if cache is None else Path(cache)
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, found {batch_size}.")
     work = _checked_work(
-        lm, facts, overrides, moments, evaluate=evaluate, skip_bad=skip_bad, places=places or {}, notify=progress.note
+        lm, facts, find_method(method), overrides, moments,
+        evaluate=evaluate, skip_bad=skip_bad, places=places or {}, notify=progress.note,
+    )  # fmt: skip
+    facts, config = work.facts, work.settings.config
+    progress.note(
+        f"{work.method.title}: {len(facts):,} facts into {lm.name}, {work.method.plan(config)} ({work.settings.source})"
     )
-    facts, config, prefixes = work.facts, work.settings.config, work.prefixes
-    progress.note(_announcement(lm, facts, work.settings))
-    with clock("second_moments"):
-        moments = moments or run_stats(
-            lm, config.layers, tokens=config.moment_tokens, corpus=corpus, field=field, seed=config.seed,
-            cache=_sub(cache, "moments"), progress=progress,
-        )  # fmt: skip
+    if work.method.uses_moments(config) and moments is None:
+        with clock("second_moments"):
+            moments = run_stats(
+                lm, config.layers, tokens=config.moment_tokens, corpus=corpus, field=field, seed=config.seed,
+                cache=_sub(cache, "moments"), progress=progress,
+            )  # fmt: skip
     with clock("evaluation_before"):
         before = measure(lm, facts, progress=progress) if evaluate else None
-    with clock("target_values"):
-        values = collect_values(
-            lm, facts, config, prefixes,
-            batch_size=batch_size, cache=_sub(cache, "values"), progress=progress, notify=progress.note,
-        )  # fmt: skip
-    with clock("solve"):
-        solution = solve(lm, facts, values.value, moments.layers, config, prefixes, progress)
-    patch = _patch(lm, facts, work.settings, prefixes, moments, values, solution)
+    edit = work.method.edit(EditTask(lm, facts, config, work.prefixes, moments, batch_size, cache, progress, clock))
+    patch = _patch(lm, work, edit, moments)
     with clock("evaluation_after"), patch.applied(lm) if evaluate else nullcontext():
         after = measure(lm, facts, progress=progress) if evaluate else None
-    warnings = _settings_warnings(lm, work.settings) + diagnose(values, solution, config) + work.warnings
-    report = _report(patch, values, solution, before, after, warnings) | {
+    report = _report(patch, edit, before, after, [*_settings_warnings(lm, work), *edit.warnings, *work.warnings]) | {
         "skipped": [str(problem) for problem in work.skipped],
         "batch_size": batch_size,
         "seconds": clock.report(),
@@ -104,6 +101,7 @@ def edit_facts(
 class _Work:
     """What is to be done, with everything about it checked that can be before any long work."""
 
+    method: Method
     settings: Settings
     prefixes: tuple[str, ...]
     facts: tuple[Fact, ...]
@@ -114,6 +112,7 @@ class _Work:
 def _checked_work(
     lm: LanguageModel,
     facts: Sequence[Fact],
+    method: Method,
     overrides: Mapping[str, Any],
     moments: SecondMoments | None,
     *,
@@ -125,18 +124,18 @@ def _checked_work(
     given = tuple(facts)
     if not all(isinstance(fact, Fact) for fact in given):
         raise FactsError("facts must be errata.Fact objects; read_facts(path).facts gives those of a file.")
-    settings = settings_for(lm, len(given), **overrides)
+    settings = settings_for(lm, len(given), method=method.name, **overrides)
     lm.digest(fresh=True)  # something else may have written to the weights since
     if moments is not None:
         _expect_moments(lm, moments, settings.config)
-    prefixes = sample_prefixes(lm, settings.config)
+    prefixes = sample_prefixes(lm, settings.config) if method.uses_prefixes else ("",)
     kept, skipped, warnings = checked_facts(lm, given, prefixes, evaluate=evaluate, skip_bad=skip_bad, places=places)
     if skipped:
         notify(f"{len(given) - len(kept):,} of {len(given):,} facts are skipped:\n{format_problems(skipped)}")
-    return _Work(settings, prefixes, kept, skipped, warnings)
+    return _Work(method, settings, prefixes, kept, skipped, warnings)
 
 
-def _expect_moments(lm: LanguageModel, moments: SecondMoments, config: MemitConfig) -> None:
+def _expect_moments(lm: LanguageModel, moments: SecondMoments, config: MethodConfig) -> None:
     if moments.model_digest != lm.digest():
         raise ConfigError(
             f"The second moments given are those of other weights than {lm.name}'s; compute them on the model as it is."
@@ -185,12 +184,13 @@ def checked_facts(
     return kept, errors, warnings
 
 
-def _settings_warnings(lm: LanguageModel, settings: Settings) -> list[str]:
-    warnings = []
+def _settings_warnings(lm: LanguageModel, work: _Work) -> list[str]:
+    warnings, settings = [], work.settings
     if settings.is_guess:
+        guessed = " and ".join(sorted(work.method.certain))
         warnings.append(
-            f"Nobody has measured settings for a model like {lm.name}: layers and prior_weight are guesses. "
-            "Compare the report's residuals and Score for a few values before you rely on them."
+            f"Nobody has measured settings for a model like {lm.name}: {guessed} are guesses. "
+            "Compare the report's Score for a few values before you rely on them."
         )
     if settings.config.layers[-1] == lm.num_layers - 1:
         warnings.append(
@@ -201,90 +201,34 @@ def _settings_warnings(lm: LanguageModel, settings: Settings) -> list[str]:
     return warnings
 
 
-def _announcement(lm: LanguageModel, facts: Sequence[Fact], settings: Settings) -> str:
-    c = settings.config
-    passes = "one pass" if c.passes == 1 else f"{c.passes} passes"
-    return (
-        f"MEMIT: {len(facts):,} facts into {lm.name}, layers {', '.join(map(str, c.layers))}, λ = {c.prior_weight:g}, "
-        f"{c.value_steps} steps, {passes} ({settings.source}). To do: second moments, target values, one solve a layer "
-        "and pass."
-    )
-
-
-def _patch(
-    lm: LanguageModel,
-    facts: Sequence[Fact],
-    settings: Settings,
-    prefixes: Sequence[str],
-    moments: SecondMoments,
-    values: TargetValues,
-    solution: MemitSolution,
-) -> Patch:
-    info = {
-        "method": "memit",
+def _patch(lm: LanguageModel, work: _Work, edit: Edit, moments: SecondMoments | None) -> Patch:
+    info: dict[str, Any] = {
+        "method": work.method.name,
         **provenance(lm),
-        "config": _plain(asdict(settings.config)),
-        "config_source": settings.source,
-        "prefixes": list(prefixes),
-        "second_moments": {"digest": moments.digest, "tokens": moments.tokens, "source": moments.source},
-        "metrics": _edit_metrics(values, solution),
+        "config": _plain(asdict(work.settings.config)),
+        "config_source": work.settings.source,
+        "prefixes": list(work.prefixes),
+        "metrics": dict(edit.metrics),
     }
-    updates = {Place(layer.layer, "down"): layer.update for layer in solution.layers}
-    keys = {layer.layer: layer.keys for layer in solution.layers}
-    return Patch(info, tuple(facts), updates, values.value.cpu(), keys)
+    if moments is not None and work.method.uses_moments(work.settings.config):
+        info["second_moments"] = {"digest": moments.digest, "tokens": moments.tokens, "source": moments.source}
+    return Patch(info, work.facts, edit.updates, edit.values, edit.keys)
 
 
-def _edit_metrics(values: TargetValues, solution: MemitSolution) -> dict[str, Any]:
-    start, end = float(solution.start_residual.mean()), float(solution.end_residual.mean())
-    return {
-        "residual": {"start": start, "end": end, "landed": 1 - end / start if start else 1.0},
-        "layers": [
-            {"layer": e.layer, "residual_before": e.residual, "relative_norm": e.relative_norm, "form": e.form,
-            "jitter": e.jitter} for e in solution.layers
-        ],
-        "target_values": {
-            "mean_nll_before": float(values.first_nll.mean()),
-            "mean_nll": float(values.nll.mean()),
-            "mean_kl": float(values.kl.mean()),
-            "mean_updates": float(values.updates.float().mean()),
-            "converged": int(values.converged.sum()),
-        },
-    }  # fmt: skip
+_FROM_INFO = ("method", "model", "base_digest", "tokenizer_digest", "config", "config_source", "versions")
 
 
 def _report(
-    patch: Patch,
-    values: TargetValues,
-    solution: MemitSolution,
-    before: Measurement | None,
-    after: Measurement | None,
-    warnings: list[str],
+    patch: Patch, edit: Edit, before: Measurement | None, after: Measurement | None, warnings: list[str]
 ) -> dict[str, Any]:
-    missed = [
-        {"id": fact.id, "loss": float(loss), "nll": float(nll), "residual": float(end)}
-        for fact, loss, nll, end, done in zip(
-            patch.facts, values.loss, values.nll, solution.end_residual, values.converged.tolist(), strict=True
-        )
-        if not done
-    ]
     return {
         "facts": len(patch.facts),
         "patch": patch.id,
-        **{
-            name: patch.info[name]
-            for name in (
-                "method",
-                "model",
-                "base_digest",
-                "tokenizer_digest",
-                "config",
-                "config_source",
-                "second_moments",
-                "versions",
-            )
-        },
-        **_edit_metrics(values, solution),
-        "not_converged": missed,
+        **{name: patch.info[name] for name in _FROM_INFO},
+        "second_moments": patch.info.get("second_moments"),
+        **edit.metrics,
+        "summary": list(edit.summary),
+        "not_converged": list(edit.not_converged),
         "before": None if before is None else before.to_json(),
         "after": None if after is None else after.to_json(),
         "warnings": warnings,

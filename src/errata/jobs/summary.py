@@ -47,17 +47,14 @@ def metrics_table(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 
 def _landed(report: dict[str, Any]) -> str:
-    residual, values = report["residual"], report["target_values"]
-    layers = ", ".join(f"{e['layer']}: {e['relative_norm']:.3f}" for e in report["layers"])
-    total = report.get("seconds", {}).get("total")
+    """What was edited, the method's own account of it, and what it took."""
+    total, moments = report.get("seconds", {}).get("total"), report["second_moments"]
     lines = [
         f"{report['facts']:,} facts in {report['model']['name']}, patch {report['patch']} ({report['config_source']}).",
-        f"Residual at layer {report['layers'][-1]['layer']}: {residual['start']:.3g} before, {residual['end']:.3g} "
-        f"after ({100 * residual['landed']:.0f} % landed). ‖ΔW‖/‖W‖ by layer: {layers}.",
-        f"Target values: NLL {values['mean_nll_before']:.2f} → {values['mean_nll']:.2f} nat in "
-        f"{values['mean_updates']:.1f} updates; {values['converged']:,} of {report['facts']:,} below stop_loss.",
-        f"Second moments: {report['second_moments']['tokens']:,} tokens of {report['second_moments']['source']}.",
+        *report["summary"],
     ]
+    if moments:
+        lines.append(f"Second moments: {moments['tokens']:,} tokens of {moments['source']}.")
     if total is not None:
         lines.append(f"Time {total:,.1f} s, peak memory {report['peak_memory_mib']:,} MiB.")
     return "\n".join(lines)

@@ -1,27 +1,10 @@
-"""Known settings: one table, a row for each model that somebody measured; everything else is a guess and says so."""
+"""MEMIT's known settings: one table, a row for each model that somebody measured, and guesses for all others."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from errata.edit.config import MemitConfig
+from errata.edit.method import Preset
 from errata.models import LanguageModel
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """Settings measured for one model, found by its shape (fine-tunes share it): family, layers, d_model, d_vocab.
-
-    least_facts: from how many facts at once they hold, until another row takes over.
-    """
-
-    name: str
-    source: str
-    family: str
-    num_layers: int
-    d_model: int
-    d_vocab: int | None = None
-    least_facts: int = 0
-    config: MemitConfig
 
 
 def _row(
@@ -72,42 +55,6 @@ PRESETS: tuple[Preset, ...] = (
     _row("Llama-3.2-3B", "EasyEdit", ("llama", 28, 3072, 128256), range(4, 9), **_EASYEDIT),
     _row("Qwen2-7B, Qwen2.5-7B", "EasyEdit", ("qwen2", 28, 3584, None), range(4, 9), **_EASYEDIT),
 )
-
-
-@dataclass(frozen=True)
-class Settings:
-    """A configuration with where it came from; `is_guess` where nobody measured it on this model."""
-
-    config: MemitConfig
-    source: str
-    is_guess: bool
-
-
-def find_preset(lm: LanguageModel, num_facts: int = 1) -> Preset | None:
-    """The preset measured for models of this shape and so many facts at once, if there is one."""
-    shape = (lm.family.name, lm.num_layers, lm.d_model)
-    rows = [
-        row
-        for row in PRESETS
-        if (row.family, row.num_layers, row.d_model) == shape
-        and row.d_vocab in (None, lm.d_vocab)
-        and row.least_facts <= num_facts
-    ]
-    return max(rows, key=lambda row: row.least_facts, default=None)
-
-
-def settings_for(lm: LanguageModel, num_facts: int = 1, **overrides: Any) -> Settings:
-    """The preset for this model and so many facts at once, or scaled guesses, with `overrides` of single fields.
-
-    Raises ConfigError for unknown fields, bad values, and layers that the model does not have.
-    """
-    preset = find_preset(lm, num_facts)
-    base = preset.config if preset else guess(lm)
-    config = base.replace(**overrides)
-    config.check_layers(lm.num_layers, lm.name)
-    if preset:
-        return Settings(config, f"preset {preset.name} ({preset.source})", False)
-    return Settings(config, "guessed from the model's size", not {"layers", "prior_weight"} <= set(overrides))
 
 
 def guess(lm: LanguageModel) -> MemitConfig:

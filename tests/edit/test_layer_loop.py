@@ -7,10 +7,11 @@ from edit_helpers import FACTS, PREFIXES, REAL_FACTS, InterruptingSink, random_m
 from errata.core.updates import add_
 from errata.edit.config import MemitConfig
 from errata.edit.keys import KeyFrontier
-from errata.edit.memit import solve
+from errata.edit.layer_loop import solve
 from errata.edit.rows import key_rows
 from errata.errors import NumericsError, SingularSystemError
 from errata.facts import Fact
+from errata.models import Place, weights_restored
 from reference import memit as reference
 from tiny import LAYERS, VARIANTS, fresh_model, tiny_model
 

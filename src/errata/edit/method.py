@@ -1,0 +1,94 @@
+"""One interface for every editing method: what it is given, what it gives, and how it is found by name."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from errata.core.progress import ProgressSink
+from errata.core.updates import WeightUpdate
+from errata.edit.method_config import MethodConfig
+from errata.facts import Fact
+from errata.models import LanguageModel, Place
+from errata.stats import SecondMoments
+
+
+@dataclass(frozen=True)
+class EditTask:
+    """What a method is given: facts that were checked, its configuration, and what it may use.
+
+    moments: second moments of `config.layers`, for a method that uses them.  prefixes: context prefixes, the empty one
+    first.  cache: folder for what is kept between runs (None: errata's home).  stage: names a stretch of the work
+    whose time the report gives.
+    """
+
+    lm: LanguageModel
+    facts: tuple[Fact, ...]
+    config: Any  # the method's own configuration
+    prefixes: tuple[str, ...]
+    moments: SecondMoments | None
+    batch_size: int
+    cache: Path | None
+    progress: ProgressSink
+    stage: Callable[[str], AbstractContextManager[None]]
+
+    def second_moments(self) -> SecondMoments:
+        """The second moments, of a method that declares that it uses them."""
+        assert self.moments is not None, "a method without uses_moments"
+        return self.moments
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What a method gives; the model is as it was.
+
+    metrics and not_converged are plain JSON for the report; summary is what a reader is told in a few lines.
+    """
+
+    updates: Mapping[Place, WeightUpdate]
+    metrics: Mapping[str, Any]
+    summary: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    not_converged: tuple[Mapping[str, Any], ...] = ()
+    values: Float[Tensor, "fact d_model"] | None = None
+    keys: Mapping[int, Float[Tensor, "fact d_mlp"]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Settings measured for one model, found by its shape (fine-tunes share it): family, layers, d_model, d_vocab.
+
+    least_facts: from how many facts at once they hold, until another row takes over.
+    """
+
+    name: str
+    source: str
+    family: str
+    num_layers: int
+    d_model: int
+    d_vocab: int | None = None
+    least_facts: int = 0
+    config: MethodConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One editing method. `plan` says in a line what a run will do; `guess` gives settings where nobody measured any.
+
+    certain: fields that make a guess no guess when the user gives them all.
+    """
+
+    name: str
+    title: str
+    config_type: type[MethodConfig]
+    presets: tuple[Preset, ...]
+    guess: Callable[[LanguageModel], MethodConfig]
+    certain: frozenset[str]
+    plan: Callable[[Any], str]
+    edit: Callable[[EditTask], Edit]
+    uses_moments: Callable[[Any], bool] = lambda _: False
+    uses_prefixes: bool = False
