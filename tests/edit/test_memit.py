@@ -11,6 +11,7 @@ from errata.edit.memit import solve
 from errata.edit.rows import key_rows
 from errata.errors import NumericsError, SingularSystemError
 from errata.facts import Fact
+from errata.models import Place, weights_restored
 from reference import memit as reference
 from tiny import LAYERS, VARIANTS, fresh_model, tiny_model
 
