@@ -233,7 +233,7 @@ def test_out_on_a_read_only_disk(errata, work, edit_arguments, monkeypatch) -> N
     def refuse(**_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr("errata.jobs.results.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("errata.store.atomic.tempfile.TemporaryFile", refuse)
     check(errata(*edit_arguments(out="deep/down/out")), "Read-only file system", "deep/down/out")
     assert not (work / "deep").exists()
 

@@ -105,7 +105,7 @@ def test_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, co
     def refuse(**_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("errata.jobs.results.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("errata.store.atomic.tempfile.TemporaryFile", refuse)
     with pytest.raises(StorageError, match=os.strerror(code)):
         check_out(tmp_path / "run", overwrite=False)
 
