@@ -1,5 +1,6 @@
 """The other commands: ask, models, stats, demo's refusals, version and help."""
 
+import json
 import re
 
 import pytest
@@ -103,3 +104,32 @@ def test_demo_on_a_tiny_model(errata, work, model, monkeypatch) -> None:
     assert "said before" in done.out
     assert package.Patch.load(work / "demo").facts == demo_job.demo_facts()
     assert errata("demo", "--out", "demo", "--model", model, "--quiet").code == 0  # an earlier demo is replaced
+
+
+def test_methods_are_listed_with_their_settings(errata) -> None:
+    done = errata("methods")
+    assert done.code == 0
+    for text in ("memit: MEMIT (Meng et al. 2023)", "shift: forward pass shifting", "prior_weight", "learning_rate"):
+        assert text in done.out
+
+
+def test_another_method_by_name(errata, edit_arguments, work) -> None:
+    options = ("--method", "shift", "--set", "layers=2", "--set", "learning_rate=2")
+    done = errata(*edit_arguments(*options, settings=()))
+    assert done.code == 0, done.err
+    record = json.loads((work / "out" / "report.json").read_text(encoding="utf-8"))
+    assert record["method"] == "shift"
+    assert record["config"]["learning_rate"] == 2
+    assert record["second_moments"] is None
+    assert record["after"]["es"] >= record["before"]["es"]
+    assert "‖ΔW‖/‖W‖ at layer 2" in done.out
+    assert "Second moments" not in done.out
+
+
+def test_an_unknown_method_or_a_field_of_another_one(errata, edit_arguments) -> None:
+    done = errata(*edit_arguments("--method", "memitt"))
+    assert done.code == 2
+    assert "did you mean 'memit'" in done.err
+    done = errata(*edit_arguments("--method", "shift"))
+    assert done.code == 2
+    assert "Unknown Shift field" in done.err

@@ -213,7 +213,7 @@ def test_a_numerical_failure_is_exit_code_1(errata, work, edit_arguments, monkey
     def fail(*_, **__):
         raise SingularSystemError("The system is singular.")
 
-    monkeypatch.setattr("errata.jobs.edit_job.solve", fail)
+    monkeypatch.setattr("errata.edit.memit.solve", fail)
     done = errata(*edit_arguments())
     assert (done.code, done.err) == (1, "errata: The system is singular.\n")
     assert not (work / "out").exists()
@@ -225,5 +225,5 @@ def test_progress_goes_to_stderr_only(errata, edit_arguments) -> None:
     done = errata(*arguments)
     assert "target values: 0 of " in done.err
     assert "evaluations in " in done.err
-    assert "MEMIT: 3 facts" in done.err
+    assert "MEMIT (Meng et al. 2023): 3 facts" in done.err
     assert "of 3 facts in" not in done.out

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+from errata.edit import memit
 from errata.jobs.ask_job import Answer
 from errata.jobs.summary import answers, metrics_table, summary
 
@@ -12,15 +13,20 @@ def metrics(value: float | None, count: int = 3) -> dict:
     return {**dict.fromkeys(NAMES, value), "counts": dict.fromkeys(NAMES[1:], count)}
 
 
+METRICS = {
+    "residual": {"start": 8.0, "end": 2.0, "landed": 0.75},
+    "layers": [{"layer": 7, "relative_norm": 0.0123}, {"layer": 8, "relative_norm": 0.5}],
+    "target_values": {"mean_nll_before": 9.5, "mean_nll": 0.25, "mean_updates": 11.5, "converged": 1200},
+}
+
+
 def report(**changes: object) -> dict:
     return {
         "facts": 1234,
         "patch": "abc",
         "model": {"name": "tiny"},
         "config_source": "a preset",
-        "residual": {"start": 8.0, "end": 2.0, "landed": 0.75},
-        "layers": [{"layer": 7, "relative_norm": 0.0123}, {"layer": 8, "relative_norm": 0.5}],
-        "target_values": {"mean_nll_before": 9.5, "mean_nll": 0.25, "mean_updates": 11.5, "converged": 1200},
+        "summary": memit._summary(METRICS, 1234),
         "second_moments": {"tokens": 10000, "source": "corpus.txt"},
         "seconds": {"total": 61.23},
         "peak_memory_mib": 2048,

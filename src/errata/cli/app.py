@@ -36,7 +36,7 @@ Set = Annotated[
         "--set",
         "-s",
         metavar="NAME=VALUE",
-        help="Override a hyperparameter: prior_weight=300, layers=7-9; `errata models` lists them.",
+        help="Override a hyperparameter: prior_weight=300, layers=7-9; `errata methods` lists them.",
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the patch and the report.")]
