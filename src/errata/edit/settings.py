@@ -6,7 +6,6 @@ from typing import Any
 
 from errata.edit.memit import MEMIT
 from errata.edit.method import Method, Preset
-from errata.edit.method_config import MethodConfig
 from errata.edit.shift import SHIFT
 from errata.errors import ConfigError
 from errata.models import LanguageModel
@@ -18,7 +17,7 @@ METHODS: dict[str, Method] = {method.name: method for method in (MEMIT, SHIFT)}
 class Settings:
     """A configuration with where it came from; `is_guess` where nobody measured it on this model."""
 
-    config: MethodConfig
+    config: Any  # the method's own configuration, a MethodConfig
     source: str
     is_guess: bool
 
