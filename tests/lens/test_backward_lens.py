@@ -37,8 +37,11 @@ def nll_at(lens):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("loss", ["first", "target"])
-def test_factors_make_the_weight_gradients_of_plain_backpropagation(variant, loss):
-    lm = tiny_model(variant)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_factors_make_the_weight_gradients_of_plain_backpropagation(variant, loss, dtype):
+    lm = tiny_model(variant, dtype=dtype)
+    # In float32 the small gradients of queries and keys carry the rounding of the large ones.
+    slack = 10 if dtype == torch.float32 else 1
     lens = backward_lens(lm, PROMPTS[1], TARGETS[1], loss=loss, matrices=matrices(lm.family))
     assert len(lens.example.target_ids) > 1
     value, weights, biases = reference.dense_gradients(lm, list(lens.example.ids), nll_at(lens), all_places(lm))
@@ -47,11 +50,10 @@ def test_factors_make_the_weight_gradients_of_plain_backpropagation(variant, los
         if float(expected.norm()) == 0:
             assert float(lens.gradient(*place).norm()) < 1e-6
             continue
-        # Queries and keys of a tiny model have gradients a thousandth of the others'.
-        assert relative(lens.gradient(*place), expected) <= (1e-5 if place.matrix not in "qk" else 1e-4), place
+        assert relative(lens.gradient(*place), expected) <= 1e-5 * (slack if place.matrix in "qk" else 1), place
         bias = biases[place]
         if bias is not None and float(bias.norm()) > 1e-6:
-            assert relative(lens.bias_gradient(*place), bias) <= 1e-4, place
+            assert relative(lens.bias_gradient(*place), bias) <= 1e-5 * slack, place
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
