@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 
 import pytest
 
@@ -133,3 +134,21 @@ def test_an_unknown_method_or_a_field_of_another_one(errata, edit_arguments) -> 
     done = errata(*edit_arguments("--method", "shift"))
     assert done.code == 2
     assert "Unknown Shift field" in done.err
+
+
+def test_ctrl_c_that_a_library_turns_into_its_own_error(errata, edit_arguments, monkeypatch) -> None:
+    """As transformers does with one that falls into a lazy import."""
+
+    def swallowing(*_arguments, **_options):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise ModuleNotFoundError("Could not import module 'LlamaConfig'") from error
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("errata.models.load", swallowing)
+    done = errata(*edit_arguments())
+    assert done.code == 130
+    assert "interrupted" in done.err
+    assert "LlamaConfig" not in done.err
+    assert signal.getsignal(signal.SIGINT) is before

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from errata.cli.interrupt import Interrupts
 from errata.errors import ErrataError, NumericsError
 
 app = typer.Typer(
@@ -46,13 +47,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier
 def run() -> None:
     """Parse and run: exit codes 0 done, 1 numerics, 2 bad input, 130 interrupted, 141 the output's reader went away."""
     try:
-        # typer turns Ctrl-C into this return value.
-        if app(sys.argv[1:] or ["--help"], standalone_mode=False) == 130:
-            raise KeyboardInterrupt
-    except ErrataError as error:
-        _fail(str(error), 1 if isinstance(error, NumericsError) else 2)
+        with Interrupts.watched():
+            _call()
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted. What was finished is kept: the same command goes on from there.", 130)
+    except ErrataError as error:
+        _fail(str(error), 1 if isinstance(error, NumericsError) else 2)
     except SystemExit:
         # Only for a broken pipe (errata ... | head) does typer exit by itself, and with 1; shells know 128 + SIGPIPE.
         raise SystemExit(141) from None
@@ -62,6 +62,18 @@ def run() -> None:
         # click's own usage errors, without importing click by name: typer may vendor it.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             _fail(f"{error.format_message().rstrip('.')}. See errata --help.", 2)  # type: ignore[attr-defined]
+        raise
+
+
+def _call() -> None:
+    """Run the command; whatever a Ctrl-C was turned into on its way up is a KeyboardInterrupt again."""
+    try:
+        # typer turns Ctrl-C into this return value.
+        if app(sys.argv[1:] or ["--help"], standalone_mode=False) == 130:
+            raise KeyboardInterrupt
+    except Exception as error:
+        if Interrupts.pressed:
+            raise KeyboardInterrupt from error
         raise
 
 
