@@ -137,6 +137,11 @@ def test_only_models_know_families():
     assert found == []
 
 
+def test_only_plotting_imports_matplotlib():
+    found = [name for name, path in MODULES.items() if re.search(r"\b(import|from) matplotlib\b", path.read_text())]
+    assert found == ["errata.views.plotting"]
+
+
 FORBIDDEN = {
     "pickle": r"\b(import|from) (c?pickle|dill|cloudpickle|joblib|shelve|marshal)\b",
     "torch.load": r"\btorch\.(load|save)\(",

@@ -1,9 +1,9 @@
 """Hyperparameters: what is refused and in which words, and where defaults come from."""
 
 import dataclasses
-import importlib.util
 
 import pytest
+from edit_helpers import without_type_checks
 
 from errata.edit import config as config_module
 from errata.edit.memit_presets import PRESETS, guess
@@ -12,18 +12,7 @@ from errata.edit.settings import find_preset, settings_for
 from errata.errors import ConfigError
 from tiny import LAYERS, fresh_model, tiny_model
 
-
-def _without_type_checks():
-    """The module as users have it: in tests beartype refuses wrong types before the module's own checks see them."""
-    spec = importlib.util.spec_from_file_location("plain_config", config_module.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-MemitConfig = _without_type_checks().MemitConfig
+MemitConfig = without_type_checks(config_module).MemitConfig
 
 BAD_FIELDS = [
     ({"layers": ()}, "at least one layer"),

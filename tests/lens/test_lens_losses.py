@@ -114,6 +114,7 @@ def test_teacher_forced_tokens_are_a_segment():
         ((PROMPT, "Rome"), {"matrices": ["W1"]}, "has no matrix"),
         ((PROMPT, "Rome"), {"subject": "Louvre"}, "does not occur"),
         ((PROMPT, "Rome"), {"subject": ""}, "does not occur"),
+        ((PROMPT, None), {"loss": "all", "against": None, "subject": "Rome"}, "does not occur"),
         ((PROMPT, "a\0b"), {}, "NUL"),
         ((PROMPT, "a\ud800"), {}, "surrogate"),
         ((PROMPT, "Rome"), {"loss": "logit-difference", "against": "\ud800"}, "surrogate"),

@@ -61,9 +61,7 @@ def test_what_each_mode_does_with_length(family):
         a, b = reader[mode].logits(v[:1]), reader[mode].logits(v[1:2])
         torch.testing.assert_close(reader[mode].logits(v[:1] * 2 - v[1:2]), 2 * a - b, **close)
         torch.testing.assert_close(reader[mode].logits(-v), -reader[mode].logits(v), **close)
-    torch.testing.assert_close(
-        reader["raw"].logits(v), (v @ lm.lm_head.weight.T)[:, : reader["raw"].vocabulary], **close
-    )
+    torch.testing.assert_close(reader["raw"].logits(v), (v @ lm.lm_head.weight.T)[:, : lm.num_tokens], **close)
     # The linear mode has the direction of the ε-free one: they differ by a length, a bias and the family's scale.
     norm_bias = reader["linear"]._at_zero
     direct = reader["eps-free"].head_input(v) - norm_bias
@@ -147,7 +145,7 @@ def test_blocks_change_nothing(monkeypatch):
     half = tiny_model("llama", dtype=torch.bfloat16)
     vectors = torch.randn(3, half.d_model)
     expected = Reader(half, "raw").head_input(vectors) @ half.lm_head.weight.float().T
-    torch.testing.assert_close(Reader(half, "raw").logits(vectors), expected[:, : Reader(half).vocabulary])
+    torch.testing.assert_close(Reader(half, "raw").logits(vectors), expected[:, : Reader(half).lm.num_tokens])
 
 
 def test_the_logit_lens_ends_in_what_the_model_says():
@@ -234,7 +232,6 @@ def test_a_zero_gradient_has_no_neurons():
         (lambda lens: lens.step(float("nan")), "learning rate"),
         (lambda lens: lens.step(1.0, layers=[9]), "4 layers"),
         (lambda lens: lens.step(1.0, matrices=["o"]), "no patch yet"),
-        (lambda lens: lens.with_mode("x"), "no mode"),
     ],
 )
 def test_what_cannot_be_asked(ask, message):

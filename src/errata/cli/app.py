@@ -115,7 +115,7 @@ def edit(
     revision: Revision = None,
     corpus: CorpusPath = None,
     field: Field = "text",
-    method: Annotated[str, typer.Option(help="memit or shift; `errata methods` says what they are.")] = "memit",
+    method: Annotated[str, typer.Option(help="`errata methods` lists them.")] = "memit",
     settings: Set = None,
     format: Annotated[
         str, typer.Option(help="auto (by extension and fields), jsonl, json, csv, counterfact or zsre.")
@@ -259,6 +259,12 @@ def reproduce(
         int, typer.Option("--flip-prompts", help="Prompts for the smallest flipping learning rates.")
     ] = 10,
     flip_layers: Annotated[int, typer.Option("--flip-layers", help="Layers for them, evenly spread.")] = 10,
+    neuron_prompts: Annotated[int, typer.Option("--neuron-prompts", help="Prompts for the tables of neurons.")] = 10,
+    mechanism_prompts: Annotated[
+        int, typer.Option("--mechanism-prompts", help="Prompts for predicted and actual effects of a step.")
+    ] = 5,
+    lr: Annotated[float, typer.Option(help="Learning rate of that step.")] = 0.01,
+    text_tokens: Annotated[int, typer.Option("--text-tokens", help="Tokens behind each perplexity.")] = 500,
     corpus: Annotated[
         str | None, typer.Option("--corpus", help="Text for perplexity; default: the model's own samples.")
     ] = None,
@@ -278,7 +284,16 @@ def reproduce(
         paper,
         facts,
         out,
-        options={"n": n, "mode": mode, "flip_prompts": flip_prompts, "flip_layers": flip_layers},
+        options={
+            "n": n,
+            "mode": mode,
+            "flip_prompts": flip_prompts,
+            "flip_layers": flip_layers,
+            "neuron_prompts": neuron_prompts,
+            "mechanism_prompts": mechanism_prompts,
+            "lr": lr,
+            "text_tokens": text_tokens,
+        },
         corpus=corpus,
         field=field,
         skip_bad=skip_bad,

@@ -15,6 +15,7 @@ from errata.jobs.progress import progress_on
 
 if TYPE_CHECKING:
     from errata.core.progress import ProgressSink
+    from errata.edit import MethodConfig
     from errata.facts import FactFile
     from errata.facts.readers import Format
     from errata.models import LanguageModel
@@ -164,11 +165,11 @@ def run_models() -> None:
     typer.echo(text_table(["family", "for example"], [[row.name, row.example] for row in FAMILIES.values()]))
     typer.echo("\nKnown settings (any other model gets guesses, with a warning; hyperparameters: `errata methods`):")
     rows = [
-        [method.name, p.name, p.family, f"{p.config.layers[0]}–{p.config.layers[-1]}", p.source]
+        [method.name, p.name, f"{p.config.layers[0]}–{p.config.layers[-1]}", _settings_of(p.config), p.source]
         for method in METHODS.values()
         for p in method.presets
     ]
-    typer.echo(text_table(["method", "model", "family", "layers", "source"], rows))
+    typer.echo(text_table(["method", "model", "layers", "other than the default", "source"], rows))
     typer.echo("\nInstalled:")
     for name, embedded in EMBEDDED_MODELS.items():
         typer.echo(
@@ -176,6 +177,14 @@ def run_models() -> None:
         )
     for package in ("errata", "torch", "transformers", "safetensors", "datasets"):
         typer.echo(f"  {package} {_installed(package) or '(not installed)'}")
+
+
+def _settings_of(config: MethodConfig) -> str:
+    """The fields that are not at their defaults, as `--set` takes them."""
+    from dataclasses import fields
+
+    named = [(f.name, f.default, getattr(config, f.name)) for f in fields(config) if f.name != "layers"]
+    return " ".join(f"{name}={value:g}" for name, default, value in named if value != default)
 
 
 def run_methods() -> None:

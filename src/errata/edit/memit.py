@@ -13,7 +13,7 @@ from errata.edit.memit_presets import PRESETS, guess
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.targets import TargetValues
 from errata.facts import Fact
-from errata.models import Place
+from errata.models import LanguageModel, Place
 
 # Of the wanted change at the last edited layer, this much must be left for a warning. Measured on SmolLM2: 3 % is left
 # with 100 facts, 37 % with 1,000, where the layers are full, and nearly all of it with a λ meant for a larger model.
@@ -41,10 +41,20 @@ def edit_memit(task: EditTask) -> Edit:
         updates={Place(layer.layer, "down"): layer.update for layer in solution.layers},
         metrics=metrics,
         summary=_summary(metrics, len(task.facts)),
-        warnings=tuple(diagnose(values, solution, config)),
+        warnings=(*_warn_of_last_layer(task.lm, config), *diagnose(values, solution, config)),
         not_converged=tuple(_missed(task.facts, values, solution)),
         values=values.value.cpu(),
         keys={layer.layer: layer.keys for layer in solution.layers},
+    )
+
+
+def _warn_of_last_layer(lm: LanguageModel, config: MemitConfig) -> tuple[str, ...]:
+    if config.layers[-1] < lm.num_layers - 1:
+        return ()
+    return (
+        f"layers ends at {lm.name}'s last layer, {lm.num_layers - 1}: no attention above it carries what is "
+        "written at a subject to where the answer is read. Prompts that go on after the subject will not change; "
+        "end lower.",
     )
 
 

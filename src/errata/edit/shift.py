@@ -71,7 +71,7 @@ def edit_shift(task: EditTask) -> Edit:
     lm, (layer,) = task.lm, config.layers
     with task.stage("forward"):
         reading = _read(task, layer)
-        logits = lm.logits(reading.hidden)[:, : min(lm.d_vocab, len(lm.tokenizer))].float()
+        logits = lm.logits(reading.hidden)[:, : lm.num_tokens].float()
     open_facts = (logits.argmax(1) != reading.targets).nonzero().flatten()
     keys, targets = reading.keys[open_facts].float(), reading.targets[open_facts]
     head: Tensor = lm.lm_head.weight  # type: ignore[union-attr, assignment]

@@ -192,12 +192,6 @@ def _settings_warnings(lm: LanguageModel, work: _Work) -> list[str]:
             f"Nobody has measured settings for a model like {lm.name}: {guessed} are guesses. "
             "Compare the report's Score for a few values before you rely on them."
         )
-    if settings.config.layers[-1] == lm.num_layers - 1:
-        warnings.append(
-            f"layers ends at {lm.name}'s last layer, {lm.num_layers - 1}: no attention above it carries what is "
-            "written at a subject to where the answer is read. Prompts that go on after the subject will not change; "
-            "end lower."
-        )
     return warnings
 
 

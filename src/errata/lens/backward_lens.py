@@ -5,7 +5,7 @@ wrote (δ_i); its weight gradient is Σ x_iᵀδ_i and is never formed unless as
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -275,11 +275,6 @@ class BackwardLens:
         probabilities, vjp = widened(self.attention[layer]), self.attention_vjps[layer]
         return probabilities * (vjp - (probabilities * vjp).sum(-1, keepdim=True))
 
-    def with_mode(self, mode: str) -> "BackwardLens":
-        """The same lens that reads in another mode unless told otherwise."""
-        Reader(self.lm, mode)
-        return replace(self, mode=mode)
-
     def grid(self, **options: Any) -> Grid:
         """The lens as plain data for the views: see lens/document.py for the options."""
         return lens_grid(self, **options)
@@ -318,8 +313,8 @@ class BackwardLens:
     def _token(self, one: int | str) -> int:
         if isinstance(one, str):
             return first_token(self.lm, self.example.prompt, one)
-        if not 0 <= one < Reader(self.lm).vocabulary:
-            raise InputError(f"track={one}: token ids are 0–{Reader(self.lm).vocabulary - 1}.")
+        if not 0 <= one < self.lm.num_tokens:
+            raise InputError(f"track={one}: token ids are 0–{self.lm.num_tokens - 1}.")
         return one
 
 

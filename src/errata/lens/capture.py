@@ -137,7 +137,7 @@ def _lens(lm: LanguageModel, run: Backward, row: int, example: Example, subject:
         mode=mode,
         subject=subject,
         loss=float(run.losses[row]),
-        answer=int(lm.logits(run.hidden[row, last])[: Reader(lm).vocabulary].argmax()),
+        answer=int(lm.logits(run.hidden[row, last])[: lm.num_tokens].argmax()),
         factors=factors,
         states=torch.stack([widened(state[row, :n]) for state in run.states]),
         state_vjps=torch.stack([vjp[row, :n] for vjp in run.state_vjps]),

@@ -55,7 +55,7 @@ def tables_grid(lens: "BackwardLens", tables: Sequence[LensTable]) -> Grid:
         layers=list(range(lens.num_layers)),
         texts=list(numbers),
         sheets=sheets,
-        vocabulary=Reader(lens.lm).vocabulary,
+        vocabulary=lens.lm.num_tokens,
         segments={name: places for name, places in lens.segments().items() if places},
         notes=lens.notes,
     )

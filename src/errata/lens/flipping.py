@@ -5,9 +5,9 @@ the edited matrix with the inputs it always had, so each update changes its outp
 above are run again, for many learning rates at once.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from errata.core.updates import WeightUpdate
 from errata.errors import InputError
 from errata.lens.backward_lens import BackwardLens
-from errata.lens.modes import Reader
 from errata.models import Place, projection, run_layers
 
-Rule = Literal["shift", "sgd", "adam"]
 RULES = ("shift", "sgd", "adam")
 _ADAM_EPSILON = 1e-8
 _RATES_A_RUN = 13
@@ -67,7 +65,7 @@ def smallest_rate(
     low, high = lowest, highest
     found: float | None = None
     while True:
-        rates = torch.logspace(float(torch.tensor(low).log10()), float(torch.tensor(high).log10()), _RATES_A_RUN)
+        rates = torch.logspace(math.log10(low), math.log10(high), _RATES_A_RUN)
         flipped = answers_target(lens, layer, shift, rates.tolist())
         if not bool(flipped.any()):
             return Flip(layer, rule, found, highest)
@@ -98,4 +96,4 @@ def answers_target(
     finally:
         hook.remove()
     assert hidden is not None
-    return lm.logits(hidden[:, -1])[:, : Reader(lm).vocabulary].argmax(1) == lens.target
+    return lm.logits(hidden[:, -1])[:, : lm.num_tokens].argmax(1) == lens.target

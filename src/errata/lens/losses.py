@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.errors import InputError
+from errata.facts import join_target
 from errata.facts.checks import check_prompt, text_reasons
 from errata.models import Encoding, LanguageModel, encode, encode_targets, pad_right, run_layers
 
@@ -75,7 +76,7 @@ def prepare(
     elif loss == "kl":
         read, score = (length - 1,), _kl(lm, reference)
     elif loss == "logit-difference":
-        read, score = (length - 1,), _difference(lm, prompt, target_ids[0], against)
+        read, score = (length - 1,), _difference(lm, prompt, run, target_ids[0], against)
     else:
         wanted = target_ids if loss == "target" else target_ids[:1]
         read, score = tuple(range(length - 1, length - 1 + len(wanted))), _nll(wanted)
@@ -99,18 +100,12 @@ def _tokens(lm: LanguageModel, prompt: str, target: str | None) -> tuple[str, En
         raise InputError(f"The target holds the special token {found}; a target is plain text.")
     if row.start < 1:
         raise InputError("One token holds the whole prompt and the start of the target; put a word between them.")
-    text = prompt + target if not row.target_ids else lm.tokenizer.decode(list(row.ids), skip_special_tokens=True)
-    return str(text), encoding, row.start, row.target_ids
+    return join_target(prompt, target)[0], encoding, row.start, row.target_ids
 
 
 def first_token(lm: LanguageModel, prompt: str, text: str) -> int:
     """The first token of `text` where it follows the prompt, joined as a target is."""
     return _tokens(lm, prompt, text)[3][0]
-
-
-def own_answer(lm: LanguageModel, prompt: str) -> int:
-    """The model's own next token after the prompt; rows that only pad the vocabulary do not count."""
-    return int(next_logits(lm, prompt)[: len(lm.tokenizer)].argmax())
 
 
 def _nll(targets: tuple[int, ...]) -> Score:
@@ -124,7 +119,7 @@ def _nll(targets: tuple[int, ...]) -> Score:
 def _kl(lm: LanguageModel, reference: str | None) -> Score:
     if reference is None:
         raise InputError("loss='kl' needs reference=...: the prompt whose next-token distribution is the aim.")
-    aim = next_logits(lm, reference).log_softmax(0)
+    aim = next_logits(lm, prompt_ids(lm, reference)).log_softmax(0)
 
     def score(logits: Float[Tensor, "pos vocab"]) -> Float[Tensor, ""]:
         return torch.nn.functional.kl_div(logits[0].log_softmax(0), aim, reduction="sum", log_target=True)
@@ -132,10 +127,12 @@ def _kl(lm: LanguageModel, reference: str | None) -> Score:
     return score
 
 
-def _difference(lm: LanguageModel, prompt: str, target: int, against: str | None) -> Score:
-    other = own_answer(lm, prompt) if against is None else first_token(lm, prompt, against)
+def _difference(lm: LanguageModel, prompt: str, ids: tuple[int, ...], target: int, against: str | None) -> Score:
+    if against is None:
+        other, said = int(next_logits(lm, ids)[: lm.num_tokens].argmax()), "the model's own answer"
+    else:
+        other, said = first_token(lm, prompt, against), f"against={against!r}"
     if other == target:
-        said = "the model's own answer" if against is None else f"against={against!r}"
         raise InputError(f"{said} starts with the target's own first token; name another text with against=...")
 
     def score(logits: Float[Tensor, "pos vocab"]) -> Float[Tensor, ""]:
@@ -154,9 +151,9 @@ def prompt_ids(lm: LanguageModel, prompt: str) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def next_logits(lm: LanguageModel, prompt: str) -> Float[Tensor, " vocab"]:
-    """Logits of the token after `prompt`, in float32."""
-    ids, mask = pad_right([prompt_ids(lm, prompt)], device=lm.device)
-    hidden = run_layers(lm, ids, mask).hidden
+def next_logits(lm: LanguageModel, ids: tuple[int, ...]) -> Float[Tensor, " vocab"]:
+    """Logits of the token after `ids`, in float32."""
+    row, mask = pad_right([ids], device=lm.device)
+    hidden = run_layers(lm, row, mask).hidden
     assert hidden is not None
     return lm.logits(hidden[0, -1]).float()

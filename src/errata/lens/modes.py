@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from errata.core.ranking import extremes
 from errata.errors import InputError
 from errata.models import LanguageModel
 
@@ -40,11 +41,6 @@ class Reader:
         """Whether bottom-k(v) may differ from top-k(−v) in this mode: a norm or a head with a bias."""
         head_bias = getattr(self.lm.lm_head, "bias", None)
         return self._as_the_model and (head_bias is not None or bool(self._at_zero.abs().any()))
-
-    @property
-    def vocabulary(self) -> int:
-        """How many tokens are read: rows that pad the matrix beyond the tokenizer stand for nothing."""
-        return min(self.lm.d_vocab, len(self.lm.tokenizer))
 
     @cached_property
     def _norm(self) -> nn.Module:
@@ -83,10 +79,10 @@ class Reader:
         """
         entering = self.head_input(vectors)
         head = self.lm.lm_head
-        weight: Tensor = head.weight[: self.vocabulary]  # type: ignore[union-attr, index]
+        weight: Tensor = head.weight[: self.lm.num_tokens]  # type: ignore[union-attr, index]
         bias = getattr(head, "bias", None)
         product = _float32_product(entering, weight)
-        return product if bias is None or not self._as_the_model else product + bias[: self.vocabulary].float()
+        return product if bias is None or not self._as_the_model else product + bias[: self.lm.num_tokens].float()
 
     def shown(self, scores: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         """Scores as the logits that they are in this mode."""
@@ -98,10 +94,22 @@ class Reader:
 
     def blocks(self, vectors: Float[Tensor, "row d_model"]) -> Iterator[tuple[slice, Float[Tensor, "row vocab"]]]:
         """Scores of many vectors, some rows at a time: rows × vocabulary is never held whole."""
-        size = max(1, _LOGITS // self.vocabulary)
+        size = max(1, _LOGITS // self.lm.num_tokens)
         for at in range(0, len(vectors), size):
             rows = slice(at, min(at + size, len(vectors)))
             yield rows, self.scores(vectors[rows])
+
+    def extreme_ids(
+        self, vectors: Float[Tensor, "row d_model"], k: int
+    ) -> tuple[Int[Tensor, "row k"], Int[Tensor, "row k"]]:
+        """The `k` most and the `k` least probable tokens of each vector, from the extreme inwards."""
+        k = min(k, self.lm.num_tokens)
+        sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for _, scores in self.blocks(vectors):
+            for side, largest in zip(sides, (True, False), strict=True):
+                side.append(extremes(scores, k, largest=largest)[1].cpu())
+        empty = torch.zeros(0, k, dtype=torch.long)
+        return torch.cat([empty, *sides[0]]), torch.cat([empty, *sides[1]])
 
     @property
     def _as_the_model(self) -> bool:

@@ -9,7 +9,6 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from errata.core.outer import OuterSum
-from errata.core.ranking import extremes
 from errata.errors import InputError
 from errata.lens.modes import Reader
 
@@ -65,12 +64,12 @@ def neuron_table(
     nearest = cosines.abs().argmax(1)
     one, two = _explained(c, s @ s.T, norms[order].double())
     signed = cosines.gather(1, nearest[:, None])[:, 0].float()
-    k = min(top, reader.vocabulary)
-    upper, lower = _sets(reader, (c @ s).float(), k)
+    k = min(top, reader.lm.num_tokens)
+    upper, lower = reader.extreme_ids((c @ s).float(), k)
     turn = torch.where(signed < 0, -1.0, 1.0)
     shared = {}  # spanning vectors are few: read each, both ways round, once
     for direction in (1.0, -1.0):
-        shared[direction] = _sets(reader, direction * spanning, k)
+        shared[direction] = reader.extreme_ids(direction * spanning, k)
     overlaps = []
     for own, side in ((upper, 0), (lower, 1)):
         other = (
@@ -78,7 +77,7 @@ def neuron_table(
             if len(order)
             else own
         )
-        overlaps.append(_overlap(own, other, reader.vocabulary) / k)
+        overlaps.append(_overlap(own, other, reader.lm.num_tokens) / k)
     return NeuronTable(
         order.cpu(), norms[order].cpu(), nearest.cpu(), signed.cpu(), overlaps[0], overlaps[1], one.cpu(), two.cpu(), k
     )
@@ -103,15 +102,6 @@ def _explained(
     total = norms.square()
     both = best + second.amax(1)
     return (best / total).clamp(0, 1).float(), (both / total).clamp(0, 1).float()
-
-
-def _sets(reader: Reader, vectors: Tensor, k: int) -> tuple[Int[Tensor, "row k"], Int[Tensor, "row k"]]:
-    upper, lower = [], []
-    for _, logits in reader.blocks(vectors):
-        upper.append(extremes(logits, k, largest=True)[1].cpu())
-        lower.append(extremes(logits, k, largest=False)[1].cpu())
-    empty = torch.zeros(0, k, dtype=torch.long)
-    return torch.cat(upper or [empty]), torch.cat(lower or [empty])
 
 
 def _overlap(a: Int[Tensor, "row k"], b: Int[Tensor, "row k"], vocabulary: int) -> Float[Tensor, " row"]:

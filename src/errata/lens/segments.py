@@ -42,6 +42,8 @@ def segments(
 
 def subject_tokens(encoding: Encoding, prompt: str, subject: str) -> tuple[int, int]:
     """First and last token of the subject's last occurrence in the prompt; InputError where there is none."""
+    if not isinstance(subject, str):
+        raise InputError(f"The subject must be text, found {subject!r}.")
     start = find_subject(prompt, subject) if subject.strip() else -1
     if start < 0:
         raise InputError(

@@ -148,7 +148,7 @@ def read_table(
     flat = vectors.flatten(0, 1).float()
     kept: list[list[Tensor]] = [[] for _ in range(6)]
     chosen = torch.tensor(list(tracked), dtype=torch.long, device=flat.device)
-    k = min(top, reader.vocabulary)
+    k = min(top, reader.lm.num_tokens)
     for _, scores in reader.blocks(-flat if negate else flat):
         (top_scores, highest), (bottom_scores, lowest) = (extremes(scores, k, largest=up) for up in (True, False))
         parts = [
@@ -178,7 +178,7 @@ def read_table(
         tracked=tuple(tracked),
         ranks=rank,
         ties=ties,
-        vocabulary=reader.vocabulary,
+        vocabulary=reader.lm.num_tokens,
         texts=token_texts(reader, sorted(shown)),
     )
 
@@ -193,13 +193,10 @@ class Extremes:
 
 def read_extremes(reader: Reader, vectors: Float[Tensor, "row d_model"], *, top: int) -> list[Extremes]:
     """The extreme tokens of a few vectors."""
-    found = []
-    for _, scores in reader.blocks(vectors.float()):
-        highest, lowest = (extremes(scores, min(top, reader.vocabulary), largest=up)[1] for up in (True, False))
-        for upper, lower in zip(highest.tolist(), lowest.tolist(), strict=True):
-            texts = token_texts(reader, [*upper, *lower])
-            found.append(Extremes(tuple(texts[i] for i in upper), tuple(texts[i] for i in lower)))
-    return found
+    highest, lowest = (ids.tolist() for ids in reader.extreme_ids(vectors.float(), top))
+    texts = token_texts(reader, sorted({i for side in (highest, lowest) for row in side for i in row}))
+    pairs = zip(highest, lowest, strict=True)
+    return [Extremes(tuple(texts[i] for i in upper), tuple(texts[i] for i in lower)) for upper, lower in pairs]
 
 
 def table_sheet(table: LensTable, number: Callable[[str], int]) -> Sheet:

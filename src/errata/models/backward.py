@@ -4,7 +4,6 @@ No weight gradient is ever made: parameters stay frozen, the embeddings alone as
 for are those of the tapped activations (VJPs). Memory is n·(d_in + d_out) numbers a matrix.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from errata.errors import NumericsError
 from errata.models.language_model import LanguageModel
+from errata.models.partial import position_arguments
 from errata.models.projections import Place, Projection, projection
 
 # Powers of two, so that they come off again exactly. Deep VJPs are below what float16 can hold.
@@ -28,7 +28,7 @@ class Backward:
     """What a forward and a backward gave, by matrix and by layer; VJPs in float32 or better.
 
     states: the residual stream entering each layer, and last the one leaving the top block (before the final norm).
-    mlp_out, attention_out: what each block's MLP and attention wrote.  vjps: ∂(sum of losses)/∂(a matrix's output).
+    inputs, outputs: what each matrix read and wrote.  vjps: ∂(sum of losses)/∂(a matrix's output).
     state_vjps: the same for `states`.  attention, attention_vjps: attention probabilities and ∂loss/∂probabilities.
     """
 
@@ -66,7 +66,9 @@ def run_backward(
     taps = _Taps(ids.shape)
     maps = [projection(lm, *place) for place in places]
     with torch.enable_grad(), _tapped(lm, taps, maps, attention=attention):
-        hidden = lm.backbone(input_ids=ids, attention_mask=mask, **_positions(lm, mask), use_cache=False)
+        hidden = lm.backbone(
+            input_ids=ids, attention_mask=mask, **position_arguments(lm, mask, ids.shape[1]), use_cache=False
+        )
         losses = loss(hidden.last_hidden_state)
     if not bool(losses.isfinite().all()):
         raise NumericsError(
@@ -100,7 +102,7 @@ def run_taps(
     taps = _Taps(ids.shape)
     maps = [projection(lm, *place) for place in places]
     with _tapped(lm, taps, maps, attention=False):
-        lm.backbone(input_ids=ids, attention_mask=mask, **_positions(lm, mask), use_cache=False)
+        lm.backbone(input_ids=ids, attention_mask=mask, **position_arguments(lm, mask, ids.shape[1]), use_cache=False)
     inputs = {one.place: taps.inputs[id(one.module)] for one in maps}
     return inputs, {one.place: one.part(taps.outputs[id(one.module)]).reshape(*ids.shape, -1) for one in maps}
 
@@ -108,12 +110,6 @@ def run_taps(
 def widened(tensor: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """Half precision as float32; float32 and float64 as they are."""
     return tensor.float() if tensor.element_size() < 4 else tensor
-
-
-def _positions(lm: LanguageModel, mask: Tensor) -> dict[str, Tensor]:
-    if "position_ids" not in inspect.signature(lm.backbone.forward).parameters:
-        return {}
-    return {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
 
 
 def _gradients(lm: LanguageModel, total: Tensor, tensors: list[Tensor]) -> tuple[list[Tensor], float]:
@@ -153,7 +149,7 @@ def _tapped(lm: LanguageModel, taps: _Taps, maps: Sequence[Projection], *, atten
         # OPT's MLP sees all positions of the batch in one axis.
         taps.inputs[id(module)] = arguments[0].detach().reshape(*taps.shape, -1)
         taps.outputs[id(module)] = output
-        # A view of its own: Falcon adds attention's output to this one in place, and what was kept must not move.
+        # A copy goes on: Falcon adds attention's output to this one in place, and what was kept must not move.
         return output.clone()
 
     def keep_state(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -166,21 +162,21 @@ def _tapped(lm: LanguageModel, taps: _Taps, maps: Sequence[Projection], *, atten
         return hook
 
     ln_final = lm.backbone.get_submodule(lm.family.ln_final)
-    hooks = [lm.embed_tokens.register_forward_hook(ask_for_gradient)]
-    hooks += [module.register_forward_hook(keep_map) for module in {id(m.module): m.module for m in maps}.values()]
-    hooks += [block.register_forward_pre_hook(keep_state, with_kwargs=True) for block in [*lm.layers, ln_final]]
-    if attention:
-        hooks += [
-            block.get_submodule(lm.family.attention).register_forward_hook(keep_attention(i))
-            for i, block in enumerate(lm.layers)
-        ]
     implementation = str(lm.hf.config._attn_implementation)
+    hooks = []
     try:
-        if attention and implementation != "eager":
+        hooks.append(lm.embed_tokens.register_forward_hook(ask_for_gradient))
+        hooks += [module.register_forward_hook(keep_map) for module in {id(m.module): m.module for m in maps}.values()]
+        hooks += [block.register_forward_pre_hook(keep_state, with_kwargs=True) for block in [*lm.layers, ln_final]]
+        if attention:
             lm.hf.set_attn_implementation("eager")
+            hooks += [
+                block.get_submodule(lm.family.attention).register_forward_hook(keep_attention(i))
+                for i, block in enumerate(lm.layers)
+            ]
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        if attention and implementation != "eager":
+        if attention:
             lm.hf.set_attn_implementation(implementation)

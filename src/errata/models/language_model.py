@@ -70,6 +70,11 @@ class LanguageModel:
         return self.lm_head.weight.shape[0]  # type: ignore[union-attr, return-value]
 
     @property
+    def num_tokens(self) -> int:
+        """How many tokens there are: rows of the head beyond the tokenizer only pad it and stand for nothing."""
+        return min(self.d_vocab, len(self.tokenizer))
+
+    @property
     def lm_head(self) -> nn.Module:
         return self.hf.get_output_embeddings()  # type: ignore[return-value]
 

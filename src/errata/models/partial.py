@@ -96,8 +96,7 @@ def run_layers(
 
 def _backbone_arguments(lm: LanguageModel, inputs: Tensor, total_mask: Tensor, *, is_ids: bool) -> dict[str, Any]:
     arguments: dict[str, Any] = {"attention_mask": total_mask}
-    if "position_ids" in inspect.signature(lm.backbone.forward).parameters:
-        arguments["position_ids"] = (total_mask.cumsum(1) - 1).clamp_min(0)[:, -inputs.shape[1] :]
+    arguments |= position_arguments(lm, total_mask, inputs.shape[1])
     if is_ids:
         arguments["input_ids"] = inputs
     else:
@@ -105,6 +104,13 @@ def _backbone_arguments(lm: LanguageModel, inputs: Tensor, total_mask: Tensor, *
         d_embed = lm.embed_tokens.weight.shape[1]  # type: ignore[union-attr, index]
         arguments["inputs_embeds"] = inputs.new_zeros(*inputs.shape[:2], d_embed)  # type: ignore[arg-type]
     return arguments
+
+
+def position_arguments(lm: LanguageModel, mask: Int[Tensor, "batch pos"], new: int) -> dict[str, Tensor]:
+    """`position_ids` of the last `new` columns, for a backbone that takes them; pads on either side do not count."""
+    if "position_ids" not in inspect.signature(lm.backbone.forward).parameters:
+        return {}
+    return {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)[:, -new:]}
 
 
 class _Exit(Exception):  # noqa: N818 (control flow, not an error)

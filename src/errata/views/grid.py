@@ -62,10 +62,6 @@ class Grid:
     segments: Mapping[str, Sequence[int]] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
-    def segment_of(self, position: int) -> str:
-        """Names of the segments a token is in."""
-        return ", ".join(name for name, places in self.segments.items() if position in places)
-
     def to_json(self) -> str:
         """The whole grid as JSON that is ASCII and free of `<`, so that it may stand inside an HTML page."""
         record = {"format": FORMAT, **_plain(self)}

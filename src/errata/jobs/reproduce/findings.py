@@ -19,7 +19,7 @@ def write_findings(
 ) -> str:
     """Write everything into `out` and return the summary. `lens` is the first prompt's, for the grid."""
     folder = Folder(out)
-    gradient_findings(folder, lens, measured)
+    gradient_findings(folder, lens, measured, about["neuron_layers"])
     if flips:
         flip_findings(folder, flips, about["flip_layers"])
     if steps:

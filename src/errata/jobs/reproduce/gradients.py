@@ -14,7 +14,7 @@ from errata.views.text import visible
 SHOWN_SEGMENTS = ("first subject", "middle subject", "last subject", "first after", "further", "last")
 
 
-def gradient_findings(folder: Folder, lens: BackwardLens, measured: Records) -> None:
+def gradient_findings(folder: Folder, lens: BackwardLens, measured: Records, neuron_layers: Sequence[int]) -> None:
     """Everything that is seen of gradients without taking a step; `lens` is the first prompt's, for the grid."""
     layers = list(range(lens.num_layers))
     # Where the model gives the target already, target and original answer are one token.
@@ -23,7 +23,7 @@ def gradient_findings(folder: Folder, lens: BackwardLens, measured: Records) -> 
     _grid(folder, lens)
     _norms_by_segment(folder, measured, layers)
     _ranks_by_segment(folder, measured, layers)
-    _neuron_tokens(folder, lens)
+    _neuron_tokens(folder, lens, neuron_layers)
     _neurons(folder, measured)
     _all_norms(folder, measured, layers)
     _answer_ranks(folder, open_ones, layers)
@@ -147,10 +147,10 @@ def _ranks_by_segment(folder: Folder, measured: Records, layers: Sequence[int]) 
     )  # fmt: skip
 
 
-def _neuron_tokens(folder: Folder, lens: BackwardLens) -> None:
+def _neuron_tokens(folder: Folder, lens: BackwardLens, layers: Sequence[int]) -> None:
     """Tabs. 2–5: the first prompt's largest gradient neurons beside the spanning vector nearest to each, as tokens."""
     rows = []
-    for layer in sorted({round(lens.num_layers * share) for share in (0.25, 0.5, 0.75)} - {lens.num_layers}):
+    for layer in layers:
         for matrix in ("down", "up"):
             table = lens.neurons(layer, matrix, count=5)
             spanning = lens.project(matrix, top=5)

@@ -9,7 +9,7 @@ from typing import Any
 
 from errata.core.progress import SILENT, ProgressSink
 from errata.core.updates import add_
-from errata.errors import ConfigError, FactsError, InputError
+from errata.errors import ConfigError, CorpusError, FactsError, InputError
 from errata.evaluate.perplexity import perplexity
 from errata.facts import Fact, Problem, format_problems
 from errata.jobs.reproduce.findings import write_findings
@@ -23,6 +23,7 @@ from errata.models.generate import sample_ids
 from errata.stats import open_corpus
 from errata.stats.samples import start_token
 from errata.store import atomic_write_text, digest
+from errata.store.atomic import check_writable
 
 CODE_VERSION = 2
 _BATCH = 8
@@ -132,6 +133,8 @@ def _held_out(lm: LanguageModel, corpus: str | None, field: str, tokens: int) ->
         found.append(list(encoding.ids[: min(256, tokens)]))
         if sum(map(len, found)) >= tokens:
             break
+    if not any(len(row) > 1 for row in found):
+        raise CorpusError(f"{corpus} holds no text of two tokens to measure perplexity on; name another --corpus.")
     return found
 
 
@@ -164,7 +167,8 @@ class _Run:
 
     def measure(self, facts: Sequence[Fact], progress: ProgressSink) -> list[dict[str, Any]]:
         paths = [self._path("lens", fact, i < self.options.neuron_prompts) for i, fact in enumerate(facts)]
-        missing = [i for i, path in enumerate(paths) if _read(path) is None]
+        found = [_read(path) for path in paths]
+        missing = [i for i, record in enumerate(found) if record is None]
         with progress.stage("gradients", len(facts), "prompts", done=len(facts) - len(missing)) as advance:
             lenses = backward_lenses(
                 self.lm,
@@ -177,9 +181,9 @@ class _Run:
             )
             for i, lens in zip(missing, lenses, strict=True):
                 layers = self.neuron_layers if i < self.options.neuron_prompts else ()
-                _write(paths[i], measure_lens(lens, neuron_layers=layers))
+                found[i] = _write(paths[i], measure_lens(lens, neuron_layers=layers))
                 advance(1)
-        return [record for path in paths if (record := _read(path)) is not None]
+        return [record for record in found if record is not None]
 
     def flips(
         self, facts: Sequence[Fact], texts: Sequence[Sequence[int]], progress: ProgressSink
@@ -250,10 +254,12 @@ def _read(path: Path) -> dict[str, Any] | None:
     return held["record"] if whole and held.get("digest") == digest(held["record"]) else None
 
 
-def _write(path: Path, record: dict[str, Any]) -> None:
+def _write(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Keep a record; returns it as it will be read back."""
     record = json.loads(json.dumps(record, allow_nan=False))
     held = {"digest": digest(record), "record": record}
     atomic_write_text(path, json.dumps(held, separators=(",", ":"), allow_nan=False))
+    return record
 
 
 def check_reproduce(out: Path, paper: str) -> None:
@@ -262,5 +268,6 @@ def check_reproduce(out: Path, paper: str) -> None:
         raise InputError(f"{paper!r} is no paper that errata reproduces; known: backward-lens.")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: that is a file; name a folder.")
+    check_writable(out / "run.json")
     if out.is_dir() and any(out.iterdir()) and not (out / "run.json").exists() and not (out / "records").exists():
         raise InputError(f"--out {out}: other things lie in that folder; name an empty one or that of an earlier run.")
