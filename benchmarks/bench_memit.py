@@ -22,6 +22,7 @@ import errata
 from errata.core.allocator import keep_freed_memory
 from errata.edit import MemitConfig, sample_prefixes, settings_for, solve
 from errata.edit.keys import KeyFrontier
+from errata.edit.methods.memit import RidgeRule
 from errata.edit.packing import packs
 from errata.edit.rows import essence_rows, key_rows, rewriting_rows
 from errata.edit.targets import learning_rates, target_values
@@ -192,7 +193,8 @@ def bench_edit(lm: LanguageModel, facts: list[Fact], config: MemitConfig, sample
             slow.edit_(lm, few, config, prefixes, moments.layers, values)
 
     values = torch.cat([target_values(lm, b, config, prefixes).value for b in in_batches(few)])
-    ours = solve(lm, few, values, moments.layers, config, prefixes)
+    rule = RidgeRule(moments.layers, config.prior_weight)
+    ours = solve(lm, few, values, rule, config.layers, prefixes, passes=config.passes)
     with weights_restored(lm, [Place(i, "down") for i in config.layers]):
         theirs, _ = slow.edit_(lm, few, config, prefixes, moments.layers, values)
     for edit in ours.layers:

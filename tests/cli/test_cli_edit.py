@@ -213,7 +213,7 @@ def test_a_numerical_failure_is_exit_code_1(errata, work, edit_arguments, monkey
     def fail(*_, **__):
         raise SingularSystemError("The system is singular.")
 
-    monkeypatch.setattr("errata.edit.memit.solve", fail)
+    monkeypatch.setattr("errata.edit.mass_editing.solve", fail)
     done = errata(*edit_arguments())
     assert (done.code, done.err) == (1, "errata: The system is singular.\n")
     assert not (work / "out").exists()

@@ -102,9 +102,11 @@ def test_output_to_a_full_disk(command_line) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX")
 @pytest.mark.parametrize("delay", [0.05, 0.15, 0.4])
 def test_ctrl_c_while_starting(command_line, edit_arguments, delay) -> None:
+    # A shell starts its background jobs with this signal ignored, and the suite may be one.
     with subprocess.Popen(
-        command_line(*edit_arguments()), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+        command_line(*edit_arguments()), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)

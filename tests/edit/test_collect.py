@@ -13,7 +13,7 @@ from edit_helpers import FACTS, PREFIXES, InterruptingSink, relative
 
 from errata.edit import collect
 from errata.edit.collect import collect_values, plan_batches, value_keys
-from errata.edit.config import MemitConfig
+from errata.edit.methods.memit import MemitConfig
 from errata.edit.targets import evaluations, target_values
 from errata.facts import Fact
 from tiny import fresh_model, tiny_model

@@ -5,15 +5,19 @@ import dataclasses
 import pytest
 from edit_helpers import without_type_checks
 
-from errata.edit import config as config_module
-from errata.edit.memit_presets import PRESETS, guess
 from errata.edit.method_config import parse_override
-from errata.edit.settings import find_preset, settings_for
+from errata.edit.methods import memit as memit_module
+from errata.edit.methods.alphaedit import AlphaEditConfig
+from errata.edit.methods.memit import guess
+from errata.edit.methods.rome import RomeConfig
+from errata.edit.presets import PRESETS
+from errata.edit.settings import METHODS, find_preset, settings_for
 from errata.errors import ConfigError
 from tiny import LAYERS, fresh_model, tiny_model
 
-MemitConfig = without_type_checks(config_module).MemitConfig
+MemitConfig = without_type_checks(memit_module).MemitConfig
 
+ROWS = [(method, row) for method, rows in PRESETS.items() for row in rows]
 BAD_FIELDS = [
     ({"layers": ()}, "at least one layer"),
     ({"layers": (3, 2)}, "ascending"),
@@ -50,6 +54,7 @@ BAD_FIELDS = [
     ({"prefix_top_k": 0}, "at least 1"),
     ({"schedule": "slow"}, "'published' or 'fast'"),
     ({"schedule": 3}, "'published' or 'fast'"),
+    ({"past_keys": 1}, "True or False"),
     ({"seed": -1}, "seed"),
     ({"seed": 1 << 32}, "seed"),
 ]
@@ -60,6 +65,21 @@ def test_bad_values_are_refused_by_name(fields, words):
     with pytest.raises(ConfigError, match=words) as caught:
         MemitConfig(**{"layers": (1, 2), **fields})
     assert next(iter(fields)) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config_type", "fields", "words"),
+    [
+        (AlphaEditConfig, {"threshold": 0.0}, "threshold must be positive"),
+        (AlphaEditConfig, {"ridge": 0.0}, "ridge must be positive"),
+        (RomeConfig, {"layers": (1, 2)}, "one layer"),
+        (RomeConfig, {"short_prefixes": 21}, "0–prefixes"),
+        (RomeConfig, {"moment_tokens": 1}, "at least 100"),
+    ],
+)
+def test_bad_values_of_other_methods(config_type, fields, words):
+    with pytest.raises(ConfigError, match=words):
+        config_type(**{"layers": (1,), **fields})
 
 
 def test_all_bad_values_are_named_at_once():
@@ -91,6 +111,8 @@ def test_the_configuration_is_frozen_and_replace_checks_again():
         ("seed=0", ("seed", 0)),
         ("moment_tokens=500", ("moment_tokens", 500)),
         ("kl_factor=0", ("kl_factor", 0.0)),
+        ("past_keys=true", ("past_keys", True)),
+        ("past-keys=False", ("past_keys", False)),
     ],
 )
 def test_overrides_are_converted_to_the_field_s_type(text, expected):
@@ -106,6 +128,7 @@ def test_overrides_are_converted_to_the_field_s_type(text, expected):
         ("", "name=value"), ("clamp", "name=value"), ("clamp=", "name=value"), ("=3", "Unknown MEMIT field"),
         ("clamps=3", "did you mean 'clamp'"), ("lambda=3", "known:"), ("value_steps=2.5", "value_steps='2.5'"),
         ("value_steps=many", "whole number"), ("clamp=wide", "is not a number"), ("seed=0x1", "whole number"),
+        ("past_keys=1", "neither true nor false"),
         ("layers=a", "7,8,9 or 7-9"),
         ("layers=1;2", "7,8,9 or 7-9"), ("layers=-1", "7,8,9 or 7-9"), ("layers=1,,2", "7,8,9 or 7-9"),
         ("layers=1-", "7,8,9 or 7-9"), ("layers=1-2-3", "7,8,9 or 7-9"), ("layers=٣", "7,8,9 or 7-9"),
@@ -127,17 +150,24 @@ def test_overrides_outside_the_domain_are_refused_by_the_configuration(text):
         MemitConfig(layers=(1,)).replace(**{name: value})
 
 
-@pytest.mark.parametrize("row", PRESETS, ids=lambda row: row.name)
-def test_every_preset_can_be_found_by_its_shape(row):
-    found = [p for p in PRESETS if (p.family, p.num_layers, p.d_model) == (row.family, row.num_layers, row.d_model)]
+@pytest.mark.parametrize(("method", "row"), ROWS, ids=lambda value: getattr(value, "name", value))
+def test_every_preset_can_be_found_by_its_shape(method, row):
+    assert type(row.config) is METHODS[method].config_type
+    found = [
+        p for p in PRESETS[method] if (p.family, p.num_layers, p.d_model) == (row.family, row.num_layers, row.d_model)
+    ]
     places = [(p.d_vocab, p.least_facts) for p in found]
     assert len(set(places)) == len(places), "two rows for one shape"
     assert len(found) == 1 or None not in [p.d_vocab for p in found], "a row without a vocabulary would hide another"
     assert max(row.config.layers) < row.num_layers
 
 
+def test_every_method_has_its_rows():
+    assert list(PRESETS) == list(METHODS)
+
+
 def test_the_published_hyperparameters():
-    rows = {row.name: row.config for row in PRESETS}
+    rows = {row.name: row.config for row in PRESETS["memit"]}
     gptj = rows["GPT-J 6B"]
     assert (gptj.layers, gptj.clamp, gptj.value_steps, gptj.prior_weight) == ((3, 4, 5, 6, 7, 8), 0.75, 25, 15000)
     assert (gptj.learning_rate, gptj.weight_decay, gptj.kl_factor) == (0.5, 0.5, 0.0625)

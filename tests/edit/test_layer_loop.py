@@ -4,10 +4,11 @@ import pytest
 import torch
 from edit_helpers import FACTS, PREFIXES, REAL_FACTS, InterruptingSink, random_moments, relative
 
+from errata.core.progress import SILENT
 from errata.core.updates import add_
-from errata.edit.config import MemitConfig
 from errata.edit.keys import KeyFrontier
-from errata.edit.layer_loop import solve
+from errata.edit.layer_loop import solve as solve_by
+from errata.edit.methods.memit import MemitConfig, RidgeRule
 from errata.edit.rows import key_rows
 from errata.errors import NumericsError, SingularSystemError
 from errata.facts import Fact
@@ -17,6 +18,12 @@ from tiny import LAYERS, VARIANTS, fresh_model, tiny_model
 
 # The first layer, a neighbour of it, and the last one.
 CONFIG = MemitConfig(layers=(0, 1, LAYERS - 1), prior_weight=3.0)
+
+
+def solve(lm, facts, values, moments, config, prefixes, progress=SILENT):
+    """The layer loop by MEMIT's rule."""
+    rule = RidgeRule(moments, config.prior_weight)
+    return solve_by(lm, facts, values, rule, config.layers, prefixes, passes=config.passes, progress=progress)
 
 
 def _wanted(lm, facts, config):

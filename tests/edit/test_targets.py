@@ -5,7 +5,7 @@ import torch
 from edit_helpers import FACTS, PREFIXES, REAL_FACTS, relative
 
 from errata.edit.collect import collect_values
-from errata.edit.config import MemitConfig
+from errata.edit.methods.memit import MemitConfig
 from errata.edit.targets import learning_rates, target_values
 from errata.errors import NumericsError
 from errata.facts import Fact

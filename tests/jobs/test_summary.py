@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from errata.edit import memit
+from errata.edit import mass_editing
 from errata.jobs.ask_job import Answer
 from errata.jobs.summary import answers, metrics_table, summary
 
@@ -26,7 +26,7 @@ def report(**changes: object) -> dict:
         "patch": "abc",
         "model": {"name": "tiny"},
         "config_source": "a preset",
-        "summary": memit._summary(METRICS, 1234),
+        "summary": (mass_editing._landed(METRICS), mass_editing.value_summary(METRICS["target_values"], 1234)),
         "second_moments": {"tokens": 10000, "source": "corpus.txt"},
         "seconds": {"total": 61.23},
         "peak_memory_mib": 2048,

@@ -156,7 +156,7 @@ def _model_of(patch: Patch | None) -> Iterator[None]:
 
 
 def run_models() -> None:
-    from errata.edit import METHODS
+    from errata.edit import PRESETS
     from errata.models.embedded import EMBEDDED_MODELS
     from errata.models.families import FAMILIES
     from errata.views.tables import text_table
@@ -165,9 +165,9 @@ def run_models() -> None:
     typer.echo(text_table(["family", "for example"], [[row.name, row.example] for row in FAMILIES.values()]))
     typer.echo("\nKnown settings (any other model gets guesses, with a warning; hyperparameters: `errata methods`):")
     rows = [
-        [method.name, p.name, f"{p.config.layers[0]}–{p.config.layers[-1]}", _settings_of(p.config), p.source]
-        for method in METHODS.values()
-        for p in method.presets
+        [method, p.name, _layers_of(p.config), _settings_of(p.config), p.source]
+        for method, presets in PRESETS.items()
+        for p in presets
     ]
     typer.echo(text_table(["method", "model", "layers", "other than the default", "source"], rows))
     typer.echo("\nInstalled:")
@@ -184,19 +184,30 @@ def _settings_of(config: MethodConfig) -> str:
     from dataclasses import fields
 
     named = [(f.name, f.default, getattr(config, f.name)) for f in fields(config) if f.name != "layers"]
-    return " ".join(f"{name}={value:g}" for name, default, value in named if value != default)
+    return " ".join(f"{name}={_value(value)}" for name, default, value in named if value != default)
+
+
+def _layers_of(config: MethodConfig) -> str:
+    first, last = config.layers[0], config.layers[-1]
+    return str(first) if first == last else f"{first}–{last}"
+
+
+def _value(value: object) -> str:
+    """As `--set` takes it."""
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def run_methods() -> None:
     from dataclasses import MISSING, fields
 
-    from errata.edit import METHODS
+    from errata.edit import METHODS, PRESETS
     from errata.views.tables import text_table
 
     for method in METHODS.values():
-        known = f"{len(method.presets)} models" if method.presets else "no model"
+        models = {row.name.partition(",")[0] for row in PRESETS[method.name]}
+        known = f"{len(models)} model{'s' * (len(models) != 1)}" if models else "no model"
         typer.echo(f"{method.name}: {method.title}; settings known for {known}.")
-        defaults = [[f.name, str(f.default)] for f in fields(method.config_type) if f.default is not MISSING]
+        defaults = [[f.name, _value(f.default)] for f in fields(method.config_type) if f.default is not MISSING]
         typer.echo(text_table(["--set NAME", "default where no preset says otherwise"], [["layers", ""], *defaults]))
         typer.echo("")
 

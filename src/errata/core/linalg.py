@@ -1,10 +1,10 @@
-"""The ridge problem at the heart of MEMIT, in its primal and dual forms, in float64."""
+"""The least-squares problems at the heart of MEMIT and its kin, in float64."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from errata.errors import SingularSystemError
@@ -78,3 +78,57 @@ def ridge_adjoint(
         return Ridge(torch.cholesky_solve(whitened, inner.factor), "dual", max(chol_c.jitter, inner.jitter))
     system = cholesky(prior_weight * C + K.T @ K)
     return Ridge(torch.cholesky_solve(K.T, system.factor).T.contiguous(), "primal", system.jitter)
+
+
+def equality_adjoint(
+    keys: Float[Tensor, "fact d_mlp"],
+    second_moment: Float[Tensor, "d_mlp d_mlp"],
+    *,
+    softness: float,
+    moment_cholesky: Cholesky | None = None,
+) -> Ridge:
+    """The factor A with ΔW = AᵀR that maps every key onto its value exactly, moving the corpus's keys least.
+
+    A = (KC⁻¹Kᵀ + αI)⁻¹KC⁻¹: EMMET (Gupta et al. 2024), the batched form of ROME's constrained problem, transposed because
+    facts are rows here; `softness` is α, 0 for constraints that hold exactly. In float64. With C' = sC it is MEMIT's
+    solution for λ = αs. Raises SingularSystemError where α = 0 and keys depend on each other.
+    """
+    K = keys.double()
+    chol_c = moment_cholesky or cholesky(second_moment)
+    whitened = torch.cholesky_solve(K.T, chol_c.factor).T
+    gram = K @ whitened.T
+    inner = cholesky((gram + gram.T) / 2 + softness * torch.eye(len(K)).to(K))
+    return Ridge(torch.cholesky_solve(whitened, inner.factor), "equality", max(chol_c.jitter, inner.jitter))
+
+
+def null_space(second_moment: Float[Tensor, "d_mlp d_mlp"], *, below: float) -> Float64[Tensor, "d_mlp free"]:
+    """U₀: the eigenvectors of a second moment whose eigenvalue is smaller than `below`, as columns.
+
+    Directions in which the corpus's keys hardly reach: what is written there is hardly read (AlphaEdit, Fang et al. 2025).
+    """
+    values, vectors = torch.linalg.eigh(second_moment.double())
+    return vectors[:, values < below].contiguous()
+
+
+def null_space_adjoint(
+    keys: Float[Tensor, "fact d_mlp"],
+    basis: Float64[Tensor, "d_mlp free"],
+    *,
+    ridge: float,
+    past_keys: Float[Tensor, "past d_mlp"] | None = None,
+) -> Ridge:
+    """The factor A with ΔW = AᵀR that stores residuals without leaving the span of `basis`.
+
+    Aᵀ = U₀(U₀ᵀ(KᵀK + H)U₀ + L₂I)⁻¹U₀ᵀKᵀ with H = K_pᵀK_p of earlier edits: AlphaEdit's (Fang et al. 2025)
+    (P(KᵀK + H) + L₂I)⁻¹PKᵀ, P = U₀U₀ᵀ, without its d_mlp × d_mlp system that is not symmetric. In float64.
+    Raises SingularSystemError where the system is not positive definite.
+    """
+    inside = keys.double() @ basis
+    earlier = None if past_keys is None or not len(past_keys) else past_keys.to(basis) @ basis
+    if earlier is None and len(inside) < inside.shape[1]:
+        system = cholesky(inside @ inside.T + ridge * torch.eye(len(inside)).to(inside))
+        solved = torch.cholesky_solve(inside, system.factor)
+        return Ridge(solved @ basis.T, "null-space dual", system.jitter)
+    gram = inside.T @ inside + (0 if earlier is None else earlier.T @ earlier)
+    system = cholesky(gram + ridge * torch.eye(inside.shape[1]).to(inside))
+    return Ridge(torch.cholesky_solve(inside.T, system.factor).T @ basis.T, "null-space primal", system.jitter)

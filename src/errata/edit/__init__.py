@@ -2,27 +2,29 @@
 
 from errata.edit.check import check_facts
 from errata.edit.collect import collect_values
-from errata.edit.config import MemitConfig
 from errata.edit.contexts import sample_prefixes
-from errata.edit.layer_loop import LayerEdit, MemitSolution, solve
+from errata.edit.layer_loop import LayerEdit, Solution, solve
 from errata.edit.method import Edit, EditTask, Method, Preset
 from errata.edit.method_config import MethodConfig, parse_layers, parse_override
+from errata.edit.methods.memit import MemitConfig
+from errata.edit.methods.shift import ShiftConfig
+from errata.edit.presets import PRESETS
 from errata.edit.settings import METHODS, Settings, find_method, find_preset, settings_for
-from errata.edit.shift import ShiftConfig
 from errata.edit.targets import TargetValues, target_values
 
 __all__ = [
     "METHODS",
+    "PRESETS",
     "Edit",
     "EditTask",
     "LayerEdit",
     "MemitConfig",
-    "MemitSolution",
     "Method",
     "MethodConfig",
     "Preset",
     "Settings",
     "ShiftConfig",
+    "Solution",
     "TargetValues",
     "check_facts",
     "collect_values",

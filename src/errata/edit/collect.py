@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from errata.core.progress import SILENT, ProgressSink
-from errata.edit.config import MemitConfig
 from errata.edit.rows import rewriting_rows
-from errata.edit.targets import TargetValues, evaluations, target_values
+from errata.edit.targets import Site, TargetValues, evaluations, target_values
+from errata.edit.value_config import ValueConfig
 from errata.facts import Fact
 from errata.models import LanguageModel, config_digest, matmul_precision, tokenizer_digest
 from errata.store import digest, home
@@ -25,9 +25,10 @@ _USUAL_TOKENS = 64
 def collect_values(
     lm: LanguageModel,
     facts: Sequence[Fact],
-    config: MemitConfig,
+    config: ValueConfig,
     prefixes: Sequence[str],
     *,
+    site: Site = "block",
     batch_size: int = 32,
     cache: Path | None = None,
     progress: ProgressSink = SILENT,
@@ -40,13 +41,13 @@ def collect_values(
     the bits of one that was not; values kept from a run over other facts are taken as they are.
     """
     store = Cache(cache if cache is not None else home() / "values", notify)
-    keys = value_keys(lm, facts, config, prefixes)
+    keys = value_keys(lm, facts, config, prefixes, site)
     values = _known(store, keys, plan_batches(lm, facts, range(len(facts)), batch_size))
     missing = [i for i in range(len(facts)) if i not in values]
     each = evaluations(config)
     with progress.stage("target values", each * len(facts), "evaluations", done=each * len(values)) as advance:
         for batch in plan_batches(lm, facts, missing, batch_size):
-            found = target_values(lm, [facts[i] for i in batch], config, prefixes, advance=advance)
+            found = target_values(lm, [facts[i] for i in batch], config, prefixes, site=site, advance=advance)
             company = _company(keys, batch)
             for at, i in enumerate(batch):
                 values[i] = {name: tensor[at].cpu().clone() for name, tensor in found.tensors().items()}
@@ -71,13 +72,15 @@ def _company(keys: Sequence[str], batch: Sequence[int]) -> str:
     return digest([keys[i] for i in batch])
 
 
-def value_keys(lm: LanguageModel, facts: Sequence[Fact], config: MemitConfig, prefixes: Sequence[str]) -> list[str]:
+def value_keys(
+    lm: LanguageModel, facts: Sequence[Fact], config: ValueConfig, prefixes: Sequence[str], site: Site = "block"
+) -> list[str]:
     """For each fact, the digest of everything its target value depends on."""
     precision = matmul_precision()
     numbers = str(lm.dtype) if precision == "highest" else f"{lm.dtype} {precision}"
     shared = digest(
         "target value", CODE_VERSION, lm.digest(), config_digest(lm), tokenizer_digest(lm.tokenizer),
-        config.value_fields(), list(prefixes), numbers, lm.device.type,
+        config.value_fields(), list(prefixes), site, numbers, lm.device.type,
     )  # fmt: skip
     return [digest(shared, f.subject, f.text, list(f.subject_span), f.target_new) for f in facts]
 

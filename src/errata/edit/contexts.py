@@ -1,6 +1,6 @@
 """Context prefixes: short seeded continuations that an edit must survive being preceded by."""
 
-from errata.edit.config import MemitConfig
+from errata.edit.value_config import ValueConfig
 from errata.errors import InputError
 from errata.models import LanguageModel, encode
 from errata.models.generate import sample_ids
@@ -8,20 +8,21 @@ from errata.models.generate import sample_ids
 _STARTS = ("The", "Therefore", "Because", "I", "You")
 
 
-def sample_prefixes(lm: LanguageModel, config: MemitConfig) -> tuple[str, ...]:
-    """The empty prefix, then `config.prefixes` sampled ones, each ending in ". ".
+def sample_prefixes(lm: LanguageModel, config: ValueConfig) -> tuple[str, ...]:
+    """The empty prefix, then sampled ones of `config.prefix_lengths` tokens in total, each ending in ". ".
 
-    As in MEMIT's code: continuations of "The", "Therefore", "Because", "I", "You" by top-k sampling to
-    `prefix_tokens` tokens in total. Unlike there, seeded, so that a run can be repeated.
+    As in MEMIT's code: continuations of "The", "Therefore", "Because", "I", "You" by top-k sampling. Unlike there,
+    seeded, so that a run can be repeated.
     """
-    starts = [_STARTS[i % len(_STARTS)] for i in range(config.prefixes)]
+    lengths = config.prefix_lengths
+    starts = [_STARTS[i % len(_STARTS)] for i in range(len(lengths))]
     encodings = encode(lm.tokenizer, starts)
     prefixes = [""]
     for i, encoding in enumerate(encodings):
         ids = _without_appended(encoding.ids, encoding.offsets)
-        new = config.prefix_tokens - len([offset for offset in encoding.offsets if offset[1] > offset[0]])
+        new = lengths[i] - len([offset for offset in encoding.offsets if offset[1] > offset[0]])
         if new < 1:
-            raise InputError(f"prefix_tokens={config.prefix_tokens} leaves nothing to sample after {starts[i]!r}.")
+            raise InputError(f"A prefix of {lengths[i]} tokens leaves nothing to sample after {starts[i]!r}.")
         # Each prefix on its own, so that its bits do not depend on how many there are.
         (row,) = sample_ids(lm, [ids], new_tokens=new, top_k=config.prefix_top_k, seed=config.seed, first_index=i)
         text = str(lm.tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -7,6 +7,7 @@ keys: so hidden states are carried from one edited layer to the next, cut after 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -34,10 +35,20 @@ class KeyFrontier:
     """The work's edge: every row's hidden states entering one layer, moved upward by `keys`.
 
     rows: one for each (fact, context), context 0 the bare prompt, each cut after the subject's last token.
+    bare_weight: the bare prompt's share in a key, the other contexts having the rest in equal parts.
+    reads: what `state_layer` is asked for, the residual stream it leaves ("block") or what its MLP writes ("mlp").
     """
 
-    def __init__(self, lm: LanguageModel, rows: Sequence[Row], num_facts: int) -> None:
-        self.lm, self.num_facts = lm, num_facts
+    def __init__(
+        self,
+        lm: LanguageModel,
+        rows: Sequence[Row],
+        num_facts: int,
+        *,
+        bare_weight: float = 0.5,
+        reads: Literal["block", "mlp"] = "block",
+    ) -> None:
+        self.lm, self.num_facts, self.bare_weight, self.reads = lm, num_facts, bare_weight, reads
         distinct: dict[tuple[int, tuple[int, ...]], int] = {}
         self.row_of = {(r.fact, r.context): distinct.setdefault((r.context, r.ids), len(distinct)) for r in rows}
         self.num_contexts = 1 + max(r.context for r in rows)
@@ -69,8 +80,8 @@ class KeyFrontier:
     def advance(
         self, layer: int, state_layer: int
     ) -> tuple[Float[Tensor, "fact d_mlp"], Float[Tensor, "fact d_model"]]:
-        """Keys at `layer` (½ bare prompt + ½ mean of the prefixed ones), and `state_layer`'s output at the bare
-        prompt's subject, on the model as it is now; the frontier then stands at `layer`'s input.
+        """Keys at `layer`, means over contexts, and what is read of `state_layer` at the bare prompt's subject, on the model
+        as it is now; the frontier then stands at `layer`'s input.
         """
         shared = self.shared.run(stop=state_layer + 1, advance_to=layer)
         keys: list[Tensor | None] = [None] * len(self.rows)
@@ -91,7 +102,7 @@ class KeyFrontier:
 
     @torch.no_grad()
     def states(self, state_layer: int) -> Float[Tensor, "fact d_model"]:
-        """`state_layer`'s output at the bare prompt's subject, on the model as it is now."""
+        """What is read of `state_layer` at the bare prompt's subject, on the model as it is now."""
         shared = self.shared.run(stop=state_layer + 1)
         states: list[Tensor | None] = [None] * len(self.rows)
         for chunk in self.chunks:
@@ -102,13 +113,19 @@ class KeyFrontier:
         if not len(chunk.bare):
             return
         rows = [chunk.rows[i] for i in chunk.bare.tolist()]
+        wants_mlp = self.reads == "mlp"
         run = run_layers(
             self.lm, chunk.entering[chunk.bare], chunk.mask[chunk.bare],
             first=first, stop=state_layer + 1, prefix=None if prefix is None else prefix.rows(chunk.bare),
+            tap_down=[state_layer] if wants_mlp else [], end_at_down=wants_mlp,
         )  # fmt: skip
-        assert run.hidden is not None
-        at = torch.arange(len(rows), device=self.lm.device)
-        for row, state in zip(rows, run.hidden[at, chunk.positions[chunk.bare]], strict=True):
+        at = torch.arange(len(rows), device=self.lm.device), chunk.positions[chunk.bare]
+        if wants_mlp:
+            found = self.lm.down(state_layer)(run.down_inputs[state_layer][at])
+        else:
+            assert run.hidden is not None
+            found = run.hidden[at]
+        for row, state in zip(rows, found, strict=True):
             states[self.order[id(row)]] = state
 
     def _bare(self, states: list[Tensor | None]) -> Float[Tensor, "fact d_model"]:
@@ -118,4 +135,4 @@ class KeyFrontier:
         contexts = [keys[[self.row_of[(i, c)] for i in range(self.num_facts)]] for c in range(self.num_contexts)]
         if len(contexts) == 1:
             return contexts[0]
-        return contexts[0] / 2 + torch.stack(contexts[1:]).mean(0) / 2
+        return self.bare_weight * contexts[0] + (1 - self.bare_weight) * torch.stack(contexts[1:]).mean(0)

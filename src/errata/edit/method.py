@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ class EditTask:
 
     moments: second moments of `config.layers`, for a method that uses them.  prefixes: context prefixes, the empty one
     first.  cache: folder for what is kept between runs (None: errata's home).  stage: names a stretch of the work
-    whose time the report gives.
+    whose time the report gives.  past_keys: by layer, those of the batches that were edited before into the same model.
     """
 
     lm: LanguageModel
@@ -35,6 +35,7 @@ class EditTask:
     cache: Path | None
     progress: ProgressSink
     stage: Callable[[str], AbstractContextManager[None]]
+    past_keys: Mapping[int, Float[Tensor, "past d_mlp"]] = field(default_factory=dict)
 
     def second_moments(self) -> SecondMoments:
         """The second moments, of a method that declares that it uses them."""
@@ -56,6 +57,10 @@ class Edit:
     not_converged: tuple[Mapping[str, Any], ...] = ()
     values: Float[Tensor, "fact d_model"] | None = None
     keys: Mapping[int, Float[Tensor, "fact d_mlp"]] = field(default_factory=dict)
+
+    def with_metrics(self, metrics: Mapping[str, Any], line: str) -> "Edit":
+        """The same edit with more to tell."""
+        return replace(self, metrics={**self.metrics, **metrics}, summary=(*self.summary, line))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +84,12 @@ class Preset:
 class Method:
     """One editing method. `plan` says in a line what a run will do; `guess` gives settings where nobody measured any.
 
-    certain: fields that make a guess no guess when the user gives them all.
+    certain: fields that make a guess no guess when the user gives them all.  Measured settings: presets.py.
     """
 
     name: str
     title: str
     config_type: type[MethodConfig]
-    presets: tuple[Preset, ...]
     guess: Callable[[LanguageModel], MethodConfig]
     certain: frozenset[str]
     plan: Callable[[Any], str]

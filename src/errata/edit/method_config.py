@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from errata.errors import ConfigError
 
@@ -16,15 +16,17 @@ ConfigT = TypeVar("ConfigT", bound="MethodConfig")
 class MethodConfig:
     """Hyperparameters of one method. `layers`: those that are written, ascending, 0-based.
 
-    A subclass adds its fields, its `title` for messages, and `domain_checks`.
+    A subclass adds its fields, its `title` for messages, and `domain_checks`. Types (int, float, bool, a Literal of
+    words) are checked here, and so is the seed's range.
     """
 
     title: ClassVar[str] = "Method"
+    one_layer: ClassVar[bool] = False
 
     layers: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        checks = [*_layer_checks(self.layers), *self.domain_checks()] if not _type_reasons(self) else []
+        checks = [*_common_checks(self), *self.domain_checks()] if not _type_reasons(self) else []
         reasons = _type_reasons(self) or [reason for reason, bad in checks if bad]
         if reasons:
             raise ConfigError(f"{self.title} configuration: " + "; ".join(reasons) + ".")
@@ -62,22 +64,26 @@ def check_field_names(config_type: type[MethodConfig], overrides: Mapping[str, A
 def parse_override(config_type: type[MethodConfig], text: str) -> tuple[str, Any]:
     """`name=value` from a command line, the value converted to the field's type; ConfigError where it cannot be.
 
-    Layers are written 7,8,9 or 7-9.
+    Layers are written 7,8,9 or 7-9; yes and no as true and false.
     """
     name, equals, raw = text.partition("=")
     name, raw = name.strip().replace("-", "_"), raw.strip()
     if not equals or not raw:
         raise ConfigError(f"{text!r} is not name=value (for example prior_weight=300 or layers=7-9).")
     check_field_names(config_type, {name: raw})
-    kind = str(next(field.type for field in dataclasses.fields(config_type) if field.name == name))
+    kind = _kinds(config_type)[name]
+    if name == "layers":
+        return name, parse_layers(raw)
+    if kind is bool:
+        if raw.lower() not in ("true", "false"):
+            raise ConfigError(f"{name}={raw!r} is neither true nor false.")
+        return name, raw.lower() == "true"
+    if kind not in (int, float):
+        return name, raw
     try:
-        if name == "layers":
-            return name, parse_layers(raw)
-        if "int" in kind:
-            return name, int(raw)
-        return name, float(raw) if "float" in kind else raw
+        return name, kind(raw)
     except ValueError:
-        raise ConfigError(f"{name}={raw!r} is not a {'whole ' if 'int' in kind else ''}number.") from None
+        raise ConfigError(f"{name}={raw!r} is not a {'whole ' if kind is int else ''}number.") from None
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -94,25 +100,39 @@ def parse_layers(text: str) -> tuple[int, ...]:
     return tuple(layers)
 
 
+def _kinds(config_type: type[MethodConfig]) -> dict[str, Any]:
+    """The type of each field."""
+    hints = get_type_hints(config_type)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_type)}
+
+
 def _type_reasons(config: MethodConfig) -> list[str]:
     reasons = []
-    if not isinstance(config.layers, tuple) or not all(type(layer) is int for layer in config.layers):
-        reasons.append(f"layers must be a tuple of layer numbers, found {config.layers!r}")
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        kind = str(field.type)
-        if "int'" in kind + "'" and field.name != "layers" and type(value) is not int:
-            reasons.append(f"{field.name} must be a whole number, found {value!r}")
-        if "float" in kind and (type(value) not in (int, float) or not abs(value) <= sys.float_info.max):
-            reasons.append(f"{field.name} must be a finite number, found {value!r}")
+    for name, kind in _kinds(type(config)).items():
+        value = getattr(config, name)
+        if name == "layers" and (not isinstance(value, tuple) or not all(type(layer) is int for layer in value)):
+            reasons.append(f"layers must be a tuple of layer numbers, found {value!r}")
+        elif kind is int and type(value) is not int:
+            reasons.append(f"{name} must be a whole number, found {value!r}")
+        elif kind is float and (type(value) not in (int, float) or not abs(value) <= sys.float_info.max):
+            reasons.append(f"{name} must be a finite number, found {value!r}")
+        elif kind is bool and type(value) is not bool:
+            reasons.append(f"{name} must be True or False, found {value!r}")
+        elif get_origin(kind) is Literal and value not in get_args(kind):
+            options = " or ".join(repr(option) for option in get_args(kind))
+            reasons.append(f"{name} must be {options}, found {value!r}")
     return reasons
 
 
-def _layer_checks(layers: tuple[int, ...]) -> list[tuple[str, bool]]:
+def _common_checks(config: MethodConfig) -> list[tuple[str, bool]]:
+    layers, seed, tokens = list(config.layers), getattr(config, "seed", 0), getattr(config, "moment_tokens", 100)
     return [
         ("layers must name at least one layer", not layers),
         (
-            f"layers must be ascending and ≥ 0, found {list(layers)}",
-            list(layers) != sorted({*layers}) or min(layers, default=0) < 0,
+            f"layers must be ascending and ≥ 0, found {layers}",
+            layers != sorted({*layers}) or min(layers, default=0) < 0,
         ),
+        (f"layers must name one layer, found {layers}", config.one_layer and len(layers) > 1),
+        (f"seed must be 0–2³²−1, found {seed}", not 0 <= seed < 1 << 32),
+        (f"moment_tokens must be at least 100, found {tokens}", tokens < 100),
     ]

@@ -4,13 +4,18 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from errata.edit.memit import MEMIT
 from errata.edit.method import Method, Preset
-from errata.edit.shift import SHIFT
+from errata.edit.methods.alphaedit import ALPHAEDIT
+from errata.edit.methods.emmet import EMMET
+from errata.edit.methods.memit import MEMIT
+from errata.edit.methods.pmet import PMET
+from errata.edit.methods.rome import R_ROME, ROME
+from errata.edit.methods.shift import SHIFT
+from errata.edit.presets import PRESETS
 from errata.errors import ConfigError
 from errata.models import LanguageModel
 
-METHODS: dict[str, Method] = {method.name: method for method in (MEMIT, SHIFT)}
+METHODS: dict[str, Method] = {method.name: method for method in (MEMIT, ALPHAEDIT, EMMET, PMET, ROME, R_ROME, SHIFT)}
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ def find_preset(lm: LanguageModel, num_facts: int = 1, *, method: str = "memit")
     shape = (lm.family.name, lm.num_layers, lm.d_model)
     rows = [
         row
-        for row in find_method(method).presets
+        for row in PRESETS[find_method(method).name]
         if (row.family, row.num_layers, row.d_model) == shape
         and row.d_vocab in (None, lm.d_vocab)
         and row.least_facts <= num_facts

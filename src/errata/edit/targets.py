@@ -1,31 +1,36 @@
-"""Target values: for each fact, the residual-stream vector at the subject that makes the model say the new target.
+"""Target values: for each fact, the vector at the subject that makes the model say the new target.
 
-MEMIT (Meng et al. 2023), eq. 16, by Adam on a value shift at the last edited layer's output. Everything that cannot
-change is computed once: positions before the edited one are frozen as keys and values, layers up to the edited one as
-hidden states. Facts are optimised together, each with its own Adam state, clamp and stop; finished ones leave the
-batch. Equals one fact at a time through full forwards (tests/reference/memit.py).
+MEMIT (Meng et al. 2023), eq. 16, by Adam on a value shift at the last edited layer's output, or at the output of its
+MLP (ROME), or of its attention and its MLP jointly (PMET). Everything that cannot change is computed once: positions
+before the edited one are frozen as keys and values, layers below the shift as hidden states. Facts are optimised
+together, each with its own Adam state, clamp and stop; finished ones leave the batch. Equals one fact at a time through
+full forwards (tests/reference/memit.py).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from errata.core.losses import kl_and_gradient, nll_and_gradient
-from errata.edit.config import MemitConfig
 from errata.edit.packing import packs
 from errata.edit.passes import Pass, Suffix, plan_passes
 from errata.edit.rows import Row, essence_rows, rewriting_rows
 from errata.edit.shared import SharedPrefixes
+from errata.edit.value_config import ValueConfig
 from errata.errors import NumericsError
 from errata.facts import Fact
-from errata.models import KeyValues, LanguageModel, joined, left_aligned, pad_right, run_layers
+from errata.models import KeyValues, LanguageModel, Place, joined, left_aligned, outputs_shifted, pad_right, run_layers
 
 # Bounds the memory of the passes that prepare a batch.
 _PREPARED_TOKENS = 4096
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
+# Where the shift is added: to what the layer leaves in the stream, or to what these matrices of the layer write.
+Site = Literal["block", "mlp", "attention and mlp"]
+_MATRICES: dict[Site, tuple[str, ...]] = {"block": (), "mlp": ("down",), "attention and mlp": ("o", "down")}
 _FAST_SHARE, _FAST_FIRST, _FAST_LAST, _FAST_BETAS = 0.47, 5.0, 0.5, (0.5, 0.9)
 
 
@@ -33,7 +38,7 @@ _FAST_SHARE, _FAST_FIRST, _FAST_LAST, _FAST_BETAS = 0.47, 5.0, 0.5, (0.5, 0.9)
 class TargetValues:
     """The optimised values of a batch of facts (rows), with how the optimisation ended.
 
-    value: z = h₀ + shift.  nll, kl, loss: nats, at the end (loss includes both penalties).  first_nll: before the first
+    value: start + shift, of the MLP's output where attention's is shifted too.  nll, kl, loss: nats, at the end (loss includes both penalties).  first_nll: before the first
     update.  updates: Adam steps taken.  converged: the loss fell below stop_loss.
     """
 
@@ -54,19 +59,21 @@ class TargetValues:
 def target_values(
     lm: LanguageModel,
     facts: Sequence[Fact],
-    config: MemitConfig,
+    config: ValueConfig,
     prefixes: Sequence[str],
     *,
+    site: Site = "block",
     advance: Callable[[int], None] = lambda _: None,
 ) -> TargetValues:
-    """Optimise the target values of one batch of facts.
+    """Optimise the target values of one batch of facts at layer `config.layers[-1]`.
 
     L(shift) = mean over contexts of mean over target tokens of NLL + kl_factor · KL(p_shift ‖ p₀) at "{subject} is a"
-    + weight_decay · ‖shift‖/‖h₀‖²; after each Adam step ‖shift‖ is clipped to clamp · ‖h₀‖. `prefixes` starts with "".
+    + weight_decay · ‖shift‖/‖start‖²; after each Adam step ‖shift‖ is clipped to clamp · ‖start‖, start being what the
+    bare prompt gives without a shift. Two shifts each have their own penalty and clip. `prefixes` starts with "".
     `advance` is told how many of the facts' evaluations are done, `evaluations(config)` for each fact in the end.
     Raises NumericsError where a fact ends without finite numbers.
     """
-    problem = _prepare(lm, facts, config, prefixes)
+    problem = _prepare(lm, facts, config, prefixes, site)
     values = _optimise(problem, config, advance)
     _expect_finite(lm, facts, values)
     return values
@@ -84,27 +91,66 @@ def _expect_finite(lm: LanguageModel, facts: Sequence[Fact], values: TargetValue
 
 @dataclass
 class _Problem:
+    """Rows from their edited token on, ready to enter layer `first`; `start` is what the shifts are added to.
+
+    places: the maps whose outputs are shifted; none where it is the stream that enters `first`.
+    """
+
     lm: LanguageModel
     first: int
+    places: tuple[Place, ...]
     suffixes: list[Suffix]
-    start: Float[Tensor, "fact d_model"]
+    start: Float[Tensor, "fact site d_model"]
     prefix: KeyValues | None
+
+    def run(self, one: Pass, shift: Float[Tensor, "row site d_model"]) -> Float[Tensor, "row pos d_head"]:
+        """The backbone's output with each row's shift at its edited token, which is column 0."""
+        entering = one.hidden
+        if not self.places:
+            edited = one.hidden[:, 0].float() + shift[:, 0]
+            entering = torch.cat([edited[:, None].to(one.hidden), one.hidden[:, 1:]], dim=1)
+        with outputs_shifted(self.lm, dict(zip(self.places, shift.unbind(1), strict=False)), column=0):
+            hidden = run_layers(self.lm, entering, one.mask, first=self.first, prefix=one.prefix).hidden
+        assert hidden is not None
+        return hidden
 
 
 @torch.no_grad()
-def _prepare(lm: LanguageModel, facts: Sequence[Fact], config: MemitConfig, prefixes: Sequence[str]) -> _Problem:
+def _prepare(
+    lm: LanguageModel, facts: Sequence[Fact], config: ValueConfig, prefixes: Sequence[str], site: Site
+) -> _Problem:
     rows = rewriting_rows(lm, facts, prefixes) + essence_rows(lm, facts, context=len(prefixes))
-    value_layer = config.layers[-1]
+    layer = config.layers[-1]
+    places = tuple(Place(layer, matrix) for matrix in _MATRICES[site])
+    first = layer if places else layer + 1
     shared = SharedPrefixes.of(lm, rows)
     shared_kv = shared.run(stop=None)
-    hidden = _entering(lm, rows, shared, shared_kv, value_layer + 1)
+    hidden = _entering(lm, rows, shared, shared_kv, first)
     positions = [shared.own_position(row) for row in rows]
     before = [states[:at] for states, at in zip(hidden, positions, strict=True)]
-    prefix = _prefix_before(lm, before, rows, shared, shared_kv, value_layer + 1)
+    prefix = _prefix_before(lm, before, rows, shared, shared_kv, first)
     suffixes = [Suffix(row, i, hidden[i][positions[i] :].clone()) for i, row in enumerate(rows)]
-    bare = [i for i, row in enumerate(rows) if row.context == 0]
-    start = torch.stack([suffixes[i].hidden[0] for i in bare]).float()
-    return _Problem(lm, value_layer + 1, suffixes, start, prefix)
+    bare = [suffixes[i] for i, row in enumerate(rows) if row.context == 0]
+    if places:
+        start = _written(lm, bare, prefix, places)
+    else:
+        start = torch.stack([suffix.hidden[0] for suffix in bare])[:, None].float()
+    return _Problem(lm, first, places, suffixes, start, prefix)
+
+
+def _written(
+    lm: LanguageModel, bare: Sequence[Suffix], prefix: KeyValues | None, places: Sequence[Place]
+) -> Float[Tensor, "fact site d_model"]:
+    """What the maps at `places`, all of one layer, write at the bare prompts' edited tokens."""
+    layer = places[0].layer
+    hidden = torch.stack([suffix.hidden[:1] for suffix in bare])
+    mask = torch.ones(len(bare), 1, dtype=torch.long, device=lm.device)
+    own = None if prefix is None else prefix.rows(torch.tensor([suffix.kv_row for suffix in bare], device=lm.device))
+    written: dict[Place, Tensor] = {}
+    nothing = torch.zeros(len(bare), lm.d_model, device=lm.device)
+    with outputs_shifted(lm, dict.fromkeys(places, nothing), column=0, seen=written):
+        run_layers(lm, hidden, mask, first=layer, stop=layer + 1, prefix=own)
+    return torch.stack([written[place].float() for place in places], dim=1)
 
 
 def _entering(
@@ -157,7 +203,7 @@ def _prefix_before(
     return joined(parts).rows(torch.tensor(order, device=lm.device).argsort())
 
 
-def learning_rates(config: MemitConfig) -> list[float]:
+def learning_rates(config: ValueConfig) -> list[float]:
     """Adam's learning rate at each update; one entry fewer than the loss is evaluated.
 
     "published": constant. "fast": just under half of the updates, from five times the rate down to a half, under an
@@ -172,7 +218,7 @@ def learning_rates(config: MemitConfig) -> list[float]:
     return [config.learning_rate * (_FAST_FIRST - fall * i) for i in range(kept)]
 
 
-def evaluations(config: MemitConfig) -> int:
+def evaluations(config: ValueConfig) -> int:
     """How often a fact's loss is evaluated where it never falls below stop_loss."""
     return len(learning_rates(config)) + 1
 
@@ -197,10 +243,10 @@ class _Adam:
         shift[active] -= learning_rate / (1 - beta1**self.steps) * (mean / denominator)
 
 
-def _optimise(problem: _Problem, config: MemitConfig, advance: Callable[[int], None]) -> TargetValues:
+def _optimise(problem: _Problem, config: ValueConfig, advance: Callable[[int], None]) -> TargetValues:
     start = problem.start
     n = len(start)
-    start_norm = start.norm(dim=1)
+    start_norm = start.norm(dim=2)
     shift = torch.zeros_like(start)
     adam = _Adam(start.shape, start.device, _FAST_BETAS if config.schedule == "fast" else _BETAS)
     rates = learning_rates(config)
@@ -211,9 +257,9 @@ def _optimise(problem: _Problem, config: MemitConfig, advance: Callable[[int], N
     for step in range(len(rates) + 1):
         last = step == len(rates)
         nll, kl, gradient = evaluator(shift, active, config.kl_factor, with_gradient=not last)
-        norm = shift[active].norm(dim=1)
+        norm = shift[active].norm(dim=2)
         decay = config.weight_decay / start_norm[active] ** 2
-        loss = nll + config.kl_factor * kl + decay * norm
+        loss = nll + config.kl_factor * kl + (decay * norm).sum(1)
         for name, values in (("nll", nll), ("kl", kl), ("loss", loss)):
             result[name][active] = values
         if step == 0:
@@ -227,16 +273,16 @@ def _optimise(problem: _Problem, config: MemitConfig, advance: Callable[[int], N
             active, gradient, norm, decay = active[going], gradient[going], norm[going], decay[going]
             evaluator.keep(active)
         # ‖shift‖ has no gradient at 0; like torch's norm, take 0 there.
-        gradient = gradient + shift[active] * (decay / norm.clamp_min(1e-30) * (norm > 0))[:, None]
+        gradient = gradient + shift[active] * (decay / norm.clamp_min(1e-30) * (norm > 0))[..., None]
         adam.step_(shift, gradient, active, rates[step])
         limit = config.clamp * start_norm[active]
-        norm = shift[active].norm(dim=1)
-        shift[active] *= torch.where(norm > limit, limit / norm, torch.ones_like(norm))[:, None]
+        norm = shift[active].norm(dim=2)
+        shift[active] *= torch.where(norm > limit, limit / norm, torch.ones_like(norm))[..., None]
         updates[active] += 1
     return TargetValues(
-        value=start + shift,
-        shift_norm=shift.norm(dim=1),
-        start_norm=start_norm,
+        value=(start + shift)[:, -1],
+        shift_norm=shift[:, -1].norm(dim=1),
+        start_norm=start_norm[:, -1],
         **result,
         updates=updates,
         converged=(result["loss"] < config.stop_loss).long(),
@@ -266,18 +312,14 @@ class _Evaluator:
         is_first = self.essence_log_probs is None
         for one in self.passes:
             with torch.set_grad_enabled(with_gradient):
-                edited = (one.hidden[:, 0].float() + shift[one.facts]).requires_grad_(with_gradient)
-                entering = torch.cat([edited[:, None].to(one.hidden), one.hidden[:, 1:]], dim=1)
-                hidden = run_layers(
-                    self.problem.lm, entering, one.mask, first=self.problem.first, prefix=one.prefix
-                ).hidden
-                assert hidden is not None
+                own = shift[one.facts].requires_grad_(with_gradient)
+                hidden = self.problem.run(one, own)
                 logits = self.problem.lm.logits(hidden[one.read_rows, one.read_columns])
             grad_logits = self._losses(one, logits.detach(), nll, kl, kl_factor, is_first)
             if with_gradient:
-                (grad_edited,) = torch.autograd.grad(logits, edited, grad_logits.to(logits.dtype))
+                (grad_own,) = torch.autograd.grad(logits, own, grad_logits.to(logits.dtype))
                 # A product with a 0/1 matrix, not index_add_: sums in a fixed order on every device.
-                gradient += one.membership @ grad_edited
+                gradient += (one.membership @ grad_own.flatten(1)).reshape(gradient.shape)
         return nll[active], kl[active], gradient[active]
 
     def _losses(self, one: Pass, logits: Tensor, nll: Tensor, kl: Tensor, kl_factor: float, is_first: bool) -> Tensor:

@@ -5,7 +5,7 @@ from errata.models.families import FAMILIES, Family
 from errata.models.identity import config_digest, matmul_precision, tokenizer_digest
 from errata.models.language_model import LanguageModel
 from errata.models.load import load, wrap
-from errata.models.partial import KeyValues, Run, joined, left_aligned, run_layers
+from errata.models.partial import KeyValues, Run, joined, left_aligned, outputs_shifted, run_layers
 from errata.models.projections import (
     ATTENTION_MATRICES,
     MLP_MATRICES,
@@ -43,6 +43,7 @@ __all__ = [
     "matmul_precision",
     "matrices",
     "mlp_matrices",
+    "outputs_shifted",
     "pad_right",
     "projection",
     "run_backward",

@@ -8,7 +8,7 @@ library's own mask code sees the true distances; attention updates return prefix
 """
 
 import inspect
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from errata.models.language_model import LanguageModel
+from errata.models.projections import Place, projection
 
 LayerKeyValues = tuple[Float[Tensor, "batch head pos d_head"], Float[Tensor, "batch head pos d_head"]]
 
@@ -199,6 +200,37 @@ def _tapped(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def outputs_shifted(
+    lm: LanguageModel,
+    shifts: Mapping[Place, Float[Tensor, "batch d_out"]],
+    *,
+    column: int,
+    seen: dict[Place, Float[Tensor, "batch d_out"]] | None = None,
+) -> Iterator[None]:
+    """Add to what whole maps (down, o) write at one column of a batch, each row its own; `seen` receives what was there."""
+
+    def hook_of(place: Place, shift: Tensor):
+        def hook(_module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:
+            # OPT's MLP sees all positions of the batch in one axis.
+            rows = output.reshape(len(shift), -1, output.shape[-1])
+            if seen is not None:
+                seen[place] = rows[:, column].detach()
+            moved = (rows[:, column].float() + shift).to(rows.dtype)
+            return torch.cat([rows[:, :column], moved[:, None], rows[:, column + 1 :]], dim=1).reshape(output.shape)
+
+        return hook
+
+    hooks = []
+    try:
+        for place, shift in shifts.items():
+            hooks.append(projection(lm, *place).module.register_forward_hook(hook_of(place, shift)))
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
 
 
 class _PrefixLayer(CacheLayerMixin):

@@ -5,9 +5,9 @@ import torch
 from edit_helpers import FACTS, REAL_FACTS, random_moments, relative, without_type_checks
 
 from errata import edit_facts
-from errata.edit import shift
+from errata.edit.methods import shift
+from errata.edit.methods.shift import ShiftConfig
 from errata.edit.settings import METHODS, settings_for
-from errata.edit.shift import ShiftConfig
 from errata.errors import ConfigError
 from errata.models import Place, encode_targets, run_taps
 from errata.stats import SecondMoments

@@ -1,0 +1,103 @@
+"""AlphaEdit (Fang et al., ICLR 2025): MEMIT whose updates stay where the corpus's keys hardly reach."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from errata.core.linalg import Ridge, null_space, null_space_adjoint
+from errata.edit.mass_editing import MassConfig, edit_by_values, moment_plan
+from errata.edit.method import Edit, EditTask, Method
+from errata.edit.methods.memit import guess_layers
+from errata.errors import ConfigError
+from errata.models import LanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlphaEditConfig(MassConfig):
+    """Hyperparameters of AlphaEdit; the defaults are the published ones.
+
+    threshold: eigenvectors of C with a smaller eigenvalue span the null space.  threshold_unit: "absolute" as published,
+    or "mean", in units of C's mean eigenvalue, which carries over between models.  ridge: L₂, what holds the update
+    small inside the null space.  past_keys: facts of earlier batches are protected (H = K_pᵀK_p).
+    """
+
+    title: ClassVar[str] = "AlphaEdit"
+
+    threshold: float = 2e-2
+    threshold_unit: Literal["absolute", "mean"] = "absolute"
+    ridge: float = 10.0
+    past_keys: bool = True
+
+    def domain_checks(self) -> list[tuple[str, bool]]:
+        return [
+            *super().domain_checks(),
+            (f"threshold must be positive, found {self.threshold}", self.threshold <= 0),
+            (f"ridge must be positive, found {self.ridge}", self.ridge <= 0),
+        ]
+
+
+class NullSpaceRule:
+    """The null-space solution of each layer; bases are kept from one pass to the next."""
+
+    def __init__(
+        self,
+        moments: Mapping[int, Float64[Tensor, "d_mlp d_mlp"]],
+        config: AlphaEditConfig,
+        past_keys: Mapping[int, Float[Tensor, "past d_mlp"]],
+    ) -> None:
+        self.config, self.past_keys = config, past_keys
+        self.bases = {layer: self._basis(moments[layer], layer) for layer in config.layers}
+
+    def __call__(self, layer: int, keys: Float64[Tensor, "fact d_mlp"]) -> Ridge:
+        basis = self.bases[layer].to(keys)
+        return null_space_adjoint(keys, basis, ridge=self.config.ridge, past_keys=self.past_keys.get(layer))
+
+    def _basis(self, moment: Float64[Tensor, "d_mlp d_mlp"], layer: int) -> Float64[Tensor, "d_mlp free"]:
+        unit = float(moment.diagonal().mean()) if self.config.threshold_unit == "mean" else 1.0
+        basis = null_space(moment, below=self.config.threshold * unit)
+        if not basis.shape[1]:
+            raise ConfigError(
+                f"threshold={self.config.threshold:g} ({self.config.threshold_unit}): no eigenvalue of layer {layer}'s "
+                "second moment is smaller, so AlphaEdit has nowhere to write; raise it."
+            )
+        return basis
+
+
+def edit_alphaedit(task: EditTask) -> Edit:
+    """As MEMIT, the solve of each layer held inside the null space of the corpus's keys."""
+    config: AlphaEditConfig = task.config
+    rule = NullSpaceRule(task.second_moments().layers, config, task.past_keys if config.past_keys else {})
+    edit = edit_by_values(task, rule, strength=f"ridge={config.ridge:g}")
+    sizes = {layer: basis.shape[1] for layer, basis in rule.bases.items()}
+    told = ", ".join(f"{layer}: {size:,}" for layer, size in sizes.items())
+    return edit.with_metrics(
+        {"null_space": {str(layer): size for layer, size in sizes.items()}},
+        f"Free directions by layer: {told} of {task.lm.d_mlp:,}.",
+    )
+
+
+def _guess(lm: LanguageModel) -> AlphaEditConfig:
+    """MEMIT's layers; the threshold in units of the mean eigenvalue, since nobody has looked at this model's C."""
+    return AlphaEditConfig(layers=guess_layers(lm), threshold=0.1, threshold_unit="mean")
+
+
+def _plan(config: AlphaEditConfig) -> str:
+    return moment_plan(
+        config, f"null space below {config.threshold:g} ({config.threshold_unit}), L₂ = {config.ridge:g}"
+    )
+
+
+ALPHAEDIT = Method(
+    name="alphaedit",
+    title="AlphaEdit (Fang et al. 2025)",
+    config_type=AlphaEditConfig,
+    guess=_guess,
+    certain=frozenset({"layers", "threshold", "ridge"}),
+    plan=_plan,
+    edit=edit_alphaedit,
+    uses_moments=lambda _: True,
+    uses_prefixes=True,
+)

@@ -1,0 +1,79 @@
+"""EMMET (Gupta et al. 2024): MEMIT's batch with ROME's constraint, every key mapped onto its value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float64
+from torch import Tensor
+
+from errata.core.linalg import Cholesky, Ridge, cholesky, equality_adjoint
+from errata.edit.mass_editing import MassConfig, edit_by_values, moment_plan
+from errata.edit.method import Edit, EditTask, Method
+from errata.edit.methods.memit import guess_layers
+from errata.models import LanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmmetConfig(MassConfig):
+    """Hyperparameters of EMMET.
+
+    layers: one in the paper; several are written as MEMIT writes them.  moment_scale: s, C' = sC, the corpus tokens that
+    the mean stands for.  softness: α, how far the constraints may be missed; 0 holds them exactly. Only α·s matters, and
+    it is what MEMIT calls λ.
+    """
+
+    title: ClassVar[str] = "EMMET"
+
+    moment_scale: float = 1.0
+    softness: float = 0.1
+
+    def domain_checks(self) -> list[tuple[str, bool]]:
+        return [
+            *super().domain_checks(),
+            (f"moment_scale must be positive, found {self.moment_scale}", self.moment_scale <= 0),
+            (f"softness must be ≥ 0, found {self.softness}", self.softness < 0),
+        ]
+
+
+class EqualityRule:
+    """The equality-constrained solution of each layer; C's Cholesky is kept from one pass to the next."""
+
+    def __init__(self, moments: Mapping[int, Float64[Tensor, "d_mlp d_mlp"]], config: EmmetConfig) -> None:
+        self.moments, self.config = moments, config
+        self.factored: dict[int, Cholesky] = {}
+
+    def __call__(self, layer: int, keys: Float64[Tensor, "fact d_mlp"]) -> Ridge:
+        scaled = self.config.moment_scale * self.moments[layer].to(keys.device)
+        if layer not in self.factored:
+            self.factored[layer] = cholesky(scaled)
+        return equality_adjoint(keys, scaled, softness=self.config.softness, moment_cholesky=self.factored[layer])
+
+
+def edit_emmet(task: EditTask) -> Edit:
+    """As MEMIT, each layer solved under the constraint that the keys give their values."""
+    config: EmmetConfig = task.config
+    rule = EqualityRule(task.second_moments().layers, config)
+    return edit_by_values(task, rule, strength=f"softness={config.softness:g}")
+
+
+def _guess(lm: LanguageModel) -> EmmetConfig:
+    """One layer, the last of MEMIT's."""
+    return EmmetConfig(layers=guess_layers(lm)[-1:])
+
+
+def _plan(config: EmmetConfig) -> str:
+    return moment_plan(config, f"α = {config.softness:g}, s = {config.moment_scale:g}")
+
+
+EMMET = Method(
+    name="emmet",
+    title="EMMET (Gupta et al. 2024)",
+    config_type=EmmetConfig,
+    guess=_guess,
+    certain=frozenset({"layers", "softness", "moment_scale"}),
+    plan=_plan,
+    edit=edit_emmet,
+    uses_moments=lambda _: True,
+    uses_prefixes=True,
+)

@@ -1,0 +1,49 @@
+"""PMET (Li et al., AAAI 2024): attention's and the MLP's outputs are optimised jointly, only the MLP is written."""
+
+from typing import ClassVar
+
+from errata.edit.mass_editing import edit_by_values, moment_plan
+from errata.edit.method import Edit, EditTask, Method
+from errata.edit.methods.memit import MemitConfig, RidgeRule, guess
+from errata.models import LanguageModel
+
+
+class PmetConfig(MemitConfig):
+    """Hyperparameters of PMET: MEMIT's; each of the two shifts has its own clamp and decay.
+
+    What the shift of attention does is left out when the weights are written: it is there so that the MLP need not carry
+    what is not a fact. Layer i of N takes 1/√(N − i) of what is missing of the MLP's output.
+    """
+
+    title: ClassVar[str] = "PMET"
+
+
+def edit_pmet(task: EditTask) -> Edit:
+    """As MEMIT, with values of the last layer's MLP output instead of the residual stream."""
+    config: PmetConfig = task.config
+    rule = RidgeRule(task.second_moments().layers, config.prior_weight, task.past_keys if config.past_keys else None)
+    return edit_by_values(
+        task, rule, strength=f"prior_weight={config.prior_weight:g}", site="attention and mlp", spread="root"
+    )
+
+
+def _guess(lm: LanguageModel) -> PmetConfig:
+    from_memit = guess(lm)
+    return PmetConfig(layers=from_memit.layers, prior_weight=from_memit.prior_weight)
+
+
+def _plan(config: PmetConfig) -> str:
+    return moment_plan(config, f"λ = {config.prior_weight:g}")
+
+
+PMET = Method(
+    name="pmet",
+    title="PMET (Li et al. 2024)",
+    config_type=PmetConfig,
+    guess=_guess,
+    certain=frozenset({"layers", "prior_weight"}),
+    plan=_plan,
+    edit=edit_pmet,
+    uses_moments=lambda _: True,
+    uses_prefixes=True,
+)

@@ -1,0 +1,164 @@
+"""ROME (Meng et al., NeurIPS 2022) and r-ROME (Gupta et al. 2024): one fact, one layer, one rank-one update.
+
+Written at once, each fact's update is computed on the model as it is and all are added; one after another, as ROME's
+own code does it, is the job's business.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from errata.core.linalg import cholesky
+from errata.core.updates import WeightUpdate
+from errata.edit.keys import KeyFrontier
+from errata.edit.mass_editing import value_metrics, value_summary, values_of, warn_of_last_layer, warn_of_stuck
+from errata.edit.method import Edit, EditTask, Method
+from errata.edit.rows import key_rows
+from errata.edit.targets import TargetValues
+from errata.edit.value_config import ValueConfig
+from errata.facts import Fact
+from errata.models import LanguageModel, Place, weight_of
+
+# Of what the averaged key gives at itself, so little at the bare prompt's key makes the update several times too large.
+_SMALL_DENOMINATOR = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class RomeConfig(ValueConfig):
+    """Hyperparameters of ROME; the defaults are the published ones.
+
+    layers: one.  clamp: of the shift of the MLP's output.  short_prefixes: so many of `prefixes` have half their length.
+    one_key: one and the same key everywhere (r-ROME). The published code whitens the key averaged over contexts, but
+    divides by its product with the bare prompt's key, which now and then is tiny and wrecks the model.
+    moment_tokens: corpus tokens behind the second moment.
+    """
+
+    title: ClassVar[str] = "ROME"
+    one_layer: ClassVar[bool] = True
+
+    clamp: float = 4.0
+    prefixes: int = 20
+    short_prefixes: int = 10
+    one_key: bool = False
+    moment_tokens: int = 100_000
+
+    def domain_checks(self) -> list[tuple[str, bool]]:
+        few = f"short_prefixes must be 0–prefixes ({self.prefixes}), found {self.short_prefixes}"
+        return [*super().domain_checks(), (few, not 0 <= self.short_prefixes <= self.prefixes)]
+
+    @property
+    def prefix_lengths(self) -> list[int]:
+        long = self.prefixes - self.short_prefixes
+        return [max(2, self.prefix_tokens // 2)] * self.short_prefixes + [self.prefix_tokens] * long
+
+
+def edit_rome(task: EditTask) -> Edit:
+    """ΔW = Σ_facts u (v* − Wk)ᵀ/(kᵀu), u = C⁻¹k̄/‖C⁻¹k̄‖; k̄ is the mean key over contexts, k the bare prompt's or k̄.
+
+    Raises NumericsError, SingularSystemError, StorageError.
+    """
+    config: RomeConfig = task.config
+    (layer,) = config.layers
+    values = values_of(task, "mlp")
+    with task.stage("solve"):
+        mean, bare = _keys(task, layer)
+        second_moment = task.second_moments()[layer].to(mean.device)
+        factored = cholesky(second_moment)
+        whitened = torch.cholesky_solve(mean.T, factored.factor).T
+        directions = whitened / whitened.norm(dim=1, keepdim=True)
+        keys = mean if config.one_key else bare
+        written = task.lm.down(layer)(keys.to(task.lm.dtype)).double()
+        missing = values.value.to(written) - written
+        denominators = (keys * directions).sum(1)
+        ratios = denominators / (mean * directions).sum(1)
+        update = WeightUpdate.from_factors(directions.cpu(), (missing / denominators[:, None]).cpu())
+    place = Place(layer, "down")
+    norm = float(update.matrix().double().norm()) / float(weight_of(task.lm, place).double().norm())
+    metrics = {
+        "layers": [{"layer": layer, "relative_norm": norm, "jitter": factored.jitter}],
+        "smallest_denominator": float(ratios.abs().min()),
+        "target_values": value_metrics(values),
+    }
+    return Edit(
+        updates={place: update},
+        metrics=metrics,
+        summary=(
+            f"‖ΔW‖/‖W‖ at layer {layer}: {norm:.3f}.",
+            value_summary(metrics["target_values"], len(task.facts)),
+        ),
+        warnings=(
+            *warn_of_last_layer(task.lm, config.layers),
+            *_warn_of_denominators(task.facts, ratios),
+            *warn_of_stuck(values),
+        ),
+        not_converged=tuple(_missed(task.facts, values)),
+        values=values.value.cpu(),
+        keys={layer: mean.float().cpu()},
+    )
+
+
+@torch.no_grad()
+def _keys(task: EditTask, layer: int) -> tuple[Float64[Tensor, "fact d_mlp"], Float64[Tensor, "fact d_mlp"]]:
+    """Each fact's key as the plain mean over contexts, and its bare prompt's."""
+    lm, facts = task.lm, task.facts
+    contexts = len(task.prefixes)
+    every = KeyFrontier(lm, key_rows(lm, facts, task.prefixes), len(facts), bare_weight=1 / contexts)
+    mean = every.advance(layer, layer)[0].double()
+    if contexts == 1:
+        return mean, mean
+    return mean, KeyFrontier(lm, key_rows(lm, facts, ("",)), len(facts)).advance(layer, layer)[0].double()
+
+
+def _warn_of_denominators(facts: tuple[Fact, ...], ratios: Float[Tensor, " fact"]) -> list[str]:
+    small = [i for i, ratio in enumerate(ratios.abs().tolist()) if ratio < _SMALL_DENOMINATOR]
+    if not small:
+        return []
+    worst = min(small, key=lambda i: abs(float(ratios[i])))
+    return [
+        f"{len(small)} of {len(facts)} facts have a bare key that is nearly orthogonal to their averaged one (worst: fact "
+        f"{facts[worst].id!r}, {abs(float(ratios[worst])):.2g} of it): their updates are blown up as much. r-rome divides "
+        "by neither."
+    ]
+
+
+def _missed(facts: tuple[Fact, ...], values: TargetValues) -> list[dict[str, object]]:
+    rows = zip(facts, values.loss.tolist(), values.nll.tolist(), values.converged.tolist(), strict=True)
+    return [{"id": fact.id, "loss": loss, "nll": nll} for fact, loss, nll, done in rows if not done]
+
+
+def guess_layer(lm: LanguageModel) -> int:
+    """A third of the way up, about where ROME's measured layers are (17 of 48, 8 of 24, 5 of 28 and 32)."""
+    return min(max(round(0.25 * lm.num_layers), 0), max(lm.num_layers - 2, 0))
+
+
+def _plan(config: RomeConfig) -> str:
+    return (
+        f"layer {config.layers[0]}, {config.value_steps} steps. To do: second moment, target values, one solve for all."
+    )
+
+
+ROME = Method(
+    name="rome",
+    title="ROME (Meng et al. 2022)",
+    config_type=RomeConfig,
+    guess=lambda lm: RomeConfig(layers=(guess_layer(lm),)),
+    certain=frozenset({"layers"}),
+    plan=_plan,
+    edit=edit_rome,
+    uses_moments=lambda _: True,
+    uses_prefixes=True,
+)
+R_ROME = Method(
+    name="r-rome",
+    title="r-ROME (Gupta et al. 2024)",
+    config_type=RomeConfig,
+    guess=lambda lm: RomeConfig(layers=(guess_layer(lm),), one_key=True),
+    certain=frozenset({"layers"}),
+    plan=_plan,
+    edit=edit_rome,
+    uses_moments=lambda _: True,
+    uses_prefixes=True,
+)

@@ -1,0 +1,88 @@
+"""Known settings of every method: one table, a row for each model that somebody measured; all others are guesses."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from errata.edit.method import Preset
+from errata.edit.method_config import MethodConfig
+from errata.edit.methods.memit import MemitConfig
+from errata.edit.methods.rome import RomeConfig
+
+# Family, layers, d_model, vocabulary (None: whatever it is): what makes a model the one that was measured.
+Shape = tuple[str, int, int, int | None]
+SMOLLM2: Shape = ("llama", 30, 576, 49152)
+GPT2_MEDIUM: Shape = ("gpt2", 24, 1024, None)
+GPT2_LARGE: Shape = ("gpt2", 36, 1280, None)
+GPT2_XL: Shape = ("gpt2", 48, 1600, None)
+GPT_J: Shape = ("gptj", 28, 4096, None)
+GPT_NEOX: Shape = ("gpt_neox", 44, 6144, None)
+LLAMA_2: Shape = ("llama", 32, 4096, 32000)
+LLAMA_3: Shape = ("llama", 32, 4096, 128256)
+LLAMA_32: Shape = ("llama", 28, 3072, 128256)
+MISTRAL: Shape = ("mistral", 32, 4096, None)
+QWEN2: Shape = ("qwen2", 28, 3584, None)
+
+
+def _row(name: str, source: str, shape: Shape, config: MethodConfig, *, least_facts: int = 0) -> Preset:
+    family, num_layers, d_model, d_vocab = shape
+    return Preset(
+        name=name, source=source, family=family, num_layers=num_layers, d_model=d_model, d_vocab=d_vocab,
+        least_facts=least_facts, config=config,
+    )  # fmt: skip
+
+
+def _memit(layers: range, **fields: Any) -> MemitConfig:
+    return MemitConfig(layers=tuple(layers), **fields)
+
+
+_EASYEDIT = {"clamp": 4.0, "value_steps": 25, "weight_decay": 1e-3, "prior_weight": 15000.0}
+_MEASURED = {"clamp": 1.0, "passes": 2, "moment_tokens": 10_000}
+
+MEMIT_PRESETS = (
+    _row("SmolLM2-135M", "measured with 100 facts", SMOLLM2, _memit(range(7, 10), prior_weight=100.0, **_MEASURED)),
+    # With a thousand keys for 1,536 neurons a small λ gives up everything else to land them.
+    _row(
+        "SmolLM2-135M, from 300 facts on",
+        "measured with 1,000 facts",
+        SMOLLM2,
+        _memit(range(7, 10), prior_weight=3000.0, **_MEASURED),
+        least_facts=300,
+    ),
+    _row("GPT-2 XL", "MEMIT", GPT2_XL, _memit(range(13, 18), prior_weight=20000.0)),
+    _row("GPT-J 6B", "MEMIT", GPT_J, _memit(range(3, 9), value_steps=25, prior_weight=15000.0)),
+    _row("GPT-NeoX 20B", "MEMIT", GPT_NEOX, _memit(range(6, 11), clamp=0.3, prior_weight=20000.0)),
+    _row("Llama-3-8B", "AlphaEdit's runs", LLAMA_3, _memit(range(4, 9), value_steps=25, learning_rate=0.1)),
+    _row("Llama-2-7B", "EasyEdit", LLAMA_2, _memit(range(4, 9), **_EASYEDIT)),
+    _row("Mistral-7B", "EasyEdit", MISTRAL, _memit(range(4, 9), **_EASYEDIT)),
+    _row("Llama-3.2-3B", "EasyEdit", LLAMA_32, _memit(range(4, 9), **_EASYEDIT)),
+    _row("Qwen2-7B, Qwen2.5-7B", "EasyEdit", QWEN2, _memit(range(4, 9), **_EASYEDIT)),
+)
+
+
+def _rome(layer: int, **fields: Any) -> RomeConfig:
+    return RomeConfig(layers=(layer,), **fields)
+
+
+_ROME_EASYEDIT = {"value_steps": 25, "weight_decay": 1e-3}
+ROME_PRESETS = (
+    _row("GPT-2 medium", "ROME", GPT2_MEDIUM, _rome(8)),
+    _row("GPT-2 large", "ROME", GPT2_LARGE, _rome(12)),
+    _row("GPT-2 XL", "ROME", GPT2_XL, _rome(17)),
+    _row("GPT-J 6B", "ROME", GPT_J, _rome(5)),
+    _row("GPT-NeoX 20B", "ROME", GPT_NEOX, _rome(15)),
+    _row("Llama-2-7B", "EasyEdit", LLAMA_2, _rome(5, **_ROME_EASYEDIT)),
+    _row("Qwen2-7B, Qwen2.5-7B", "EasyEdit", QWEN2, _rome(5, **_ROME_EASYEDIT)),
+)
+# The same settings, with one key everywhere.
+R_ROME_PRESETS = tuple(replace(row, config=row.config.replace(one_key=True)) for row in ROME_PRESETS)
+
+PRESETS: Mapping[str, tuple[Preset, ...]] = {
+    "memit": MEMIT_PRESETS,
+    "alphaedit": (),
+    "emmet": (),
+    "pmet": (),
+    "rome": ROME_PRESETS,
+    "r-rome": R_ROME_PRESETS,
+    "shift": (),
+}
