@@ -15,11 +15,14 @@ from tiny import LAYERS, VARIANTS, fresh_model, tiny_model
 CONFIG = MemitConfig(layers=(1, 2), value_steps=6, learning_rate=0.1, clamp=0.4)
 
 
-def _expect_reference(lm, facts, config, prefixes, tolerance=1e-4):
-    found = target_values(lm, facts, config, prefixes)
+SITES = {"block": ("block",), "mlp": ("mlp",), "attention and mlp": ("attention", "mlp")}
+
+
+def _expect_reference(lm, facts, config, prefixes, tolerance=1e-4, site="block"):
+    found = target_values(lm, facts, config, prefixes, site=site)
     for i, fact in enumerate(facts):
-        value, updates, loss = reference.target_value(lm, fact, config, prefixes)
-        start = reference.residual_state(lm, fact, config.layers[-1])
+        value, updates, loss = reference.target_value(lm, fact, config, prefixes, SITES[site])
+        start = reference.residual_state(lm, fact, config.layers[-1], SITES[site][-1])
         assert int(found.updates[i]) == updates, fact
         assert bool(found.converged[i]) == (loss < config.stop_loss)
         assert relative(found.value[i], value) < tolerance, fact
@@ -32,6 +35,24 @@ def _expect_reference(lm, facts, config, prefixes, tolerance=1e-4):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equals_the_reference(variant):
     _expect_reference(tiny_model(variant), FACTS, CONFIG, PREFIXES)
+
+
+@pytest.mark.parametrize("site", ["mlp", "attention and mlp"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_shifts_of_what_matrices_write_equal_the_reference(variant, site):
+    _expect_reference(tiny_model(variant), FACTS, CONFIG, PREFIXES, site=site)
+
+
+@pytest.mark.parametrize("site", ["mlp", "attention and mlp"])
+def test_shifts_of_what_matrices_write_at_the_first_layer_and_without_prefixes(site):
+    _expect_reference(tiny_model("llama"), FACTS, CONFIG.replace(layers=(0,)), PREFIXES, site=site)
+    _expect_reference(tiny_model("gpt2", bos=True), FACTS, CONFIG, [""], site=site)
+
+
+def test_two_shifts_have_a_clamp_each():
+    lm, config = tiny_model("llama"), CONFIG.replace(clamp=0.05, learning_rate=0.5)
+    found = _expect_reference(lm, FACTS, config, PREFIXES, site="attention and mlp")
+    assert float((found.shift_norm / found.start_norm).max()) == pytest.approx(0.05, rel=1e-4)
 
 
 @pytest.mark.parametrize("variant", ["llama", "gpt2", "gemma3_text", "bloom", "opt"])

@@ -2,6 +2,8 @@
 
 import torch
 
+from errata.models import projection
+
 
 def find(tokenizer, text, start, end):
     """Ids of a text and the last token over characters [start, end)."""
@@ -14,23 +16,36 @@ def block_output(output):
     return output[0] if isinstance(output, tuple) else output
 
 
-class Shifted:
-    """Adds `shift` to layer `layer`'s output at one position of each row, and records what it was before."""
+def shifted_module(lm, layer, site):
+    """The module whose output is shifted: the block itself, or its MLP's or attention's last map."""
+    if site == "block":
+        return lm.layers[layer]
+    return lm.down(layer) if site == "mlp" else projection(lm, layer, "o").module
 
-    def __init__(self, lm, layer, positions, shift):
+
+class Shifted:
+    """Adds `shift` to what `site` of layer `layer` gives at one position of each row; records what it was before."""
+
+    def __init__(self, lm, layer, positions, shift, site="block"):
         self.positions, self.shift = positions, shift
-        self.handle = lm.layers[layer].register_forward_hook(self.hook)
+        self.handle = shifted_module(lm, layer, site).register_forward_hook(self.hook)
 
     def hook(self, _module, _arguments, output):
         hidden = block_output(output).clone()
+        if hidden.ndim == 2:  # OPT's MLP sees all rows in one axis
+            return self.moved(hidden.reshape(len(self.positions), -1, hidden.shape[-1])).reshape(hidden.shape)
+        hidden = self.moved(hidden)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    def moved(self, hidden):
         rows = torch.arange(len(hidden))
         self.before = hidden[rows, self.positions].detach()
         hidden[rows, self.positions] += self.shift
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+        return hidden
 
 
-def target_value(lm, fact, config, prefixes):
-    """The optimised value of one fact, the number of updates, and the final total loss."""
+def target_value(lm, fact, config, prefixes, sites=("block",)):
+    """The optimised value of one fact at the last of `sites`, the number of updates, and the final total loss."""
     rows, targets, positions = [], [], []
     for prefix in prefixes:
         text = prefix + fact.text + " " + fact.target_new
@@ -48,25 +63,29 @@ def target_value(lm, fact, config, prefixes):
     mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows])
     positions = torch.tensor(positions)
 
-    shift = torch.zeros(lm.d_model, requires_grad=True)
-    adam = torch.optim.Adam([shift], lr=config.learning_rate)
-    start_value = p0 = None
+    shifts = [torch.zeros(lm.d_model, requires_grad=True) for _ in sites]
+    adam = torch.optim.Adam(shifts, lr=config.learning_rate)
+    starts = p0 = None
     updates = 0
     for step in range(config.value_steps):
-        hooked = Shifted(lm, config.layers[-1], positions, shift)
+        hooked = [
+            Shifted(lm, config.layers[-1], positions, shift, site) for shift, site in zip(shifts, sites, strict=True)
+        ]
         logits = lm.hf(input_ids=batch, attention_mask=mask, use_cache=False).logits.float()
-        hooked.handle.remove()
+        for one in hooked:
+            one.handle.remove()
         log_probs = logits.log_softmax(-1)
-        if start_value is None:
-            start_value = hooked.before[0].float()
+        if starts is None:
+            starts = [one.before[0].float() for one in hooked]
         nll = torch.stack(
             [-torch.stack([log_probs[i, t - 1, rows[i][t]] for t in target]).mean() for i, target in enumerate(targets)]
         ).mean()
         essence = log_probs[-1, positions[-1]]
         p0 = essence.detach() if p0 is None else p0
-        assert start_value is not None
         kl = (essence.exp() * (essence - p0)).sum()
-        loss = nll + config.kl_factor * kl + config.weight_decay * shift.norm() / start_value.norm() ** 2
+        loss = nll + config.kl_factor * kl
+        for shift, start in zip(shifts, starts, strict=True):
+            loss = loss + config.weight_decay * shift.norm() / start.norm() ** 2
         if loss < config.stop_loss or step == config.value_steps - 1:
             break
         adam.zero_grad()
@@ -74,16 +93,23 @@ def target_value(lm, fact, config, prefixes):
         adam.step()
         updates += 1
         with torch.no_grad():
-            limit = config.clamp * start_value.norm()
-            if shift.norm() > limit:
-                shift *= limit / shift.norm()
-    assert start_value is not None
-    return (start_value + shift).detach(), updates, float(loss.detach())
+            for shift, start in zip(shifts, starts, strict=True):
+                limit = config.clamp * start.norm()
+                if shift.norm() > limit:
+                    shift *= limit / shift.norm()
+    assert starts is not None
+    return (starts[-1] + shifts[-1]).detach(), updates, float(loss.detach())
+
+
+def key(lm, fact, layer, prefixes):
+    """½ · the bare prompt's key + ½ · the mean of the prefixed prompts' keys, by one full forward each."""
+    keys = context_keys(lm, fact, layer, prefixes)
+    return keys[1:].mean(0) / 2 + keys[0] / 2 if len(keys) > 1 else keys[0]
 
 
 @torch.no_grad()
-def key(lm, fact, layer, prefixes):
-    """½ · the bare prompt's key + ½ · the mean of the prefixed prompts' keys, by one full forward each."""
+def context_keys(lm, fact, layer, prefixes):
+    """The key after each prefix, by one full forward each."""
     keys = []
     for prefix in prefixes:
         start, end = (len(prefix) + i for i in fact.subject_span)
@@ -93,32 +119,40 @@ def key(lm, fact, layer, prefixes):
         lm.hf(input_ids=torch.tensor([ids]), use_cache=False)
         handle.remove()
         keys.append(seen["x"].reshape(len(ids), -1)[subject[-1]])
-    return torch.stack(keys[1:]).mean(0) / 2 + keys[0] / 2 if keys[1:] else keys[0]
+    return torch.stack(keys)
 
 
 @torch.no_grad()
-def residual_state(lm, fact, layer):
-    """Layer `layer`'s output at the last subject token of the bare prompt."""
+def residual_state(lm, fact, layer, site="block"):
+    """What layer `layer` leaves in the stream, or its MLP writes, at the last subject token of the bare prompt."""
     ids, subject = find(lm.tokenizer, fact.text, *fact.subject_span)
     seen = {}
-    handle = lm.layers[layer].register_forward_hook(lambda _m, _a, out: seen.update(x=block_output(out).clone()))
+    module = shifted_module(lm, layer, site)
+    handle = module.register_forward_hook(lambda _m, _a, out: seen.update(x=block_output(out).clone()))
     lm.hf(input_ids=torch.tensor([ids]), use_cache=False)
     handle.remove()
-    return seen["x"][0, subject[-1]]
+    return seen["x"].reshape(len(ids), -1)[subject[-1]]
 
 
 @torch.no_grad()
-def edit_(lm, facts, config, prefixes, moments, values):
-    """The layer loop, `passes` times; leaves the model edited, returns each layer's dense update and first keys."""
+def edit_(lm, facts, config, prefixes, moments, values, rule=None, spread=lambda left: left, site="block"):
+    """The layer loop, `passes` times; leaves the model edited, returns each layer's dense update and first keys.
+
+    `rule(moment, keys, residuals)` gives a layer's update; MEMIT's if none is given.
+    """
+
+    def memit(moment, keys, residuals):
+        return torch.linalg.solve(config.prior_weight * moment + keys.T @ keys, keys.T @ residuals)
+
+    rule = rule or memit
     updates, all_keys = {}, {}
-    scale = getattr(lm.hf.config, "residual_multiplier", 1.0)
+    scale = getattr(lm.hf.config, "residual_multiplier", 1.0) if site == "block" else 1.0
     for _ in range(config.passes):
         for i, layer in enumerate(config.layers):
             keys = torch.stack([key(lm, fact, layer, prefixes) for fact in facts]).double()
-            states = torch.stack([residual_state(lm, fact, config.layers[-1]) for fact in facts]).double()
-            residuals = (values.double() - states) / (len(config.layers) - i) / scale
-            system = config.prior_weight * moments[layer].double() + keys.T @ keys
-            update = torch.linalg.solve(system, keys.T @ residuals)
+            states = torch.stack([residual_state(lm, fact, config.layers[-1], site) for fact in facts]).double()
+            residuals = (values.double() - states) / spread(len(config.layers) - i) / scale
+            update = rule(moments[layer].double(), keys, residuals)
             weight = lm.down(layer).weight
             # Conv1D stores (in, out), Linear (out, in).
             weight += (update if type(lm.down(layer)).__name__ == "Conv1D" else update.T).to(weight)

@@ -89,9 +89,9 @@ def equality_adjoint(
 ) -> Ridge:
     """The factor A with ΔW = AᵀR that maps every key onto its value exactly, moving the corpus's keys least.
 
-    A = (KC⁻¹Kᵀ + αI)⁻¹KC⁻¹: EMMET (Gupta et al. 2024), the batched form of ROME's constrained problem, transposed because
-    facts are rows here; `softness` is α, 0 for constraints that hold exactly. In float64. With C' = sC it is MEMIT's
-    solution for λ = αs. Raises SingularSystemError where α = 0 and keys depend on each other.
+    A = (KC⁻¹Kᵀ + αI)⁻¹KC⁻¹: EMMET (Gupta et al. 2024), the batched form of ROME's constrained problem, transposed
+    because facts are rows here; `softness` is α, 0 for constraints that hold exactly. In float64. With C' = sC it is
+    MEMIT's solution for λ = αs. Raises SingularSystemError where α = 0 and keys depend on each other.
     """
     K = keys.double()
     chol_c = moment_cholesky or cholesky(second_moment)
@@ -104,7 +104,7 @@ def equality_adjoint(
 def null_space(second_moment: Float[Tensor, "d_mlp d_mlp"], *, below: float) -> Float64[Tensor, "d_mlp free"]:
     """U₀: the eigenvectors of a second moment whose eigenvalue is smaller than `below`, as columns.
 
-    Directions in which the corpus's keys hardly reach: what is written there is hardly read (AlphaEdit, Fang et al. 2025).
+    Directions in which the corpus's keys hardly reach: what is written there is hardly read (Fang et al. 2025).
     """
     values, vectors = torch.linalg.eigh(second_moment.double())
     return vectors[:, values < below].contiguous()

@@ -80,8 +80,8 @@ class KeyFrontier:
     def advance(
         self, layer: int, state_layer: int
     ) -> tuple[Float[Tensor, "fact d_mlp"], Float[Tensor, "fact d_model"]]:
-        """Keys at `layer`, means over contexts, and what is read of `state_layer` at the bare prompt's subject, on the model
-        as it is now; the frontier then stands at `layer`'s input.
+        """Keys at `layer`, means over contexts, and what is read of `state_layer` at the bare prompt's subject, on the
+        model as it is now; the frontier then stands at `layer`'s input.
         """
         shared = self.shared.run(stop=state_layer + 1, advance_to=layer)
         keys: list[Tensor | None] = [None] * len(self.rows)

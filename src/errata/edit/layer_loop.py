@@ -68,8 +68,8 @@ def solve(
 ) -> Solution:
     """Weight updates that make the last layer's output at each subject equal its target value, for all facts at once.
 
-    `values` are of what `reads` names: the residual stream after the last layer, or what its MLP writes. `spread`: layer
-    i of N takes 1/(N − i) of what is missing ("even") or 1/√(N − i) ("root", PMET).
+    `values` are of what `reads` names: the residual stream after the last layer, or what its MLP writes. `spread`:
+    layer i of N takes 1/(N − i) of what is missing ("even") or 1/√(N − i) ("root", PMET).
     `passes` > 1 goes beyond the published methods: the whole loop runs again over what is still missing. One pass
     leaves a tenth of the residual on SmolLM2 however small λ is, since the key that is written is a mean over contexts
     and not the bare prompt's own. Where the keys differ from one pass to the next, the update's rank grows with them.
@@ -122,7 +122,7 @@ class _LayerWork:
         update = self._update()
         if not all(torch.isfinite(tensor).all() for tensor in update.tensors().values()):
             raise NumericsError(
-                f"Layer {self.layer}'s update is not finite; raise the prior's weight or moment_tokens."
+                f"Layer {self.layer}'s update is not finite; strengthen the prior or raise moment_tokens."
             )
         # On the original bits, as the patch will do it: in half precision two additions round differently from one.
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What MEMIT and its kin do alike: target values for all facts, the layer loop with the method's own rule, diagnoses."""
+"""What MEMIT and its kin do alike: target values for all facts, the layer loop with the method's rule, diagnoses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,8 +135,8 @@ def diagnose(values: TargetValues, solution: Solution, strength: str) -> list[st
     start, end = float(solution.start_residual.mean()), float(solution.end_residual.mean())
     if start and end / start > _RESIDUAL_LEFT:
         warnings.append(
-            f"The residual did not land: {end:.3g} of {start:.3g} is left. {strength} may be too large for this model's "
-            "second moments (try a tenth), or the layers are full (edit fewer facts)."
+            f"The residual did not land: {end:.3g} of {start:.3g} is left. {strength} may be too large for this "
+            "model's second moments (try a tenth), or the layers are full (edit fewer facts)."
         )
     large = [edit for edit in solution.layers if edit.relative_norm > _UPDATE_TOO_LARGE]
     if large:

@@ -126,12 +126,10 @@ def _type_reasons(config: MethodConfig) -> list[str]:
 
 def _common_checks(config: MethodConfig) -> list[tuple[str, bool]]:
     layers, seed, tokens = list(config.layers), getattr(config, "seed", 0), getattr(config, "moment_tokens", 100)
+    ascending = layers == sorted({*layers}) and min(layers, default=0) >= 0
     return [
         ("layers must name at least one layer", not layers),
-        (
-            f"layers must be ascending and ≥ 0, found {layers}",
-            layers != sorted({*layers}) or min(layers, default=0) < 0,
-        ),
+        (f"layers must be ascending and ≥ 0, found {layers}", not ascending),
         (f"layers must name one layer, found {layers}", config.one_layer and len(layers) > 1),
         (f"seed must be 0–2³²−1, found {seed}", not 0 <= seed < 1 << 32),
         (f"moment_tokens must be at least 100, found {tokens}", tokens < 100),

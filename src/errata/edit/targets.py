@@ -38,8 +38,9 @@ _FAST_SHARE, _FAST_FIRST, _FAST_LAST, _FAST_BETAS = 0.47, 5.0, 0.5, (0.5, 0.9)
 class TargetValues:
     """The optimised values of a batch of facts (rows), with how the optimisation ended.
 
-    value: start + shift, of the MLP's output where attention's is shifted too.  nll, kl, loss: nats, at the end (loss includes both penalties).  first_nll: before the first
-    update.  updates: Adam steps taken.  converged: the loss fell below stop_loss.
+    value: start + shift, of the MLP's output where attention's is shifted too.  nll, kl, loss: nats, at the end (loss
+    includes both penalties).  first_nll: before the first update.  updates: Adam steps taken.  converged: the loss fell
+    below stop_loss.
     """
 
     value: Float[Tensor, "fact d_model"]
@@ -161,7 +162,10 @@ def _entering(
     for members in packs([len(shared.own_ids(row)) for row in rows], most_tokens=_PREPARED_TOKENS):
         chosen = [rows[i] for i in members]
         ids, mask = pad_right([shared.own_ids(row) for row in chosen], device=lm.device)
-        hidden = run_layers(lm, ids, mask, prefix=shared.select(shared_kv, chosen), stop=layer).hidden
+        own = shared.select(shared_kv, chosen)
+        # One layer at least has to run for its input to be seen.
+        run = run_layers(lm, ids, mask, prefix=own, stop=max(layer, 1), tap_inputs=[0] if layer == 0 else [])
+        hidden = run.layer_inputs[0] if layer == 0 else run.hidden
         assert hidden is not None
         found |= {i: states[: len(shared.own_ids(rows[i]))] for i, states in zip(members, hidden, strict=True)}
     return [found[i] for i in range(len(rows))]

@@ -210,7 +210,7 @@ def outputs_shifted(
     column: int,
     seen: dict[Place, Float[Tensor, "batch d_out"]] | None = None,
 ) -> Iterator[None]:
-    """Add to what whole maps (down, o) write at one column of a batch, each row its own; `seen` receives what was there."""
+    """Add to what maps (down, o) write at one column of a batch, each row its own; `seen` gets what was there."""
 
     def hook_of(place: Place, shift: Tensor):
         def hook(_module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ from errata.models import LanguageModel
 class AlphaEditConfig(MassConfig):
     """Hyperparameters of AlphaEdit; the defaults are the published ones.
 
-    threshold: eigenvectors of C with a smaller eigenvalue span the null space.  threshold_unit: "absolute" as published,
-    or "mean", in units of C's mean eigenvalue, which carries over between models.  ridge: L₂, what holds the update
-    small inside the null space.  past_keys: facts of earlier batches are protected (H = K_pᵀK_p).
+    threshold: eigenvectors of C with a smaller eigenvalue span the null space.  threshold_unit: "absolute" as
+    published, or "mean", in units of C's mean eigenvalue, which carries over between models.  ridge: L₂, what holds the
+    update small inside the null space.  past_keys: facts of earlier batches are protected (H = K_pᵀK_p).
     """
 
     title: ClassVar[str] = "AlphaEdit"

@@ -11,8 +11,8 @@ from errata.models import LanguageModel
 class PmetConfig(MemitConfig):
     """Hyperparameters of PMET: MEMIT's; each of the two shifts has its own clamp and decay.
 
-    What the shift of attention does is left out when the weights are written: it is there so that the MLP need not carry
-    what is not a fact. Layer i of N takes 1/√(N − i) of what is missing of the MLP's output.
+    What the shift of attention does is left out when the weights are written: it is there so that the MLP need not
+    carry what is not a fact. Layer i of N takes 1/√(N − i) of what is missing of the MLP's output.
     """
 
     title: ClassVar[str] = "PMET"

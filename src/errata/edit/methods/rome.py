@@ -30,9 +30,9 @@ _SMALL_DENOMINATOR = 0.2
 class RomeConfig(ValueConfig):
     """Hyperparameters of ROME; the defaults are the published ones.
 
-    layers: one.  clamp: of the shift of the MLP's output.  short_prefixes: so many of `prefixes` have half their length.
-    one_key: one and the same key everywhere (r-ROME). The published code whitens the key averaged over contexts, but
-    divides by its product with the bare prompt's key, which now and then is tiny and wrecks the model.
+    layers: one.  clamp: of the shift of the MLP's output.  short_prefixes: so many of `prefixes` have half their
+    length. one_key: one and the same key everywhere (r-ROME). The published code whitens the key averaged over
+    contexts, but divides by its product with the bare prompt's key, which now and then is tiny and wrecks the model.
     moment_tokens: corpus tokens behind the second moment.
     """
 
@@ -118,9 +118,9 @@ def _warn_of_denominators(facts: tuple[Fact, ...], ratios: Float[Tensor, " fact"
         return []
     worst = min(small, key=lambda i: abs(float(ratios[i])))
     return [
-        f"{len(small)} of {len(facts)} facts have a bare key that is nearly orthogonal to their averaged one (worst: fact "
-        f"{facts[worst].id!r}, {abs(float(ratios[worst])):.2g} of it): their updates are blown up as much. r-rome divides "
-        "by neither."
+        f"{len(small)} of {len(facts)} facts have a bare key that is nearly orthogonal to their averaged one (worst: "
+        f"fact {facts[worst].id!r}, {abs(float(ratios[worst])):.2g} of it): their updates are blown up as much. r-rome "
+        "divides by neither."
     ]
 
 

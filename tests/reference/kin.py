@@ -1,0 +1,42 @@
+"""ROME, EMMET, AlphaEdit and PMET as published, with dense systems and full forwards."""
+
+import torch
+
+from reference import memit
+
+
+@torch.no_grad()
+def rome_update(lm, fact, config, prefixes, moment, value):
+    """One fact's dense update."""
+    (layer,) = config.layers
+    keys = memit.context_keys(lm, fact, layer, prefixes).double()
+    mean = keys.mean(0)
+    direction = torch.linalg.solve(moment, mean)
+    direction = direction / direction.norm()
+    key = mean if config.one_key else keys[0]
+    module = lm.down(layer)
+    weight = (module.weight if type(module).__name__ == "Conv1D" else module.weight.T).double()
+    written = key @ weight + (module.bias.double() if module.bias is not None else 0)
+    return torch.outer(direction, (value.double() - written) / (key @ direction))
+
+
+def emmet_rule(config):
+    def rule(moment, keys, residuals):
+        solved = torch.linalg.solve(config.moment_scale * moment, keys.T)
+        system = keys @ solved + config.softness * torch.eye(len(keys), dtype=keys.dtype)
+        return solved @ torch.linalg.solve(system, residuals)
+
+    return rule
+
+
+def alphaedit_rule(config, past=None):
+    def rule(moment, keys, residuals):
+        unit = moment.diagonal().mean() if config.threshold_unit == "mean" else 1.0
+        left, singular, _ = torch.linalg.svd(moment)
+        small = left[:, singular < config.threshold * unit]
+        projector = small @ small.T
+        gram = keys.T @ keys + (0 if past is None else past.T @ past)
+        system = projector @ gram + config.ridge * torch.eye(len(moment), dtype=moment.dtype)
+        return torch.linalg.solve(system, projector @ keys.T @ residuals)
+
+    return rule
