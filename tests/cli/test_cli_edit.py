@@ -2,6 +2,7 @@
 
 import errno
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -227,3 +228,30 @@ def test_progress_goes_to_stderr_only(errata, edit_arguments) -> None:
     assert "evaluations in " in done.err
     assert "MEMIT (Meng et al. 2023): 3 facts" in done.err
     assert "of 3 facts in" not in done.out
+
+
+def test_three_orders_of_editing(errata, edit_arguments) -> None:
+    found = {}
+    for name, words in {"once": ["--at-once"], "batches": ["--in-batches", "2"], "one": ["--one-by-one"]}.items():
+        done = errata(*edit_arguments(*words, out=name))
+        assert done.code == 0, done.err
+        found[name] = json.loads((Path(name) / "report.json").read_text())
+    assert [found[name]["in_batches"] for name in ("once", "batches", "one")] == [None, 2, 1]
+    assert [len(found[name].get("batches", [])) for name in ("once", "batches", "one")] == [0, 2, 3]
+    assert len({found[name]["patch"] for name in found}) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--at-once", "--one-by-one"], "exclude each other"),
+        (["--in-batches", "2", "--one-by-one"], "exclude each other"),
+        (["--in-batches", "0"], "--in-batches must be at least 1"),
+        (["--in-batches", "x"], "in-batches"),
+    ],
+)
+def test_orders_that_make_no_sense(errata, edit_arguments, words, said) -> None:
+    done = errata(*edit_arguments(*words))
+    assert done.code == 2
+    assert said in done.err
+    assert not Path("out").exists()

@@ -40,6 +40,14 @@ Set = Annotated[
         help="Override a hyperparameter: prior_weight=300, layers=7-9; `errata methods` lists them.",
     ),
 ]
+AtOnce = Annotated[bool, typer.Option("--at-once", help="All facts in one update, on the unedited model (default).")]
+InBatches = Annotated[
+    int | None,
+    typer.Option("--in-batches", metavar="N", help="N facts at a time, each batch on the model as edited so far."),
+]
+OneByOne = Annotated[
+    bool, typer.Option("--one-by-one", help="One fact after another, each on the model as edited so far.")
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the patch and the report.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the --out folder.")]
 
@@ -116,6 +124,9 @@ def edit(
     corpus: CorpusPath = None,
     field: Field = "text",
     method: Annotated[str, typer.Option(help="`errata methods` lists them.")] = "memit",
+    at_once: AtOnce = False,
+    in_batches: InBatches = None,
+    one_by_one: OneByOne = False,
     settings: Set = None,
     format: Annotated[
         str, typer.Option(help="auto (by extension and fields), jsonl, json, csv, counterfact or zsre.")
@@ -124,13 +135,13 @@ def edit(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without unusable records.")] = False,
     evaluate: Annotated[bool, typer.Option(help="Measure the model before and after.")] = True,
     batch_size: Annotated[
-        int, typer.Option(help="Facts optimised together (it moves the last bits of the result).")
+        int, typer.Option(help="Target values optimised together: memory and speed, not the order of edits.")
     ] = 32,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Edit facts into a model at once: writes a patch, report.json and a table."""
-    from errata.cli.run import run_edit
+    """Edit facts into a model: writes a patch, report.json and a table."""
+    from errata.cli.run import one_order, run_edit
 
     run_edit(
         facts,
@@ -142,6 +153,7 @@ def edit(
             "skip_bad": skip_bad,
             "evaluate": evaluate,
             "batch_size": batch_size,
+            "in_batches": one_order(at_once=at_once, in_batches=in_batches, one_by_one=one_by_one),
         },
         method=method,
         settings=settings or [],

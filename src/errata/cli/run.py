@@ -60,6 +60,15 @@ def run_edit(
         typer.echo(f"\nPatch and report: {out}\nTry it:           {example}")
 
 
+def one_order(*, at_once: bool, in_batches: int | None, one_by_one: bool) -> int | None:
+    """How many facts a batch has: None for all at once. ConfigError where more than one order is asked for."""
+    if sum([at_once, in_batches is not None, one_by_one]) > 1:
+        raise ConfigError("--at-once, --in-batches and --one-by-one exclude each other; give one of them.")
+    if in_batches is not None and in_batches < 1:
+        raise ConfigError(f"--in-batches must be at least 1, found {in_batches}.")
+    return 1 if one_by_one else in_batches
+
+
 def run_demo(out: Path, *, model: str, device: str, dtype: str, quiet: bool) -> None:
     progress = progress_on(quiet=quiet)
     out = out.expanduser()

@@ -41,6 +41,18 @@ class WeightUpdate:
         assert self.right is not None
         return WeightUpdate(left=self.left, right=factor * self.right)
 
+    def plus(self, other: "WeightUpdate") -> "WeightUpdate":
+        """The sum of both: factors side by side while they are smaller than the matrix."""
+        if self.left is not None and other.left is not None:
+            assert self.right is not None
+            assert other.right is not None
+            return WeightUpdate.from_factors(torch.cat([self.left, other.left]), torch.cat([self.right, other.right]))
+        return WeightUpdate(dense=self.matrix() + other.matrix())
+
+    def is_finite(self) -> bool:
+        """Whether every number in it is finite."""
+        return all(bool(tensor.isfinite().all()) for tensor in self.tensors().values())
+
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that make it up, by name."""
         named = {"left": self.left, "right": self.right, "dense": self.dense}

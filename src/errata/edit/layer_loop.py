@@ -120,7 +120,7 @@ class _LayerWork:
             self.given.append(residuals)
         self.last_keys = keys
         update = self._update()
-        if not all(torch.isfinite(tensor).all() for tensor in update.tensors().values()):
+        if not update.is_finite():
             raise NumericsError(
                 f"Layer {self.layer}'s update is not finite; strengthen the prior or raise moment_tokens."
             )

@@ -95,4 +95,6 @@ class Method:
     plan: Callable[[Any], str]
     edit: Callable[[EditTask], Edit]
     uses_moments: Callable[[Any], bool] = lambda _: False
+    # Work for many facts that each one's own edit can use afterwards (target values into the cache).
+    prepare: Callable[[EditTask], object] = lambda _: None
     uses_prefixes: bool = False

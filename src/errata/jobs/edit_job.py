@@ -22,6 +22,7 @@ from errata.edit import (
 from errata.errors import ConfigError, FactsError
 from errata.evaluate import Measurement, check_measurable, measure
 from errata.facts import Accepted, Fact, Problem, format_problems
+from errata.jobs.batches import checked_edit, edit_in_batches
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.stats_job import run_stats
 from errata.models import LanguageModel, encode
@@ -44,6 +45,7 @@ def edit_facts(
     facts: Sequence[Fact],
     *,
     method: str = "memit",
+    in_batches: int | None = None,
     corpus: Corpus | str | Path | None = None,
     field: str = "text",
     moments: SecondMoments | None = None,
@@ -55,25 +57,30 @@ def edit_facts(
     progress: ProgressSink = SILENT,
     **overrides: Any,
 ) -> EditResult:
-    """Edit all `facts` into `lm` at once with `method` and measure the model before and after.
+    """Edit `facts` into `lm` with `method` and measure the model before and after.
 
-    The model is left as it was; `result.patch.apply_(lm)` edits it. Settings come from the model's preset, or are
-    guesses with a warning; `overrides` replace single fields of the method's configuration. Second moments, where the
-    method uses them, are `moments` if given, else computed over `corpus`, else over the model's own samples. `cache`:
-    folder for second moments and target values (default: errata's home). `places`: where each fact stands, by id, for
-    messages. Raises FactsError with every unusable fact, ConfigError, CorpusError, StorageError, NumericsError.
+    All at once; or `in_batches` of so many facts in their order, each batch on the model as edited by those before (1:
+    one after another), measured right after each batch too. The model is left as it was; `result.patch.apply_(lm)`
+    edits it. Settings come from the model's preset, or are guesses with a warning; `overrides` replace single fields of
+    the method's configuration. Second moments, where the method uses them, are `moments` if given, else computed over
+    `corpus`, else over the model's own samples. `cache`: folder for second moments and target values (default: errata's
+    home). `places`: where each fact stands, by id, for messages. Raises FactsError with every unusable fact,
+    ConfigError, CorpusError, StorageError, NumericsError.
     """
     clock = _Clock()
     cache = None if cache is None else Path(cache)
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, found {batch_size}.")
+    if in_batches is not None and in_batches < 1:
+        raise ConfigError(f"in_batches must be at least 1, found {in_batches}.")
     work = _checked_work(
         lm, facts, find_method(method), overrides, moments,
         evaluate=evaluate, skip_bad=skip_bad, places=places or {}, notify=progress.note,
     )  # fmt: skip
     facts, config = work.facts, work.settings.config
     progress.note(
-        f"{work.method.title}: {len(facts):,} facts into {lm.name}, {work.method.plan(config)} ({work.settings.source})"
+        f"{work.method.title}: {len(facts):,} facts into {lm.name}{_order(in_batches)}, {work.method.plan(config)} "
+        f"({work.settings.source})"
     )
     if work.method.uses_moments(config) and moments is None:
         with clock("second_moments"):
@@ -83,12 +90,17 @@ def edit_facts(
             )  # fmt: skip
     with clock("evaluation_before"):
         before = measure(lm, facts, progress=progress) if evaluate else None
-    edit = work.method.edit(EditTask(lm, facts, config, work.prefixes, moments, batch_size, cache, progress, clock))
-    patch = _patch(lm, work, edit, moments)
+    task = EditTask(lm, facts, config, work.prefixes, moments, batch_size, cache, progress, clock)
+    if in_batches is None:
+        edit = checked_edit(work.method, task)
+    else:
+        edit = edit_in_batches(task, work.method, in_batches, lambda batch: _right_after(lm, batch) if evaluate else {})
+    patch = _patch(lm, work, edit, moments, in_batches)
     with clock("evaluation_after"), patch.applied(lm) if evaluate else nullcontext():
         after = measure(lm, facts, progress=progress) if evaluate else None
     report = _report(patch, edit, before, after, [*_settings_warnings(lm, work), *edit.warnings, *work.warnings]) | {
         "skipped": [str(problem) for problem in work.skipped],
+        "in_batches": in_batches,
         "batch_size": batch_size,
         "seconds": clock.report(),
         "peak_memory_mib": peak_memory_mib(lm.device),
@@ -195,12 +207,25 @@ def _settings_warnings(lm: LanguageModel, work: _Work) -> list[str]:
     return warnings
 
 
-def _patch(lm: LanguageModel, work: _Work, edit: Edit, moments: SecondMoments | None) -> Patch:
+def _order(in_batches: int | None) -> str:
+    if in_batches is None:
+        return " at once"
+    return " one after another" if in_batches == 1 else f" in batches of {in_batches:,}"
+
+
+def _right_after(lm: LanguageModel, batch: Sequence[Fact]) -> dict[str, Any]:
+    """The batch's own metrics while nothing else has been written on top of it."""
+    measured = measure(lm, batch)
+    return {**measured.summary.to_json(), "zsre": measured.zsre.to_json()}
+
+
+def _patch(lm: LanguageModel, work: _Work, edit: Edit, moments: SecondMoments | None, in_batches: int | None) -> Patch:
     info: dict[str, Any] = {
         "method": work.method.name,
         **provenance(lm),
         "config": _plain(asdict(work.settings.config)),
         "config_source": work.settings.source,
+        "in_batches": in_batches,
         "prefixes": list(work.prefixes),
         "metrics": dict(edit.metrics),
     }
@@ -240,10 +265,11 @@ class _Clock:
     def __call__(self, name: str) -> Iterator[None]:
         began = time.monotonic()
         yield
-        self.seconds[name] = round(time.monotonic() - began, 2)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 
     def report(self) -> dict[str, float]:
-        return {**self.seconds, "total": round(time.monotonic() - self.started, 2)}
+        rounded = {name: round(seconds, 2) for name, seconds in self.seconds.items()}
+        return {**rounded, "total": round(time.monotonic() - self.started, 2)}
 
 
 def _sub(cache: Path | None, name: str) -> Path | None:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from errata.core.linalg import Ridge, null_space, null_space_adjoint
-from errata.edit.mass_editing import MassConfig, edit_by_values, moment_plan
+from errata.edit.mass_editing import MassConfig, edit_by_values, moment_plan, values_of
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.methods.memit import guess_layers
 from errata.errors import ConfigError
@@ -99,5 +99,6 @@ ALPHAEDIT = Method(
     plan=_plan,
     edit=edit_alphaedit,
     uses_moments=lambda _: True,
+    prepare=lambda task: values_of(task, "block"),
     uses_prefixes=True,
 )

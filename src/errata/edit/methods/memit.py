@@ -8,7 +8,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from errata.core.linalg import Cholesky, Ridge, cholesky, ridge_adjoint
-from errata.edit.mass_editing import MassConfig, edit_by_values, moment_plan
+from errata.edit.mass_editing import MassConfig, edit_by_values, moment_plan, values_of
 from errata.edit.method import Edit, EditTask, Method
 from errata.models import LanguageModel
 
@@ -93,5 +93,6 @@ MEMIT = Method(
     plan=_plan,
     edit=edit_memit,
     uses_moments=lambda _: True,
+    prepare=lambda task: values_of(task, "block"),
     uses_prefixes=True,
 )

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from errata.edit.mass_editing import edit_by_values, moment_plan
+from errata.edit.mass_editing import edit_by_values, moment_plan, values_of
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.methods.memit import MemitConfig, RidgeRule, guess
 from errata.models import LanguageModel
@@ -45,5 +45,6 @@ PMET = Method(
     plan=_plan,
     edit=edit_pmet,
     uses_moments=lambda _: True,
+    prepare=lambda task: values_of(task, "attention and mlp"),
     uses_prefixes=True,
 )

@@ -149,6 +149,7 @@ ROME = Method(
     plan=_plan,
     edit=edit_rome,
     uses_moments=lambda _: True,
+    prepare=lambda task: values_of(task, "mlp"),
     uses_prefixes=True,
 )
 R_ROME = Method(
@@ -160,5 +161,6 @@ R_ROME = Method(
     plan=_plan,
     edit=edit_rome,
     uses_moments=lambda _: True,
+    prepare=lambda task: values_of(task, "mlp"),
     uses_prefixes=True,
 )

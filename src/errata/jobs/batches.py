@@ -1,0 +1,106 @@
+"""Editing in batches: each batch on the model as the batches before left it, one patch in the end."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from errata.core.progress import SILENT
+from errata.core.updates import WeightUpdate, add_
+from errata.edit import Edit, EditTask, Method
+from errata.errors import NumericsError
+from errata.facts import Fact
+from errata.models import LanguageModel, Place, weight_of
+
+# With more batches than this, one line for each of their stages would bury the reader.
+_SHOWN_BATCHES = 20
+
+AfterBatch = Callable[[Sequence[Fact]], dict[str, Any]]
+
+
+def edit_in_batches(task: EditTask, method: Method, size: int, after_batch: AfterBatch) -> Edit:
+    """All facts of the task, `size` at a time and in their order; the model is as it was in the end.
+
+    `after_batch` is told each batch's facts while the model is edited as far as they are; what it gives stands beside
+    the method's own metrics under `batches`. Second moments are those of the unedited model throughout, as in the
+    papers. Keys of earlier batches reach methods that use them as `past_keys`. Raises what the method raises.
+    """
+    batches = [task.facts[at : at + size] for at in range(0, len(task.facts), size)]
+    inner = SILENT if len(batches) > _SHOWN_BATCHES else task.progress
+    sums, edits, told = _Sums(task.lm), [], []
+    try:
+        with task.progress.stage("batches", len(task.facts), "facts") as advance:
+            for batch in batches:
+                edit = checked_edit(method, replace(task, facts=batch, past_keys=sums.past_keys(), progress=inner))
+                sums.add_(edit)
+                edits.append(edit)
+                told.append({"facts": len(batch), **edit.metrics, "immediately": after_batch(batch)})
+                advance(len(batch))
+    finally:
+        sums.restore_()
+    return _together(sums, edits, told, len(task.facts))
+
+
+def checked_edit(method: Method, task: EditTask) -> Edit:
+    """The method's edit; NumericsError where it gives a number that is not finite."""
+    edit = method.edit(task)
+    broken = [str(place) for place, update in edit.updates.items() if not update.is_finite()]
+    if broken:
+        raise NumericsError(
+            f"{method.title} diverged: its update of {', '.join(broken)} is not finite. Lower its rate or strength, or "
+            "edit fewer facts."
+        )
+    return edit
+
+
+@dataclass
+class _Sums:
+    """What has been written so far, on the original bits."""
+
+    lm: LanguageModel
+    updates: dict[Place, WeightUpdate] = field(default_factory=dict)
+    originals: dict[Place, Tensor] = field(default_factory=dict)
+    keys: dict[int, list[Tensor]] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def add_(self, edit: Edit) -> None:
+        for place, update in edit.updates.items():
+            weight = weight_of(self.lm, place)
+            self.originals.setdefault(place, weight.clone())
+            self.updates[place] = self.updates[place].plus(update) if place in self.updates else update
+            # As the patch will do it: one addition on the original bits.
+            weight.copy_(self.originals[place])
+            add_(weight, self.updates[place])
+        for layer, keys in edit.keys.items():
+            self.keys.setdefault(layer, []).append(keys)
+
+    @torch.no_grad()
+    def restore_(self) -> None:
+        for place, original in self.originals.items():
+            weight_of(self.lm, place).copy_(original)
+
+    def past_keys(self) -> dict[int, Tensor]:
+        return {layer: torch.cat(parts) for layer, parts in self.keys.items()}
+
+
+def _together(sums: _Sums, edits: Sequence[Edit], told: list[dict[str, Any]], facts: int) -> Edit:
+    values = [edit.values for edit in edits if edit.values is not None]
+    warnings = dict.fromkeys(warning for edit in edits for warning in edit.warnings)
+    return Edit(
+        updates=sums.updates,
+        metrics={"batches": told},
+        summary=(f"{facts:,} facts in {len(edits):,} batches, one on top of the other.", *edits[-1].summary),
+        warnings=tuple(_few(warnings)),
+        not_converged=tuple(one for edit in edits for one in edit.not_converged),
+        values=torch.cat(values) if len(values) == len(edits) else None,
+        keys=sums.past_keys(),
+    )
+
+
+def _few(warnings: dict[str, None]) -> Iterator[str]:
+    shown = 5
+    yield from list(warnings)[:shown]
+    if len(warnings) > shown:
+        yield f"... and {len(warnings) - shown} more warnings of single batches."
