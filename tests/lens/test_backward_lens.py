@@ -143,13 +143,14 @@ def test_a_predicted_shift_is_what_a_step_does_to_another_prompt(variant):
     assert relative((after - before)[0], predicted) < 1e-3
 
 
-@pytest.mark.parametrize("variant", ["llama", "gpt2", "phi3"])
-def test_a_step_is_sgd_and_comes_off(variant):
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_step_is_sgd_and_comes_off(variant, attention):
     lm = fresh_model(variant)
-    lens, digest = backward_lens(lm, PROMPT, TARGET), lm.digest()
-    patch = lens.step(0.05)
+    lens, digest = lens_of(lm), lm.digest()
+    patch = lens.step(0.05, matrices=matrices(lm.family)) if attention else lens.step(0.05)
     expected = {place: projection(lm, *place).weight - 0.05 * lens.gradient(*place) for place in patch.updates}
-    assert {place.matrix for place in expected} == set(matrices(lm.family)) - set("qkvo")
+    assert {place.matrix for place in expected} == set(matrices(lm.family)) - (set() if attention else set("qkvo"))
     with patch.applied(lm):
         for place, weight in expected.items():
             torch.testing.assert_close(projection(lm, *place).weight, weight, rtol=1e-5, atol=1e-6)

@@ -231,7 +231,7 @@ def test_a_zero_gradient_has_no_neurons():
         (lambda lens: lens.step(0.0), "learning rate"),
         (lambda lens: lens.step(float("nan")), "learning rate"),
         (lambda lens: lens.step(1.0, layers=[9]), "4 layers"),
-        (lambda lens: lens.step(1.0, matrices=["o"]), "no patch yet"),
+        (lambda lens: lens.step(1.0, matrices=["q"]), "was not tapped"),
     ],
 )
 def test_what_cannot_be_asked(ask, message):

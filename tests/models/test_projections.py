@@ -3,8 +3,19 @@
 import pytest
 import torch
 
+from errata.core.updates import WeightUpdate
 from errata.errors import InputError
-from errata.models import FAMILIES, Place, matrices, mlp_matrices, projection, weight_of
+from errata.models import (
+    FAMILIES,
+    Place,
+    add_to_weight_,
+    matrices,
+    mlp_matrices,
+    projection,
+    weight_of,
+    weights_restored,
+    write_weight_,
+)
 from tiny import VARIANTS, fresh_model, tiny_model, tiny_tokenizer
 
 # Falcon's other two ways of storing attention heads.
@@ -101,12 +112,37 @@ def test_queries_and_keys_are_told_apart(variant):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_mlp_weights_are_views(family):
-    """Patches write through them."""
+    """What is read through them is the model, not a copy of what it was."""
     lm = fresh_model(family)
     for matrix in mlp_matrices(lm.family):
         before = lm.digest()
         weight_of(lm, Place(1, matrix)).add_(1)
         assert lm.digest() != before, matrix
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, *FUSED])
+def test_writing_one_matrix_changes_that_one_and_no_other(variant):
+    lm = fresh_model(*((FUSED[variant][0],) if variant in FUSED else (variant,)), **FUSED.get(variant, ("", {}))[1])
+    places = [Place(layer, matrix) for layer in (1, 2) for matrix in matrices(lm.family)]
+    for place in places:
+        before = {other: weight_of(lm, other).clone() for other in places}
+        wanted = torch.randn(before[place].shape, generator=torch.Generator().manual_seed(0))
+        with weights_restored(lm, [place]):
+            write_weight_(lm, place, wanted)
+            changed = [other for other in places if not torch.equal(weight_of(lm, other), before[other])]
+            assert changed == [place]
+            assert torch.equal(weight_of(lm, place), wanted)
+        assert all(torch.equal(weight_of(lm, other), weight) for other, weight in before.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_adding_to_a_fused_matrix_rounds_once(dtype):
+    lm = fresh_model("bloom", dtype=dtype)
+    place, generator = Place(1, "k"), torch.Generator().manual_seed(0)
+    before = weight_of(lm, place).clone()
+    update = WeightUpdate(dense=0.01 * torch.randn(before.shape, generator=generator))
+    add_to_weight_(lm, place, update)
+    assert torch.equal(weight_of(lm, place), (before.float() + update.matrix()).to(dtype))
 
 
 def test_unknown_places():

@@ -10,9 +10,9 @@ import torch
 from errata.core.updates import WeightUpdate
 from errata.errors import CorruptPatchError, PatchError, PatchMismatchError, StorageError
 from errata.facts import Fact, Neighbour
-from errata.models import Place, tokenizer_digest, weight_of, wrap
+from errata.models import Place, matrices, tokenizer_digest, weight_of, wrap
 from errata.patches import Patch
-from tiny import fresh_model, tiny_model, tiny_tokenizer
+from tiny import VARIANTS, fresh_model, tiny_model, tiny_tokenizer
 
 FACTS = (
     Fact(subject="The Eiffel Tower", prompt="The Eiffel Tower is located in the city of", target_new="Rome"),
@@ -90,6 +90,32 @@ def test_every_matrix_of_an_mlp_can_be_patched(variant, matrix, tmp_path):
     assert _same(lm, bits)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_matrix_of_a_block_can_be_patched(variant, tmp_path):
+    """Attention's too, fused or not: on, the weights are the original + update in the standard view; off, the bits."""
+    lm = fresh_model(variant)
+    bits, generator = _bits(lm), torch.Generator().manual_seed(0)
+    places = [Place(layer, matrix) for layer in (1, 2) for matrix in matrices(lm.family)]
+    originals = {place: weight_of(lm, place).clone() for place in places}
+    updates = {}
+    for place in places:
+        d_in, d_out = originals[place].shape
+        left, right = (torch.randn(2, width, generator=generator) for width in (d_in, d_out))
+        whole = place.matrix in ("q", "up")
+        updates[place] = WeightUpdate(dense=left.T @ right) if whole else WeightUpdate(left=left, right=right)
+    dataclasses.replace(small_patch(lm), updates=updates).save(tmp_path / "patch")
+    patch = Patch.load(tmp_path / "patch")
+    assert set(patch.updates) == set(places)
+    other = small_patch(lm, 1)
+    patch.apply_(lm)
+    other.apply_(lm)
+    other.remove_(lm)
+    for place in places:
+        assert torch.equal(weight_of(lm, place), originals[place] + updates[place].matrix()), place
+    patch.remove_(lm)
+    assert _same(lm, bits)
+
+
 def _weight_of(lm, bits, layer):
     """What the down projection of `layer` was in `bits`, in the standard orientation."""
     weight = lm.down(layer).weight
@@ -124,15 +150,16 @@ def test_the_context_takes_it_off_whatever_happens(lm, error):
 def test_an_interruption_while_it_goes_on_leaves_the_original_bits(lm, at, monkeypatch):
     bits, patch, calls = _bits(lm), small_patch(lm, layers=(0, 1, 3)), []
 
-    def interrupted(weight, update):
+    def interrupted(lm, place, update):
         calls.append(1)
+        weight = weight_of(lm, place)
         weight.add_(1)  # half done
         if len(calls) == at:
             raise KeyboardInterrupt
         weight.sub_(1).add_(update.matrix())
 
     with monkeypatch.context() as patched:
-        patched.setattr("errata.patches.patch.add_", interrupted)
+        patched.setattr("errata.patches.patch.add_to_weight_", interrupted)
         with pytest.raises(KeyboardInterrupt):
             patch.apply_(lm)
     assert len(calls) == at
@@ -149,11 +176,11 @@ def test_an_interruption_while_it_comes_off_leaves_it_on(lm, monkeypatch):
     second.apply_(lm)
     both = _bits(lm)
 
-    def interrupted(_weight, _update):
+    def interrupted(_lm, _place, _update):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("errata.patches.patch.add_", interrupted)
+        patched.setattr("errata.patches.patch.add_to_weight_", interrupted)
         with pytest.raises(KeyboardInterrupt):
             first.remove_(lm)
     assert _same(lm, both)

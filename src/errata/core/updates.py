@@ -9,24 +9,24 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class WeightUpdate:
-    """ΔW (d_mlp × d_model) = leftᵀ · right, a rank or more for each fact; or `dense` where factors would be larger.
+    """ΔW (d_in × d_out) = leftᵀ · right, a rank or more for each fact; or `dense` where factors would be larger.
 
     Stored in float32: these numbers are the edit, and every application of them adds the same bits.
     """
 
-    left: Float[Tensor, "rank d_mlp"] | None = None
-    right: Float[Tensor, "rank d_model"] | None = None
-    dense: Float[Tensor, "d_mlp d_model"] | None = None
+    left: Float[Tensor, "rank d_in"] | None = None
+    right: Float[Tensor, "rank d_out"] | None = None
+    dense: Float[Tensor, "d_in d_out"] | None = None
 
     @classmethod
-    def from_factors(cls, left: Float[Tensor, "rank d_mlp"], right: Float[Tensor, "rank d_model"]) -> "WeightUpdate":
-        """Keep the factors, or their product once rank > d_mlp·d_model/(d_mlp + d_model)."""
-        d_mlp, d_model = left.shape[1], right.shape[1]
-        if left.shape[0] * (d_mlp + d_model) > d_mlp * d_model:
+    def from_factors(cls, left: Float[Tensor, "rank d_in"], right: Float[Tensor, "rank d_out"]) -> "WeightUpdate":
+        """Keep the factors, or their product once rank > d_in·d_out/(d_in + d_out)."""
+        d_in, d_out = left.shape[1], right.shape[1]
+        if left.shape[0] * (d_in + d_out) > d_in * d_out:
             return cls(dense=(left.double().T @ right.double()).float())
         return cls(left=left.float(), right=right.float())
 
-    def matrix(self, device: torch.device | str = "cpu") -> Float[Tensor, "d_mlp d_model"]:
+    def matrix(self, device: torch.device | str = "cpu") -> Float[Tensor, "d_in d_out"]:
         """ΔW in float32 on `device`."""
         if self.dense is not None:
             return self.dense.to(device)
@@ -53,6 +53,10 @@ class WeightUpdate:
         """Whether every number in it is finite."""
         return all(bool(tensor.isfinite().all()) for tensor in self.tensors().values())
 
+    def cpu(self) -> "WeightUpdate":
+        """The same update in main memory, where patches keep it."""
+        return WeightUpdate(**{name: tensor.cpu() for name, tensor in self.tensors().items()})
+
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that make it up, by name."""
         named = {"left": self.left, "right": self.right, "dense": self.dense}
@@ -60,6 +64,12 @@ class WeightUpdate:
 
 
 @torch.no_grad()
-def add_(weight: Float[Tensor, "d_mlp d_model"], update: WeightUpdate) -> None:
-    """weight += ΔW in place: added in float32 and rounded once to the weight's dtype."""
-    weight.copy_(weight.float() + update.matrix(weight.device))
+def added(weight: Float[Tensor, "d_in d_out"], update: WeightUpdate) -> Float[Tensor, "d_in d_out"]:
+    """weight + ΔW: added in float32 and rounded once to the weight's dtype."""
+    return (weight.float() + update.matrix(weight.device)).to(weight.dtype)
+
+
+@torch.no_grad()
+def add_(weight: Float[Tensor, "d_in d_out"], update: WeightUpdate) -> None:
+    """weight += ΔW in place, as `added` adds."""
+    weight.copy_(added(weight, update))

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from errata.core.progress import SILENT
-from errata.core.updates import WeightUpdate, add_
+from errata.core.updates import WeightUpdate, added
 from errata.edit import Edit, EditTask, Method
 from errata.errors import NumericsError
 from errata.facts import Fact
-from errata.models import LanguageModel, Place, weight_of
+from errata.models import LanguageModel, Place, weight_of, write_weight_
 
 # With more batches than this, one line for each of their stages would bury the reader.
 _SHOWN_BATCHES = 20
@@ -64,22 +64,19 @@ class _Sums:
     originals: dict[Place, Tensor] = field(default_factory=dict)
     keys: dict[int, list[Tensor]] = field(default_factory=dict)
 
-    @torch.no_grad()
     def add_(self, edit: Edit) -> None:
         for place, update in edit.updates.items():
-            weight = weight_of(self.lm, place)
-            self.originals.setdefault(place, weight.clone())
+            if place not in self.originals:
+                self.originals[place] = weight_of(self.lm, place).clone()
             self.updates[place] = self.updates[place].plus(update) if place in self.updates else update
             # As the patch will do it: one addition on the original bits.
-            weight.copy_(self.originals[place])
-            add_(weight, self.updates[place])
+            write_weight_(self.lm, place, added(self.originals[place], self.updates[place]))
         for layer, keys in edit.keys.items():
             self.keys.setdefault(layer, []).append(keys)
 
-    @torch.no_grad()
     def restore_(self) -> None:
         for place, original in self.originals.items():
-            weight_of(self.lm, place).copy_(original)
+            write_weight_(self.lm, place, original)
 
     def past_keys(self) -> dict[int, Tensor]:
         return {layer: torch.cat(parts) for layer, parts in self.keys.items()}

@@ -23,7 +23,6 @@ from errata.lens.segments import segments
 from errata.lens.step import sgd_patch
 from errata.lens.table import FORWARD_SOURCES, Extremes, LensTable, read_extremes, read_table, token_texts
 from errata.models import (
-    ATTENTION_MATRICES,
     WRITING,
     LanguageModel,
     Place,
@@ -255,11 +254,11 @@ class BackwardLens:
         return {place: -lr * (inputs[place] @ one.inputs.T) @ one.vjps for place, one in factors.items()}
 
     def step(self, lr: float, *, matrices: Sequence[str] | None = None, layers: Sequence[int] | None = None) -> Patch:
-        """One step of SGD, W ← W − lr·XᵀΔ, as a patch that applies and comes off (biases stay as they are)."""
+        """One step of SGD, W ← W − lr·XᵀΔ, as a patch that applies and comes off (biases stay as they are).
+
+        matrices: those of the MLP where none are named; q, k, v and o as well, of those that were tapped.
+        """
         chosen = mlp_matrices(self.lm.family) if matrices is None else tuple(matrices)
-        for name in chosen:
-            if name in ATTENTION_MATRICES:
-                raise InputError(f"A step of {name!r} is no patch yet; choose among {', '.join(self.matrices)}.")
         places = [Place(i, m) for i in self._layers(layers) for m in chosen]
         if not places:
             raise InputError("A step needs at least one layer and one matrix.")

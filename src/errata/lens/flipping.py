@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from errata.core.steps import adam_first_step, sgd_step
 from errata.core.updates import WeightUpdate
 from errata.errors import InputError
 from errata.lens.backward_lens import BackwardLens
 from errata.models import Place, projection, run_layers
 
 RULES = ("shift", "sgd", "adam")
-_ADAM_EPSILON = 1e-8
 _RATES_A_RUN = 13
 
 
@@ -41,10 +41,9 @@ def update_direction(lens: BackwardLens, layer: int, rule: str) -> WeightUpdate:
     """
     factors = lens.of(layer, "down")
     if rule == "sgd":
-        return WeightUpdate.from_factors(factors.inputs, -factors.vjps)
+        return sgd_step(factors, 1.0)
     if rule == "adam":
-        gradient = factors.dense()
-        return WeightUpdate(dense=-gradient / (gradient.abs() + _ADAM_EPSILON))
+        return adam_first_step(factors.dense(), 1.0)
     if rule != "shift":
         raise InputError(f"rule={rule!r}: choose {', '.join(RULES)}.")
     assert lens.target is not None

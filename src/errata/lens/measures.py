@@ -7,9 +7,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from errata.core.updates import WeightUpdate, add_
+from errata.core.updates import WeightUpdate
 from errata.lens.backward_lens import BackwardLens
-from errata.models import Place, mlp_matrices, projection, run_layers, run_taps, weight_of, weights_restored
+from errata.models import (
+    Place,
+    add_to_weight_,
+    mlp_matrices,
+    projection,
+    run_layers,
+    run_taps,
+    weights_restored,
+)
 from errata.models.backward import widened
 
 # Of the neurons of a layer, as many of each tenth of them by norm.
@@ -99,7 +107,7 @@ def mechanism(lens: BackwardLens, layer: int, lr: float) -> dict[str, Any]:
     def moved(places: list[Place]) -> tuple[dict[Place, Tensor], dict[Place, Tensor]]:
         with weights_restored(lm, places):
             for place in places:
-                add_(weight_of(lm, place), WeightUpdate(dense=-lr * lens.of(*place).dense().float()))
+                add_to_weight_(lm, place, WeightUpdate(dense=-lr * lens.of(*place).dense().float()))
             return taps()
 
     inputs, outputs = taps()

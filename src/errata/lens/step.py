@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from errata.core.outer import OuterSum
-from errata.core.updates import WeightUpdate
+from errata.core.steps import sgd_step
 from errata.errors import InputError
 from errata.lens.losses import Example
 from errata.models import LanguageModel, Place
@@ -14,10 +14,7 @@ def sgd_patch(lm: LanguageModel, example: Example, factors: Mapping[Place, Outer
     """ΔW = −lr·XᵀΔ of each matrix in `factors`, by its factors; positions where δ is zero are left out."""
     if not abs(lr) < float("inf") or lr == 0:
         raise InputError(f"lr={lr}: a step needs a learning rate that is a finite number and not 0.")
-    updates = {}
-    for place, one in factors.items():
-        used = one.vjps.any(dim=1)
-        updates[place] = WeightUpdate.from_factors(one.inputs[used].cpu(), (-lr * one.vjps[used]).cpu())
+    updates = {place: sgd_step(one, lr).cpu() for place, one in factors.items()}
     lm.digest(fresh=True)  # something else may have written to the weights since
     info = {
         "method": "sgd",

@@ -12,11 +12,13 @@ from errata.models.projections import (
     WRITING,
     Place,
     Projection,
+    add_to_weight_,
     matrices,
     mlp_matrices,
     projection,
     weight_of,
     weights_restored,
+    write_weight_,
 )
 from errata.models.tokens import Encoding, TargetRow, encode, encode_targets, pad_right
 
@@ -34,6 +36,7 @@ __all__ = [
     "Projection",
     "Run",
     "TargetRow",
+    "add_to_weight_",
     "config_digest",
     "encode",
     "encode_targets",
@@ -53,4 +56,5 @@ __all__ = [
     "weight_of",
     "weights_restored",
     "wrap",
+    "write_weight_",
 ]

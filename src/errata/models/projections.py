@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from errata.core.updates import WeightUpdate, added
 from errata.errors import InputError
 from errata.models.families import Family
 from errata.models.language_model import LanguageModel
@@ -44,9 +45,24 @@ class Projection:
     @property
     def weight(self) -> Float[Tensor, "d_in d_out"]:
         """The weight, sharing storage with the model's parameter; a copy where a head's columns lie apart."""
-        stored: Tensor = self.module.weight.detach()  # type: ignore[union-attr, operator]
-        weight = stored if self.in_first else stored.T
-        return weight if self.columns is None else weight[:, self.columns]
+        return self.view(self.parameter.detach())
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The module's own weight, as it is stored, with the other maps of a fused one."""
+        return self.module.weight  # type: ignore[union-attr, return-value]
+
+    def view(self, stored: Float[Tensor, "_ _"]) -> Float[Tensor, "d_in d_out"]:
+        """This map's part of a tensor that is stored as the module's weight is (the weight, or its gradient)."""
+        whole = stored if self.in_first else stored.T
+        return whole if self.columns is None else whole[:, self.columns]
+
+    @torch.no_grad()
+    def write_(self, weight: Float[Tensor, "d_in d_out"]) -> None:
+        """Put `weight` in the place of this map's own, rounded to the model's dtype; the rest of a fused one stays."""
+        stored = self.parameter.detach()
+        whole = stored if self.in_first else stored.T
+        whole[:, slice(None) if self.columns is None else self.columns] = weight.to(whole)
 
     @property
     def bias(self) -> Float[Tensor, " d_out"] | None:
@@ -82,8 +98,19 @@ def projection(lm: LanguageModel, layer: int, matrix: str) -> Projection:
 
 
 def weight_of(lm: LanguageModel, place: Place) -> Float[Tensor, "d_in d_out"]:
-    """The weight at `place`; writing to it changes the model (every matrix of an MLP)."""
+    """The weight at `place`, to read: a fused map's is a copy where its columns lie apart (write_weight_ writes)."""
     return projection(lm, *place).weight
+
+
+def write_weight_(lm: LanguageModel, place: Place, weight: Float[Tensor, "d_in d_out"]) -> None:
+    """Make `weight` the one at `place`, rounded to the model's dtype; any matrix of a block, fused or not."""
+    projection(lm, *place).write_(weight)
+
+
+def add_to_weight_(lm: LanguageModel, place: Place, update: WeightUpdate) -> None:
+    """The weight at `place` += ΔW: added in float32 and rounded once to the model's dtype."""
+    one = projection(lm, *place)
+    one.write_(added(one.weight, update))
 
 
 @contextmanager
@@ -93,9 +120,8 @@ def weights_restored(lm: LanguageModel, places: Iterable[Place]) -> Iterator[Non
     try:
         yield
     finally:
-        with torch.no_grad():
-            for place, original in originals.items():
-                weight_of(lm, place).copy_(original)
+        for place, original in originals.items():
+            write_weight_(lm, place, original)
 
 
 def _path_and_columns(lm: LanguageModel, matrix: str) -> tuple[str, slice | Tensor | None]:

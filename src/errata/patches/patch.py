@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from errata.core.updates import WeightUpdate, add_
+from errata.core.updates import WeightUpdate
 from errata.errors import (
     CorruptFileError,
     CorruptPatchError,
@@ -25,7 +25,7 @@ from errata.errors import (
     StorageError,
 )
 from errata.facts import Fact, Neighbour
-from errata.models import LanguageModel, Place, tokenizer_digest, weight_of
+from errata.models import LanguageModel, Place, add_to_weight_, tokenizer_digest, weight_of, write_weight_
 from errata.store import atomic_folder, atomic_write_text, digest
 from errata.store.digest import tensor_digest
 from errata.store.tensors import load_tensors, save_tensors
@@ -68,8 +68,8 @@ class Patch:
     """Updates of the edited matrices, low-rank where they can be, and what they were made from.
 
     info: method, model, family, configuration, prefixes, base and tokenizer digests, second moments, versions, metrics
-    (plain JSON). updates are by matrix of an MLP. Of methods that have them: values[i] is fact i's target value at the
-    last edited layer, keys are by layer.
+    (plain JSON). updates are by matrix of a block, fused or not. Of methods that have them: values[i] is fact i's
+    target value at the last edited layer, keys are by layer.
     """
 
     info: Mapping[str, Any]
@@ -210,14 +210,14 @@ def _rebuild(lm: LanguageModel, patches: list[Patch]) -> None:
     originals = {place: lm.original_weights.get(place, before[place]) for place in touched}
     try:
         for place in touched:
-            weight_of(lm, place).copy_(originals[place])
+            write_weight_(lm, place, originals[place])
         for patch in patches:
             for place, update in patch.updates.items():
-                add_(weight_of(lm, place), update)
+                add_to_weight_(lm, place, update)
         digest_after = lm.digest()
     except BaseException:
         for place, weight in before.items():
-            weight_of(lm, place).copy_(weight)
+            write_weight_(lm, place, weight)
         raise
     lm.applied, lm.patched_digest = patches, digest_after
     lm.original_weights = originals if patches else {}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from errata.core.progress import SILENT, ProgressSink
-from errata.core.updates import add_
 from errata.errors import ConfigError, CorpusError, FactsError, InputError
 from errata.evaluate.perplexity import perplexity
 from errata.facts import Fact, Problem, format_problems
@@ -18,7 +17,7 @@ from errata.lens.flipping import RULES, smallest_rate, update_direction
 from errata.lens.losses import prepare
 from errata.lens.measures import measure_lens, mechanism
 from errata.lens.segments import segments
-from errata.models import LanguageModel, Place, encode, matrices, tokenizer_digest, weight_of, weights_restored
+from errata.models import LanguageModel, Place, add_to_weight_, encode, matrices, tokenizer_digest, weights_restored
 from errata.models.generate import sample_ids
 from errata.stats import open_corpus
 from errata.stats.samples import start_token
@@ -221,7 +220,7 @@ class _Run:
     ) -> float:
         update, place = update_direction(lens, layer, rule), Place(layer, "down")
         with weights_restored(self.lm, [place]):
-            add_(weight_of(self.lm, place), update.scaled(rate))
+            add_to_weight_(self.lm, place, update.scaled(rate))
             return perplexity(self.lm, texts)
 
     def mechanisms(self, facts: Sequence[Fact], progress: ProgressSink) -> list[dict[str, Any]]:
