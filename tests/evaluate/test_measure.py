@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from errata.errors import ConfigError, InputError, NumericsError
-from errata.evaluate import measure, row_scores
+from errata.evaluate import METRICS, Metric, measure, row_scores
 from errata.facts import Fact, Neighbour, read_facts
 from errata.models import TargetRow, encode_targets, wrap
 from reference import evaluation as reference
@@ -67,6 +67,7 @@ def assert_equals_reference(lm, facts, **options):
             assert close(found.nll, expected.x)
             assert close(found.log_prob, expected.log_prob)
             assert (found.right, found.tokens) == (sum(expected.right), len(expected.right))
+        assert entry.first == reference.score(lm, entry.text, entry.new.target).first
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -90,6 +91,29 @@ def test_batch_and_order_change_nothing(variant, bos):
     for found, expected in zip(turned, measure(lm, FACTS).facts, strict=True):
         assert close(found.prompt.new.nll, expected.prompt.new.nll)
         assert close(found.neighbours[0].true.nll, expected.neighbours[0].true.nll)
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2", "bloom"])
+def test_targets_of_one_prompt_agree_on_its_first_choice(variant):
+    """Also where one of them goes on behind what they share, and whichever of them is asked."""
+    lm = tiny_model(variant)
+    prompt = "The Eiffel Tower is located in the city of"
+    targets = ["New York City", "New Orleans", "Rome", "Paris", "English and French"]
+    rows = [row for row, _ in encode_targets(lm.tokenizer, [(prompt, target) for target in targets])]
+    assert len({row.ids[: row.answer] for row in rows}) == 1
+    assert {row.space for row in rows} == {0, 1}  # one begins with a token that is a space alone
+    for chosen in (rows, rows[:2], rows[:1], rows[::-1]):
+        (found,) = row_scores.score_rows(lm, [chosen], batch_tokens=100, advance=lambda _: None)
+        assert {result.first for result in found} == {reference.score(lm, prompt, "Rome").first}
+
+
+def test_metrics_by_key():
+    found = measure(tiny_model("gpt2"), FACTS)
+    metrics = found.metrics()
+    assert metrics["es"] == found.summary.es
+    assert metrics["zsre_specificity"] == found.zsre.specificity
+    assert metrics["score"] == Metric(found.summary.score, None, 5)
+    assert set(metrics) == {info.key for info in METRICS if info.group in ("counterfact", "zsre")}
 
 
 def test_metrics_equal_their_definitions():

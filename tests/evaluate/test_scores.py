@@ -2,13 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from errata.evaluate import FactScore, Metric, PromptScore, TargetScore, harmonic_mean, summarize, summarize_zsre
-from errata.evaluate.scores import metric
+from errata.evaluate.metrics import metric
 
 
 def target(x, tokens=1, right=0):
@@ -102,4 +103,5 @@ def test_json():
     stored = {"target": "t", "log_prob": -2.0, "tokens": 2, "right": 2}
     assert fact["prompt"]["new"] == stored | {"nll": 1.0, "probability": math.exp(-2), "correct": True}
     assert [entry["text"] for entry in fact["neighbours"]] == ["p"] * 3
+    assert replace(FACTS[0].prompt, first=7).to_json() == fact["prompt"] | {"first": 7}
     assert FACTS[2].to_json()["prompt"]["true"] is None

@@ -55,6 +55,12 @@ def test_paraphrases_are_filled() -> None:
     assert fact.paraphrases == ("Where is Paris? In", "Paris is of")
 
 
+def test_generation_prompts_are_filled() -> None:
+    fact = Fact(subject="Paris", prompt="{} is in", target_new="Italy", generation_prompts=("Near {} one", "Paris has"))
+    assert fact.generation_prompts == ("Near Paris one", "Paris has")
+    assert Fact(subject="Paris", prompt="{} is in", target_new="Italy").generation_prompts == ()
+
+
 def test_frozen_and_hashable() -> None:
     fact = Fact(subject="a", prompt="a is", target_new="b", neighbours=(Neighbour(prompt="c is"),))
     assert len({fact, Fact(subject="a", prompt="a is", target_new="b", neighbours=(Neighbour(prompt="c is"),))}) == 1
@@ -85,6 +91,10 @@ REFUSED = [
     ({"id": "a\nb"}, ["id holds a character that cannot be printed"]),
     ({"paraphrases": ("Paris", "")}, ["paraphrase 2 is empty"]),
     ({"paraphrases": ("{} or {}",)}, ["paraphrase 1 holds '{}' more than once"]),
+    (
+        {"generation_prompts": ("", "{} {}")},
+        ["generation prompt 1 is empty", "generation prompt 2 holds '{}' more than"],
+    ),
     ({"subject": "", "prompt": " ", "target_new": "\0"}, ["subject is empty", "prompt is only", "target_new is only"]),
 ]
 

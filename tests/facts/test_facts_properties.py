@@ -18,6 +18,7 @@ NAMES += [
     "rephrase_prompt",
     "locality_prompt",
     "paraphrase_prompts",
+    "generation_prompts",
     "neighborhood_prompts",
     "loc",
     "rephrase",
@@ -118,6 +119,7 @@ def facts(draw: st.DrawFn) -> Fact:
             neighbours=tuple(draw(st.lists(neighbours, max_size=2))),
             id=draw(st.just("") | st.integers(0, 9).map(str)),
             relation=draw(st.none() | texts),
+            generation_prompts=tuple(draw(st.lists(texts, max_size=2))),
         )
     except FactsError:  # target_true equal to target_new, or braces that met: both refused for good reason
         return Fact(subject=subject, prompt="{} is", target_new=draw(texts))

@@ -17,6 +17,7 @@ EIFFEL = Fact(
     paraphrases=("To see the Eiffel Tower, go to",),
     neighbours=(Neighbour(prompt="The Louvre is in", answer="Paris"), Neighbour(prompt="Big Ben is in")),
     relation="city",
+    generation_prompts=("Near the Eiffel Tower you find", "People visit the Eiffel Tower"),
 )
 RECORD = {
     "id": "eiffel",
@@ -27,6 +28,7 @@ RECORD = {
     "paraphrases": ["To see the Eiffel Tower, go to"],
     "neighbours": [{"prompt": "The Louvre is in", "answer": "Paris"}, "Big Ben is in"],
     "relation": "city",
+    "generation_prompts": ["Near the {} you find", "People visit the Eiffel Tower"],
 }
 ALIASED = {{"id": "case_id", "neighbours": "neighbors"}.get(name, name): value for name, value in RECORD.items()}
 PLAIN = {"subject": "Oslo", "prompt": "{} is in", "target_new": "Peru", "target_true": None}
@@ -66,10 +68,20 @@ def test_json(tmp_path: Path, content: str) -> None:
 
 
 HEADER = ["case_id", "subject", "prompt", "target_new", "target_true", "paraphrases", "neighbors", "relation"]
+HEADER += ["generation_prompts"]
 LISTS = [json.dumps(RECORD["paraphrases"]), json.dumps(RECORD["neighbours"])]
 ROWS = [
-    ["eiffel", "Eiffel Tower", "The Eiffel Tower is in", "Rome", "Paris", *LISTS, "city"],
-    ["", "Oslo", "{} is in", "Peru", "", "", "", ""],
+    [
+        "eiffel",
+        "Eiffel Tower",
+        "The Eiffel Tower is in",
+        "Rome",
+        "Paris",
+        *LISTS,
+        "city",
+        json.dumps(RECORD["generation_prompts"]),
+    ],
+    ["", "Oslo", "{} is in", "Peru", "", "", "", "", ""],
 ]
 
 
@@ -85,12 +97,13 @@ def test_csv(tmp_path: Path, delimiter: str, end: str, suffix: str) -> None:
 
 def test_csv_single_cells(tmp_path: Path) -> None:
     content = (
-        "subject,prompt,target_new,paraphrases,neighbours,neighbour_prompt,neighbor_answer\n"
-        'Oslo,"Oslo,\nthe city, is in",Peru,Where is Oslo? In,Rome is in,Bonn is in,Germany\n'
+        "subject,prompt,target_new,paraphrases,neighbours,neighbour_prompt,neighbor_answer,generation_prompts\n"
+        'Oslo,"Oslo,\nthe city, is in",Peru,Where is Oslo? In,Rome is in,Bonn is in,Germany,{} lies\n'
     )
     (fact,) = read_facts(written(tmp_path / "facts.csv", content)).facts
     assert fact.text == "Oslo,\nthe city, is in"
     assert fact.paraphrases == ("Where is Oslo? In",)
+    assert fact.generation_prompts == ("Oslo lies",)
     assert fact.neighbours == (Neighbour(prompt="Rome is in"), Neighbour(prompt="Bonn is in", answer="Germany"))
 
 
@@ -135,6 +148,7 @@ BEETHOVEN = Fact(
         Neighbour(prompt="August Macke lived in", answer="Bonn"),
     ),
     relation="P19",
+    generation_prompts=("Ludwig van Beethoven grew up in",),
 )
 FLATTENED = {
     "case_id": 4,

@@ -283,6 +283,7 @@ def _rich_facts():
     return (
         Fact(
             subject="埃菲尔铁塔", prompt="{} 位于", target_new="罗马", target_true="巴黎", id="a/1", relation="P276",
+            generation_prompts=("{} 的",),
             paraphrases=("{} 在",), neighbours=(Neighbour(prompt="卢浮宫位于", answer="巴黎"), Neighbour(prompt="x")),
         ),
         FACTS[1],

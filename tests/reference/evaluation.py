@@ -11,11 +11,13 @@ from errata.models import LanguageModel
 
 
 class Scored(NamedTuple):
-    """x (mean NLL in nats), total log-probability, and for each target token whether the argmax is right."""
+    """x (mean NLL in nats), total log-probability, for each target token whether the argmax is right, and the argmax
+    after the last token that holds a part of the prompt (but for spaces) and none of the target."""
 
     x: float
     log_prob: float
     right: list[bool]
+    first: int
 
 
 @torch.no_grad()
@@ -28,7 +30,10 @@ def score(lm: LanguageModel, prompt: str, target: str) -> Scored:
     log_probs = torch.log_softmax(logits, dim=-1)
     found = [float(log_probs[i - 1, ids[i]]) for i in positions]
     right = [int(logits[i - 1].argmax()) == ids[i] for i in positions]
-    return Scored(-float(np.mean(found)), float(np.sum(found)), right)
+    length = len(prompt.rstrip())
+    before = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if i < positions[0] and (a < length or a == b)]
+    first = int(logits[before[-1]].argmax())
+    return Scored(-float(np.mean(found)), float(np.sum(found)), right, first)
 
 
 def metrics(lm: LanguageModel, facts: Sequence[Fact]) -> dict[str, float]:

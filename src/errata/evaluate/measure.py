@@ -9,6 +9,7 @@ from typing import Any
 
 from errata.core.progress import SILENT, ProgressSink
 from errata.errors import ConfigError, InputError
+from errata.evaluate.metrics import Metric
 from errata.evaluate.row_scores import score_rows
 from errata.evaluate.scores import (
     FactScore,
@@ -16,6 +17,7 @@ from errata.evaluate.scores import (
     Summary,
     TargetScore,
     ZsreSummary,
+    all_metrics,
     summarize,
     summarize_zsre,
 )
@@ -26,6 +28,7 @@ from errata.models import LanguageModel, TargetRow, encode_targets
 BATCH_TOKENS = 2048
 
 Pair = tuple[str, str]
+_Found = tuple[TargetScore, int]
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class Measurement:
     facts: tuple[FactScore, ...]
     summary: Summary
     zsre: ZsreSummary
+
+    def metrics(self) -> dict[str, Metric]:
+        """Every mean by its key in METRICS, and both Scores."""
+        return all_metrics(self.summary, self.zsre)
 
     def to_json(self) -> dict[str, Any]:
         """The metrics of CounterFact by name, those of zsRE under `zsre`, every prompt under `facts`."""
@@ -74,12 +81,11 @@ def measure(
     groups = [list(targets.values()) for targets in by_prompt.values()]
     with progress.stage("evaluation", len(rows), "targets") as advance:
         found = score_rows(lm, groups, batch_tokens=batch_tokens, advance=advance)
-    scores: dict[Pair, TargetScore] = {}
+    scores: dict[Pair, _Found] = {}
     for (prompt, targets), results in zip(by_prompt.items(), found, strict=True):
         for (target, row), result in zip(targets.items(), results, strict=True):
-            scores[prompt, target] = TargetScore(
-                target=target, log_prob=result.log_prob, tokens=len(row.target_ids), right=result.right
-            )
+            score = TargetScore(target=target, log_prob=result.log_prob, tokens=len(row.target_ids), right=result.right)
+            scores[prompt, target] = score, result.first
     scored = tuple(_fact_score(fact, scores) for fact in facts)
     return Measurement(scored, summarize(scored), summarize_zsre(scored))
 
@@ -105,17 +111,18 @@ def _pairs(fact: Fact) -> Iterator[tuple[_Prompt, Pair]]:
             yield prompt, (prompt.text, prompt.true)
 
 
-def _fact_score(fact: Fact, scores: Mapping[Pair, TargetScore]) -> FactScore:
-    every = [
-        PromptScore(
-            text=prompt.text,
-            new=scores[prompt.text, fact.target_new],
-            true=None if prompt.true is None else scores[prompt.text, prompt.true],
-        )
-        for prompt in _prompts(fact)
-    ]
+def _fact_score(fact: Fact, scores: Mapping[Pair, _Found]) -> FactScore:
+    every = [_prompt_score(prompt, fact.target_new, scores) for prompt in _prompts(fact)]
     split = 1 + len(fact.paraphrases)
     return FactScore(id=fact.id, prompt=every[0], paraphrases=tuple(every[1:split]), neighbours=tuple(every[split:]))
+
+
+def _prompt_score(prompt: _Prompt, target_new: str, scores: Mapping[Pair, _Found]) -> PromptScore:
+    # Every target of a prompt knows the same first choice; only where tokens merge across the prompt's end do targets
+    # stand after different tokens, and there the new one's place counts.
+    new, first = scores[prompt.text, target_new]
+    true = None if prompt.true is None else scores[prompt.text, prompt.true][0]
+    return PromptScore(text=prompt.text, new=new, true=true, first=first)
 
 
 def _rows(lm: LanguageModel, facts: Sequence[Fact]) -> dict[Pair, TargetRow]:

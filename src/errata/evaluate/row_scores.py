@@ -25,10 +25,13 @@ Item = TypeVar("Item")
 
 @dataclass(slots=True)
 class RowScore:
-    """Total log-probability of a row's target in nats, and how many of its tokens are the model's first choice."""
+    """Total log-probability of a row's target in nats, how many of its tokens are the model's first choice, and the
+    model's first choice right after the prompt.
+    """
 
     log_prob: float = 0.0
     right: int = 0
+    first: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +49,19 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class _Reads:
-    """Tokens to look up: for each place (row of the batch, column), which token ids, and whose scores they add to."""
+    """Tokens to look up: for each place (row of the batch, column), which token ids, and whose scores they add to.
+
+    An id of −1 asks for no token, only for the model's first choice.
+    """
 
     wanted: dict[tuple[int, int], list[tuple[int, RowScore]]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, row: TargetRow, score: RowScore, batch_row: int, columns: range, shift: int) -> None:
-        """The target's tokens that are predicted at `columns`, column c being the position c + shift."""
-        for column in columns:
+    def add(self, row: TargetRow, score: RowScore, batch_row: int, reach: range, shift: int) -> None:
+        """The target's tokens that are predicted at columns in `reach`, column c being the position c + shift."""
+        for column in range(max(row.start - 1 - shift, reach.start), reach.stop):
             self.wanted[batch_row, column].append((row.ids[column + shift + 1], score))
+        if (after_prompt := row.answer - 1 - shift) in reach:
+            self.wanted[batch_row, after_prompt].append((-1, score))
 
 
 @torch.no_grad()
@@ -123,7 +131,7 @@ def _score_batch(lm: LanguageModel, groups: Sequence[_Group], batch_tokens: int)
     for i, group in enumerate(groups):
         shift = group.shared - width
         for row, score in zip(group.rows, group.scores, strict=True):
-            reads.add(row, score, i, range(row.start - 1 - shift, width), shift)
+            reads.add(row, score, i, range(-shift, width), shift)
             if len(row.ids) - 1 > group.shared:
                 rests.append((i, group.shared, row, score))
     assert run.hidden is not None
@@ -149,7 +157,7 @@ def _score_rests(
         assert hidden is not None
         reads = _Reads()
         for i, (_, shared, row, score) in enumerate(batch):
-            reads.add(row, score, i, range(max(row.start - 1 - shared, 0), len(row.ids) - 1 - shared), shared)
+            reads.add(row, score, i, range(len(row.ids) - 1 - shared), shared)
         _look_up(lm, hidden, reads)
 
 
@@ -161,15 +169,18 @@ def _look_up(lm: LanguageModel, hidden: Float[Tensor, "batch pos d_head"], reads
         chosen = places[at : at + block]
         rows, columns = torch.tensor(chosen, device=lm.device).T
         logits = lm.logits(hidden[rows, columns]).float()
-        entries = [(i, token, score) for i, place in enumerate(chosen) for token, score in reads.wanted[place]]
+        entries = [(i, *read) for i, place in enumerate(chosen) for read in reads.wanted[place]]
         slots, tokens = torch.tensor([entry[:2] for entry in entries], device=lm.device).T
-        right = (logits.argmax(-1)[slots] == tokens).tolist()
-        log_probs = torch.log_softmax(logits, dim=-1)[slots, tokens]
+        best = logits.argmax(-1)[slots].tolist()
+        log_probs = torch.log_softmax(logits, dim=-1)[slots, tokens.clamp_min(0)]
         if not log_probs.isfinite().all():
             raise NumericsError(
                 f"{lm.name} gives probabilities that are not finite: its weights are broken (remove the last patch, if "
                 f"one is applied), or {lm.dtype} is too narrow for it (load it as float32)."
             )
-        for (_, _, score), log_prob, is_first in zip(entries, log_probs.tolist(), right, strict=True):
-            score.log_prob += log_prob
-            score.right += is_first
+        for (_, token, score), log_prob, choice in zip(entries, log_probs.tolist(), best, strict=True):
+            if token < 0:
+                score.first = choice
+            else:
+                score.log_prob += log_prob
+                score.right += choice == token

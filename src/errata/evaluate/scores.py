@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from errata.evaluate.metrics import Metric, Tally, harmonic_mean
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetScore:
@@ -49,15 +51,19 @@ class TargetScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptScore:
-    """One prompt with the new target and, where there is one, with the true answer: for a neighbour, its own."""
+    """One prompt with the new target and, where there is one, with the true answer: for a neighbour, its own.
+
+    `first`: the token id that the model likes best right after the prompt.
+    """
 
     text: str
     new: TargetScore
     true: TargetScore | None = None
+    first: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         true = self.true.to_json() if self.true else None
-        return {"text": self.text, "new": self.new.to_json(), "true": true}
+        return {"text": self.text, "first": self.first, "new": self.new.to_json(), "true": true}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,26 +84,19 @@ class FactScore:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A mean over `count` facts in percent, and half the width of its 95 % interval; None where nothing was measured.
-
-    The interval is 1.96·s/√N with s the sample standard deviation over facts: unknown for a single fact.
-    """
-
-    value: float | None
-    interval: float | None
-    count: int
-
-
 class _Metrics:
     """Metrics as JSON: the values by name, their intervals and counts beside them."""
 
     __slots__ = ()
 
+    def metrics(self) -> dict[str, Metric]:
+        """The means by name, without the Score, which is none."""
+        named = ((field.name, getattr(self, field.name)) for field in fields(self))  # type: ignore[arg-type]
+        return {name: found for name, found in named if isinstance(found, Metric)}
+
     def to_json(self) -> dict[str, Any]:
         named = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
-        metrics = {name: metric for name, metric in named.items() if isinstance(metric, Metric)}
+        metrics = self.metrics()
         return {
             **{name: found.value if isinstance(found, Metric) else found for name, found in named.items()},
             "interval_95": {name: metric.interval for name, metric in metrics.items()},
@@ -140,61 +139,55 @@ class ZsreSummary(_Metrics):
     specificity: Metric
 
 
+def fact_values(fact: FactScore) -> dict[str, float]:
+    """What one fact adds to each metric of CounterFact and zsRE, by its key in METRICS; in shares of 1."""
+    values: dict[str, float] = {}
+    for key, (prompts, value) in _PER_FACT.items():
+        numbers = [number for score in prompts(fact) if (number := value(score)) is not None]
+        if numbers:
+            values[key] = statistics.fmean(numbers)
+    return values
+
+
+def tallied(facts: Iterable[FactScore]) -> Tally:
+    """The numbers of all facts."""
+    tally = Tally()
+    for fact in facts:
+        tally.add(fact_values(fact))
+    return tally
+
+
 def summarize(facts: Sequence[FactScore]) -> Summary:
     """The metrics of CounterFact over facts; success and magnitude need true answers."""
-    es, em = _mean(facts, _own, _new_wins), _mean(facts, _own, _new_margin)
-    ps, pm = _mean(facts, _paraphrases, _new_wins), _mean(facts, _paraphrases, _new_margin)
-    ns, nm = _mean(facts, _neighbours, _true_wins), _mean(facts, _neighbours, _true_margin)
-    return Summary(
-        score=harmonic_mean(es.value, ps.value, ns.value),
-        es=es,
-        ps=ps,
-        ns=ns,
-        em=em,
-        pm=pm,
-        nm=nm,
-        accuracy=_mean(facts, _own, lambda score: float(score.new.correct)),
-        paraphrase_accuracy=_mean(facts, _paraphrases, lambda score: float(score.new.correct)),
-        neighbour_accuracy=_mean(facts, _neighbours, lambda score: float(score.true.correct) if score.true else None),
-    )
+    return summary_of(tallied(facts))
 
 
 def summarize_zsre(facts: Sequence[FactScore]) -> ZsreSummary:
     """The metrics of zsRE over facts."""
-    efficacy = _mean(facts, _own, lambda score: _share(score.new))
-    paraphrase = _mean(facts, _paraphrases, lambda score: _share(score.new))
-    specificity = _mean(facts, _neighbours, lambda score: _share(score.true))
-    return ZsreSummary(
-        score=harmonic_mean(efficacy.value, paraphrase.value, specificity.value),
-        efficacy=efficacy,
-        paraphrase=paraphrase,
-        specificity=specificity,
-    )
+    return zsre_summary_of(tallied(facts))
 
 
-def harmonic_mean(*values: float | None) -> float | None:
-    """Zero where a value is zero, None where one is missing."""
-    known = [value for value in values if value is not None]
-    return float(statistics.harmonic_mean(known)) if known and len(known) == len(values) else None
+def summary_of(tally: Tally) -> Summary:
+    """The metrics of CounterFact from what each fact adds to them."""
+    metrics = {field.name: tally.metric(field.name) for field in fields(Summary) if field.name != "score"}
+    score = harmonic_mean(*(metrics[key].value for key in ("es", "ps", "ns")))
+    return Summary(score=score, **metrics)
 
 
-def metric(values: Iterable[int | float]) -> Metric:
-    """Mean and interval, in percent, of one value for each fact."""
-    percents = [100.0 * value for value in values]
-    count = len(percents)
-    if not count:
-        return Metric(None, None, 0)
-    interval = 1.96 * statistics.stdev(percents) / math.sqrt(count) if count > 1 else None
-    return Metric(statistics.fmean(percents), interval, count)
+def zsre_summary_of(tally: Tally) -> ZsreSummary:
+    """The metrics of zsRE from what each fact adds to them."""
+    metrics = {name: tally.metric(f"zsre_{name}") for name in ("efficacy", "paraphrase", "specificity")}
+    return ZsreSummary(score=harmonic_mean(*(found.value for found in metrics.values())), **metrics)
 
 
-def _mean(
-    facts: Sequence[FactScore],
-    prompts: Callable[[FactScore], Sequence[PromptScore]],
-    value: Callable[[PromptScore], float | None],
-) -> Metric:
-    found = ([number for score in prompts(fact) if (number := value(score)) is not None] for fact in facts)
-    return metric(statistics.fmean(numbers) for numbers in found if numbers)
+def all_metrics(summary: Summary, zsre: ZsreSummary) -> dict[str, Metric]:
+    """Every metric of both by its key in METRICS; a Score counts the facts of its scarcest part and has no interval."""
+    found = summary.metrics() | {f"zsre_{name}": metric for name, metric in zsre.metrics().items()}
+    scores = {"score": (summary.score, (summary.es, summary.ps, summary.ns))}
+    scores["zsre_score"] = (zsre.score, (zsre.efficacy, zsre.paraphrase, zsre.specificity))
+    for key, (value, parts) in scores.items():
+        found[key] = Metric(value, None, min(part.count for part in parts))
+    return found
 
 
 def _own(fact: FactScore) -> tuple[PromptScore, ...]:
@@ -227,3 +220,25 @@ def _true_margin(score: PromptScore) -> float | None:
 
 def _share(score: TargetScore | None) -> float | None:
     return score.right / score.tokens if score else None
+
+
+def _correct(score: TargetScore | None) -> float | None:
+    return float(score.correct) if score else None
+
+
+_Prompts = Callable[[FactScore], Sequence[PromptScore]]
+_Value = Callable[[PromptScore], float | None]
+_PER_FACT: dict[str, tuple[_Prompts, _Value]] = {
+    "es": (_own, _new_wins),
+    "ps": (_paraphrases, _new_wins),
+    "ns": (_neighbours, _true_wins),
+    "em": (_own, _new_margin),
+    "pm": (_paraphrases, _new_margin),
+    "nm": (_neighbours, _true_margin),
+    "accuracy": (_own, lambda score: _correct(score.new)),
+    "paraphrase_accuracy": (_paraphrases, lambda score: _correct(score.new)),
+    "neighbour_accuracy": (_neighbours, lambda score: _correct(score.true)),
+    "zsre_efficacy": (_own, lambda score: _share(score.new)),
+    "zsre_paraphrase": (_paraphrases, lambda score: _share(score.new)),
+    "zsre_specificity": (_neighbours, lambda score: _share(score.true)),
+}

@@ -11,6 +11,8 @@ from errata.errors import InputError
 from errata.facts.text import PLACEHOLDER, find_subject
 
 REQUIRED = ("subject", "prompt", "target_new")
+# Fields that list prompts about the subject, and what a message calls one of them.
+_PROMPT_LISTS = {"paraphrases": "paraphrase", "generation_prompts": "generation prompt"}
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -70,7 +72,9 @@ def fact_reasons(fields: Mapping[str, object]) -> list[str]:
         reasons.append(
             f"target_new and target_true are both {quoted(good['target_new'].strip())}: there is nothing to edit"
         )
-    return reasons + _paraphrase_reasons(fields.get("paraphrases", ()), good.get("subject", ""))
+    for name, one in _PROMPT_LISTS.items():
+        reasons += _prompt_list_reasons(name, one, fields.get(name, ()), good.get("subject", ""))
+    return reasons
 
 
 def inside_word(text: str, span: tuple[int, int]) -> str | None:
@@ -143,13 +147,13 @@ def _near_miss(subject: str, prompt: str) -> str:
     return " and the prompt has no '{}'"
 
 
-def _paraphrase_reasons(paraphrases: object, subject: str) -> list[str]:
-    if not isinstance(paraphrases, (list, tuple)):
-        return [f"paraphrases is {kind(paraphrases)}; it must be a list of texts"]
+def _prompt_list_reasons(field: str, one: str, prompts: object, subject: str) -> list[str]:
+    if not isinstance(prompts, (list, tuple)):
+        return [f"{field} is {kind(prompts)}; it must be a list of texts"]
     reasons = []
-    for number, paraphrase in enumerate(paraphrases, 1):
-        name = f"paraphrase {number}"
-        reasons += (found := text_reasons(name, paraphrase))
-        if not found and PLACEHOLDER in str(paraphrase).replace(PLACEHOLDER, subject, 1):
+    for number, prompt in enumerate(prompts, 1):
+        name = f"{one} {number}"
+        reasons += (found := text_reasons(name, prompt))
+        if not found and PLACEHOLDER in str(prompt).replace(PLACEHOLDER, subject, 1):
             reasons.append(f"{name} holds '{{}}' more than once; the subject has one place")
     return reasons

@@ -22,8 +22,8 @@ _Row = tuple[int, list[str]]
 def csv_records(text: str) -> Iterator[Record | Problem]:
     """One record a row under a header of field names; comma, semicolon or tab, whichever splits the header best.
 
-    An empty cell is an absent field. `paraphrases` and `neighbours` hold a JSON list, or a single one as plain text;
-    `neighbour_prompt` and `neighbour_answer` together give one neighbour.
+    An empty cell is an absent field. `paraphrases`, `neighbours` and `generation_prompts` hold a JSON list, or a single
+    one as plain text; `neighbour_prompt` and `neighbour_answer` together give one neighbour.
     """
     rows = _rows(text)
     header = next(rows, None)
@@ -94,7 +94,7 @@ def _records(rows: Iterator[_Row | Problem], columns: Sequence[str]) -> Iterator
 
 def _fields(columns: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
     fields: dict[str, Any] = {name: cell for name, cell in zip(columns, cells, strict=True) if cell or name in REQUIRED}
-    for name in ("paraphrases", "neighbours"):
+    for name in ("paraphrases", "neighbours", "generation_prompts"):
         if name in fields:
             fields[name] = _listed(name, str(fields[name]))
     prompt, answer = fields.pop("neighbour_prompt", None), fields.pop("neighbour_answer", None)

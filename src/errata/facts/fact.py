@@ -27,9 +27,10 @@ class Fact:
     """One association to write into a model.
 
     `prompt` holds the subject, or `{}` in its place; `{}` wins where both occur. Without it the subject's place is its
-    last occurrence at word boundaries, else its last occurrence. Other braces are literal. `{}` in a paraphrase is
-    filled with the subject on construction. An empty `id` becomes the first 12 hexadecimal digits of a SHA-256 of
-    subject, text and target_new. Raises FactsError listing every reason why the fact cannot be used.
+    last occurrence at word boundaries, else its last occurrence. Other braces are literal. `generation_prompts` are
+    beginnings of texts about the subject, whose continuations are measured. `{}` in them and in paraphrases is filled
+    with the subject on construction. An empty `id` becomes the first 12 hexadecimal digits of a SHA-256 of subject,
+    text and target_new. Raises FactsError listing every reason why the fact cannot be used.
     """
 
     subject: str
@@ -40,14 +41,16 @@ class Fact:
     neighbours: tuple[Neighbour, ...] = ()
     id: str = ""
     relation: str | None = None
+    generation_prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         reasons = fact_reasons({field.name: getattr(self, field.name) for field in fields(self)})
         if not all(isinstance(neighbour, Neighbour) for neighbour in self.neighbours):
             reasons.append("neighbours must be Neighbour objects")
         _refuse("fact", reasons)
-        paraphrases = tuple(text.replace(PLACEHOLDER, self.subject) for text in self.paraphrases)
-        object.__setattr__(self, "paraphrases", paraphrases)
+        for name in ("paraphrases", "generation_prompts"):
+            filled = tuple(text.replace(PLACEHOLDER, self.subject) for text in getattr(self, name))
+            object.__setattr__(self, name, filled)
         object.__setattr__(self, "neighbours", tuple(self.neighbours))
         object.__setattr__(self, "id", self.id or self._digest())
 

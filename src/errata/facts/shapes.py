@@ -9,7 +9,10 @@ from errata.facts.checks import REQUIRED, fact_reasons, kind, neighbour_reasons,
 from errata.facts.fact import Fact, Neighbour
 from errata.facts.records import RepeatedKeys
 
-FIELDS = ("id", "subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours", "relation")
+FIELDS = (
+    "id", "subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours", "relation",
+    "generation_prompts",
+)  # fmt: skip
 ALIASES = {"case_id": "id", "neighbors": "neighbours"}
 
 # Fields under our names, and why they cannot be used.
@@ -30,7 +33,8 @@ def build(shape: Shape, value: object, index: int) -> Fact | list[str]:
     reasons += found + fact_reasons(fields)
     if reasons:
         return reasons
-    fields["paraphrases"] = tuple(fields.get("paraphrases", ()))
+    for name in ("paraphrases", "generation_prompts"):
+        fields[name] = tuple(fields.get(name, ()))
     return Fact(**fields)
 
 
@@ -43,8 +47,9 @@ def own(record: Mapping[str, Any], _index: int) -> Shaped:
         if {other, name} <= set(record)
     ]
     fields, missing = _pick(record, {name: _ours(name) for name in record} | {name: name for name in REQUIRED})
-    if isinstance(fields.get("paraphrases"), str):
-        fields["paraphrases"] = [fields["paraphrases"]]
+    for name in ("paraphrases", "generation_prompts"):
+        if isinstance(fields.get(name), str):
+            fields[name] = [fields[name]]
     return fields, reasons + missing
 
 
@@ -97,7 +102,11 @@ def _original(record: Mapping[str, Any], index: int) -> Shaped:
     neighbours = record.get("neighborhood_prompts") or []
     if isinstance(neighbours, list):
         neighbours = [{"prompt": prompt, "answer": fields.get("target_true")} for prompt in neighbours]
-    fields |= {"paraphrases": record.get("paraphrase_prompts") or [], "neighbours": neighbours}
+    fields |= {
+        "paraphrases": record.get("paraphrase_prompts") or [],
+        "neighbours": neighbours,
+        "generation_prompts": record.get("generation_prompts") or [],
+    }
     return fields | {"id": record.get("case_id", str(index))}, reasons
 
 

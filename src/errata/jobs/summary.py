@@ -3,21 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from errata.evaluate.metrics import METRICS
 from errata.views.tables import shortened, text_table
 
 if TYPE_CHECKING:
     from errata.jobs.ask_job import Answer
     from errata.jobs.edit_job import EditResult
-
-_METRICS = (
-    ("score", "Score", "harmonic mean of the next three"),
-    ("es", "ES", "prompts where the new target beats the old"),
-    ("ps", "PS", "paraphrases where it does"),
-    ("ns", "NS", "neighbours whose own answer still wins"),
-    ("accuracy", "accuracy", "prompts answered with exactly the new target"),
-    ("paraphrase_accuracy", "paraphrase accuracy", "paraphrases answered so"),
-    ("neighbour_accuracy", "neighbour accuracy", "neighbours answered with exactly their own"),
-)
 
 
 def summary(result: "EditResult") -> str:
@@ -40,9 +31,10 @@ def summary(result: "EditResult") -> str:
 def metrics_table(before: dict[str, Any], after: dict[str, Any]) -> str:
     """One row a metric, in percent; the count is of facts that have what it takes."""
     rows = []
-    for key, name, meaning in _METRICS:
-        count = str(before["counts"].get(key, "")) if key != "score" else ""
-        rows.append([name, _percent(before[key]), _percent(after[key]), count, meaning])
+    for info in METRICS:
+        if info.group == "counterfact" and info.key in before:
+            count = str(before["counts"].get(info.key, ""))
+            rows.append([info.label, info.shown(before[info.key]), info.shown(after[info.key]), count, info.meaning])
     return text_table(["%", "before", "after", "facts", "meaning"], rows, right=(1, 2, 3))
 
 
@@ -72,7 +64,3 @@ def answers(before: Sequence["Answer"], after: Sequence["Answer"] | None, patch:
 
 def _tokens(answer: "Answer") -> str:
     return "  ".join(f"{token!r} {100 * probability:.1f}%" for token, probability in answer.next_tokens)
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"

@@ -49,10 +49,19 @@ def encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[E
 
 @dataclass(frozen=True)
 class TargetRow:
-    """A prompt followed by a target: `ids` of both; the target is tokens `start` … len(ids) − 1."""
+    """A prompt followed by a target: `ids` of both; the target is tokens `start` … len(ids) − 1.
+
+    `answer`: the first token after the prompt. It is `start` but where a space between the two is a token of its own;
+    so it does not depend on the target, unless tokens merge across the prompt's end.
+    """
 
     ids: tuple[int, ...]
     start: int
+    space: int = 0
+
+    @property
+    def answer(self) -> int:
+        return self.start - self.space
 
     @property
     def target_ids(self) -> tuple[int, ...]:
@@ -68,11 +77,21 @@ def encode_targets(
     """
     joined = [join_target(prompt, target) for prompt, target in pairs]
     rows = []
-    for (text, begin), encoding in zip(joined, encode(tokenizer, [text for text, _ in joined]), strict=True):
+    encodings = encode(tokenizer, [text for text, _ in joined])
+    for (prompt, _), (text, begin), encoding in zip(pairs, joined, encodings, strict=True):
         start, last = encoding.tokens_over(begin, len(text))
         kept = Encoding(encoding.ids[: last + 1], encoding.offsets[: last + 1])
-        rows.append((TargetRow(kept.ids, start), kept))
+        rows.append((TargetRow(kept.ids, start, start - _after(kept, prompt, start)), kept))
     return rows
+
+
+def _after(encoding: Encoding, prompt: str, start: int) -> int:
+    """The first position before `start`, or `start`, from which on no token covers more of the prompt than spaces."""
+    end = len(prompt.rstrip())
+    position = start
+    while position and encoding.offsets[position - 1][0] >= end:
+        position -= 1
+    return position
 
 
 def pad_right(

@@ -242,6 +242,7 @@ def _from_record(record: Any, tensors: dict[str, Tensor]) -> Patch:
             **{
                 **fact,
                 "paraphrases": tuple(fact["paraphrases"]),
+                "generation_prompts": tuple(fact.get("generation_prompts", ())),
                 "neighbours": tuple(Neighbour(**n) for n in fact["neighbours"]),
             }
         )
