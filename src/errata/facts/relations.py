@@ -126,5 +126,7 @@ def _relation(record: Any, where: str) -> Relation:
         ) from error
     bad = [template for template in templates if not isinstance(template, str) or template.count("{}") != 1]
     if not templates or bad:
-        raise FactsError(f"{where} ({name}): every prompt needs one {{}} for the subject, found {(bad or ['none'])[0]!r}.")
+        raise FactsError(
+            f"{where} ({name}): every prompt needs one {{}} for the subject, found {(bad or ['none'])[0]!r}."
+        )
     return Relation(name, kind, tuple(dict.fromkeys(templates)), samples)

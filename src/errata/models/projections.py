@@ -3,7 +3,7 @@
 Names: `gate`, `up`, `down` of the MLP (`gate` only where it is gated) and `q`, `k`, `v`, `o` of attention.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -122,6 +122,15 @@ def weights_restored(lm: LanguageModel, places: Iterable[Place]) -> Iterator[Non
     finally:
         for place, original in originals.items():
             write_weight_(lm, place, original)
+
+
+@contextmanager
+def updates_applied(lm: LanguageModel, updates: Mapping[Place, WeightUpdate]) -> Iterator[None]:
+    """The model with `updates` added to its weights, for the length of a `with` block."""
+    with weights_restored(lm, updates):
+        for place, update in updates.items():
+            add_to_weight_(lm, place, update)
+        yield
 
 
 def _path_and_columns(lm: LanguageModel, matrix: str) -> tuple[str, slice | Tensor | None]:

@@ -103,8 +103,9 @@ def line_figure(
     title: str = "",
     bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
     log: bool = False,
+    log_x: bool = False,
 ) -> "Figure":
-    """Lines over layers, with bands (low, high) where given; told apart by dashes and markers, not by colour alone."""
+    """Lines with bands (low, high) where given; told apart by dashes and markers, not by colour alone."""
     plt, _ = _matplotlib()
     markers, dashes = "os^Dvx*P", ["-", "--", ":", "-."]
     with plt.rc_context(_fonts([title, *lines])):
@@ -116,7 +117,12 @@ def line_figure(
                 axes.fill_between(x, *bands[name], color=drawn.get_color(), alpha=0.15, linewidth=0)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.set_title(_drawable(title), fontsize=8, loc="left", **_PLAIN)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        if log_x:
+            axes.set_xscale("log")
+            axes.set_xticks(x, [f"{value:,}" for value in x])
+            axes.minorticks_off()
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)
         if log:
             axes.set_yscale("log")
         if len(lines) > 1:
@@ -146,6 +152,36 @@ def matrix_figure(
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.set_title(_drawable(title), fontsize=8, loc="left", **_PLAIN)
         figure.colorbar(image, ax=axes, label=label)
+    return figure
+
+
+def dot_figure(
+    rows: Sequence[str],
+    dots: Mapping[str, Sequence[float]],
+    *,
+    xlabel: str,
+    title: str = "",
+    limits: tuple[float, float] | None = None,
+) -> "Figure":
+    """One line of dots for each row, top to bottom, a marker for each series; NaN draws nothing."""
+    plt, _ = _matplotlib()
+    markers = "os^Dvx*P"
+    with plt.rc_context(_fonts([title, *rows, *dots])):
+        figure, axes = plt.subplots(figsize=(6.2, 1.1 + 0.2 * len(rows)))
+        places = range(len(rows))
+        axes.hlines(places, *(limits or (0, 1)), color="0.9", linewidth=0.6, zorder=0)
+        for i, (name, values) in enumerate(dots.items()):
+            axes.plot(values, places, markers[i % len(markers)], label=_drawable(name), markersize=4, linestyle="none")
+        axes.set_yticks(places, [_drawable(_cut(row, 48)) for row in rows], **_PLAIN)
+        axes.invert_yaxis()
+        axes.set(xlabel=xlabel)
+        if limits:
+            axes.set_xlim(*limits)
+        axes.set_title(_drawable(title), fontsize=8, loc="left", **_PLAIN)
+        for text in axes.legend(
+            fontsize=6, frameon=False, ncols=4, loc="upper left", bbox_to_anchor=(0, -0.08)
+        ).get_texts():
+            text.set(**_PLAIN)
     return figure
 
 

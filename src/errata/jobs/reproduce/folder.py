@@ -1,37 +1,22 @@
 """Where a reproduction's tables and figures go, the lines of its summary, and means over prompts."""
 
-import csv
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from errata.jobs.lens_job import write_rows
-from errata.store.atomic import atomic_file
-from errata.views.plotting import save_figure
+from errata.jobs.output_folder import OutputFolder
 
 Records = Sequence[Mapping[str, Any]]
 
 
-class Folder:
-    """Tables as Parquet and CSV, figures as PDF and PNG, and a line of the summary for each finding."""
+class Folder(OutputFolder):
+    """Tables and figures, and a line of the summary for each finding."""
 
     def __init__(self, out: Path) -> None:
-        self.out = out
+        super().__init__(out)
         self.lines: list[list[str]] = []
-        self.written: set[Path] = set()
-
-    def table(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
-        self.written |= {self.out / "tables" / f"{name}.{kind}" for kind in ("parquet", "csv")}
-        write_rows(self.out / "tables" / f"{name}.parquet", rows)
-        with atomic_file(self.out / "tables" / f"{name}.csv") as staging:
-            _write_csv(staging, rows)
-
-    def figure(self, name: str, make: Callable[[], Any]) -> None:
-        # Drawn twice: a figure is closed when it is written.
-        for kind in ("pdf", "png"):
-            self.written.add(save_figure(make(), self.out / "figures" / f"{name}.{kind}"))
 
     def forget_others(self) -> None:
         """Delete what an earlier run with other options left: it would read as belonging to this summary."""
@@ -60,10 +45,3 @@ def standard_error(values: Iterable[int | float | None]) -> float:
         return math.nan
     middle = fmean(numbers)
     return math.sqrt(sum((x - middle) ** 2 for x in numbers) / (len(numbers) - 1) / len(numbers))
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), extrasaction="raise")
-        writer.writeheader()
-        writer.writerows(rows)

@@ -1,0 +1,204 @@
+"""One cell of a benchmark: a method edits some facts, the model is measured as it is then, and put back."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from errata.core.progress import SILENT, ProgressSink
+from errata.edit import Edit, EditTask, Method, Settings, find_method, sample_prefixes, settings_for
+from errata.errors import NumericsError
+from errata.evaluate import FactScore, measure
+from errata.evaluate.metrics import Metric, metric
+from errata.facts import Fact
+from errata.jobs.batches import checked_edit, edit_in_batches
+from errata.jobs.bench.options import BenchOptions
+from errata.jobs.bench.outcomes import Outcome, outcome_of
+from errata.jobs.memory import peak_memory_mib
+from errata.jobs.stats_job import run_stats
+from errata.models import LanguageModel, updates_applied, weight_of
+from errata.stats import Corpus, SecondMoments
+
+# ‖ΔW‖/‖W‖ from which on a cell is marked: of the weight's own little is left.
+_EXPLODED = 10.0
+# The row that every other is compared with: no edit at all.
+UNEDITED = "unedited"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """study: "scaling" or "mixed".  label: what the facts are.  singly: each fact by itself on the unedited model."""
+
+    study: str
+    label: str
+    method: str
+    facts: tuple[Fact, ...]
+    singly: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}, {self.label}"
+
+
+@dataclass
+class CellResult:
+    """What a cell gave, as plain JSON. mark: empty, or why its figures are not what they seem.
+
+    extras: what was measured of the model beside the facts' prompts, as (value, interval, count).
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    relative_norm: float = 0.0
+    mark: str = ""
+    failed: list[dict[str, str]] = field(default_factory=list)
+    extras: dict[str, list[Any]] = field(default_factory=dict)
+    told: dict[str, Any] = field(default_factory=dict)
+
+
+# What is asked of the model as it is, beside the prompts of these facts.
+Extras = Callable[[Sequence[Fact]], Mapping[str, Metric]]
+# Given a single edit's fact and how to do it: its result, made now or by an earlier run.
+Keep = Callable[[Fact, Callable[[], CellResult]], CellResult]
+
+
+@dataclass
+class Bench:
+    """What the cells of one benchmark share. before: the unedited model's scores by fact id."""
+
+    lm: LanguageModel
+    options: BenchOptions
+    corpus: Corpus | None
+    cache: Path | None
+    progress: ProgressSink
+    extras: Extras
+    before: Mapping[str, FactScore] = field(default_factory=dict)
+    _prefixes: dict[Any, tuple[str, ...]] = field(default_factory=dict)
+
+    def settings(self, cell: Cell) -> Settings:
+        """The preset for so many facts at a time, or a guess, with the benchmark's own fields."""
+        at_once = 1 if cell.singly else self.options.in_batches or len(cell.facts)
+        return settings_for(self.lm, at_once, method=cell.method, **self.options.settings.get(cell.method, {}))
+
+    def prefixes(self, method: Method, config: Any) -> tuple[str, ...]:
+        """The context prefixes of a configuration, sampled once."""
+        if not method.uses_prefixes:
+            return ("",)
+        key = (tuple(config.prefix_lengths), config.prefix_top_k, config.seed)
+        if key not in self._prefixes:
+            self._prefixes[key] = sample_prefixes(self.lm, config)
+        return self._prefixes[key]
+
+    def run(self, cell: Cell, keep: Keep) -> CellResult:
+        """Run one cell; the model is as it was in the end. A method that diverges ends the cell with a mark."""
+        if cell.method == UNEDITED:
+            return self._unedited(cell)
+        method = find_method(cell.method)
+        config = self.settings(cell).config
+        task = EditTask(
+            self.lm, cell.facts, config, self.prefixes(method, config), self._moments(method, config),
+            self.options.batch_size, self.cache, self.progress, lambda _: nullcontext(),
+        )  # fmt: skip
+        result = self._singly(method, task, keep) if cell.singly else _guarded(lambda: self._together(method, task))
+        result.told["peak_memory_mib"] = peak_memory_mib(self.lm.device)
+        return result
+
+    def _moments(self, method: Method, config: Any) -> SecondMoments | None:
+        if not method.uses_moments(config):
+            return None
+        folder = None if self.cache is None else self.cache / "moments"
+        return run_stats(
+            self.lm, config.layers, tokens=config.moment_tokens, corpus=self.corpus, seed=config.seed, cache=folder,
+            progress=self.progress,
+        )  # fmt: skip
+
+    def _unedited(self, cell: Cell) -> CellResult:
+        outcomes = [outcome_of(fact, self.before[fact.id], self.before[fact.id]) for fact in cell.facts]
+        return CellResult(outcomes, extras=_plain(self.extras(cell.facts)))
+
+    def _together(self, method: Method, task: EditTask) -> CellResult:
+        began = time.monotonic()
+        if self.options.in_batches is None:
+            edit = checked_edit(method, task)
+        else:
+            right_after = lambda batch: measure(self.lm, batch).summary.to_json()  # noqa: E731
+            edit = edit_in_batches(task, method, self.options.in_batches, right_after)
+        return self._measured(edit, task.facts, time.monotonic() - began)
+
+    def _singly(self, method: Method, task: EditTask, keep: Keep) -> CellResult:
+        began = time.monotonic()
+        prepared = _guarded(lambda: CellResult(told={"prepared": method.prepare(task) is not None}))
+        if prepared.mark:
+            return prepared
+        total, extras = CellResult(seconds={"edit": time.monotonic() - began}), {}
+        quiet = replace(task, progress=SILENT)
+        with self.progress.stage("single edits", len(task.facts), "facts") as advance:
+            for fact in task.facts:
+                one = keep(fact, lambda fact=fact: _guarded(lambda: self._single(method, quiet, fact)))
+                _add(total, extras, fact, one)
+                advance(1)
+        total.extras = _plain({name: metric(values, scale=1.0) for name, values in extras.items()})
+        if total.failed:
+            reason = total.failed[0]["reason"]
+            total.mark = f"{len(total.failed)} of {len(task.facts)} single edits left out; the first {reason}"
+        return total
+
+    def _single(self, method: Method, task: EditTask, fact: Fact) -> CellResult:
+        began = time.monotonic()
+        edit = checked_edit(method, replace(task, facts=(fact,)))
+        return self._measured(edit, (fact,), time.monotonic() - began)
+
+    def _measured(self, edit: Edit, facts: Sequence[Fact], seconds: float) -> CellResult:
+        began = time.monotonic()
+        with updates_applied(self.lm, edit.updates):
+            scores = measure(self.lm, facts).facts
+            extras = _plain(self.extras(facts))
+        norm = _relative_norm(self.lm, edit)
+        return CellResult(
+            outcomes=[outcome_of(f, self.before[f.id], s) for f, s in zip(facts, scores, strict=True)],
+            seconds={"edit": seconds, "evaluation": time.monotonic() - began},
+            relative_norm=norm,
+            mark=f"exploded: ‖ΔW‖/‖W‖ = {norm:.3g}" if norm > _EXPLODED else "",
+            extras=extras,
+            told=_told(edit),
+        )
+
+
+def _guarded(work: Callable[[], CellResult]) -> CellResult:
+    try:
+        return work()
+    except NumericsError as error:
+        return CellResult(mark=f"diverged: {error}")
+
+
+def _add(total: CellResult, extras: dict[str, list[float]], fact: Fact, one: CellResult) -> None:
+    """One single edit's part of the cell; an edit that failed has no figures."""
+    total.outcomes += one.outcomes
+    total.relative_norm = max(total.relative_norm, one.relative_norm)
+    for name, seconds in one.seconds.items():
+        total.seconds[name] = total.seconds.get(name, 0.0) + seconds
+    for name, (value, *_) in one.extras.items():
+        extras.setdefault(name, []).append(value)
+    if one.mark and not one.outcomes:
+        total.failed.append({"id": fact.id, "reason": one.mark})
+
+
+def _relative_norm(lm: LanguageModel, edit: Edit) -> float:
+    """The largest ‖ΔW‖/‖W‖ of the matrices that were written."""
+    norms = [
+        float(update.matrix().double().norm()) / max(float(weight_of(lm, place).double().norm()), 1e-30)
+        for place, update in edit.updates.items()
+    ]
+    return max(norms, default=0.0)
+
+
+def _told(edit: Edit) -> dict[str, Any]:
+    told: dict[str, Any] = {"summary": list(edit.summary), "warnings": list(edit.warnings)[:5]}
+    batches = edit.metrics.get("batches")
+    return {**told, "batches": batches} if batches else told
+
+
+def _plain(metrics: Mapping[str, Metric]) -> dict[str, list[Any]]:
+    return {name: [found.value, found.interval, found.count] for name, found in metrics.items()}

@@ -1,0 +1,188 @@
+"""`errata bench`: every method at every number of edits, kept as it goes; tables and figures of all that is kept."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from errata.evaluate.drift import Drift
+
+from errata.core.progress import SILENT, ProgressSink
+from errata.edit import Settings, find_method
+from errata.evaluate import measure
+from errata.evaluate.metrics import Metric
+from errata.facts import Fact
+from errata.jobs.bench.cells import UNEDITED, Bench, Cell, CellResult
+from errata.jobs.bench.options import BenchOptions
+from errata.jobs.bench.records import Records, read_records, usable
+from errata.jobs.bench.report import write_report
+from errata.jobs.bench.store import Folder, check_folder, facts_digest, is_edit
+from errata.jobs.held_out import held_out_rows
+from errata.models import LanguageModel, tokenizer_digest
+from errata.stats import Corpus, open_corpus
+from errata.store import digest
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """The folder, its summary as text, and what each cell gave, in the order they stand in the tables."""
+
+    out: Path
+    summary: str
+    cells: tuple[tuple[Cell, CellResult], ...]
+
+
+def run_bench(
+    lm: LanguageModel,
+    data: str | Path,
+    out: str | Path,
+    *,
+    options: BenchOptions,
+    corpus: str | Path | None = None,
+    text: str | Path | None = None,
+    field: str = "text",
+    cache: str | Path | None = None,
+    progress: ProgressSink = SILENT,
+) -> BenchResult:
+    """Run every cell that `out` does not hold already, and write tables, figures and summary.md over all of them.
+
+    `data`: the data set's file.  `corpus`: for second moments.  `text`: held-out text for perplexity and drift
+    (default: the model's own samples, other ones than the second moments').  `cache`: folder for second moments and
+    target values (default: errata's home). A cell whose method diverges is marked and the rest go on. The model is left
+    as it was. Raises FactsError, ConfigError, CorpusError, InputError before any long work, StorageError.
+    """
+    out, cache = Path(out).expanduser(), None if cache is None else Path(cache)
+    check_folder(out)
+    records = read_records(Path(data).expanduser(), options)
+    opened = None if corpus is None else open_corpus(corpus, field=field, notify=progress.note)
+    lm.digest(fresh=True)
+    rows = held_out_rows(lm, text, field=field, tokens=options.text_tokens, seed=options.seed + 1)
+    extras = _Extras(lm, rows)
+    bench = Bench(lm, options, opened, cache, progress, extras)
+    records = _checked(bench, records)
+    cells = _cells(options, records)
+    folder = Folder(out, _shared(lm, options, rows, opened))
+    plan = [(cell, bench.settings(cell) if is_edit(cell) else None) for cell in cells]
+    results = _run(bench, folder, plan, records)
+    about = _about(lm, data, options, plan, results)
+    done = [(cell, result) for (cell, _), result in zip(plan, results, strict=True)]
+    return BenchResult(out, write_report(out, about, done, records.types, options), tuple(done))
+
+
+class _Extras:
+    """Perplexity and drift of the model as it is, against how it was when this was made."""
+
+    def __init__(self, lm: LanguageModel, rows: Sequence[Sequence[int]]) -> None:
+        self._lm, self._rows, self._drift = lm, rows, None
+
+    def prepare(self) -> None:
+        """Look at the unedited model; not before it is known that there is work."""
+        if self._rows and self._drift is None:
+            self._drift = Drift(self._lm, self._rows)
+
+    def __call__(self, facts: Sequence[Fact]) -> Mapping[str, Metric]:
+        del facts
+        return {} if self._drift is None else self._drift.measure().metrics()
+
+
+def _checked(bench: Bench, records: Records) -> Records:
+    """The records that can be used with every method's prefixes."""
+    options, prefixes = bench.options, {"": None}
+    for name in options.methods:
+        method = find_method(name)
+        config = bench.settings(Cell("scaling", "", name, records.facts[:1])).config
+        prefixes |= dict.fromkeys(bench.prefixes(method, config))
+    every = tuple(prefixes)
+    facts = usable(bench.lm, records.facts, options.needed, every, bench.progress.note)
+    halves = records.halves
+    if halves is not None:
+        half = max(options.counts) // 2
+        first, second = (usable(bench.lm, part, half, every, bench.progress.note) for part in halves)
+        halves = (first, second)
+    return Records(facts, records.types, halves)
+
+
+def _cells(options: BenchOptions, records: Records) -> list[Cell]:
+    cells = []
+    for method in (UNEDITED, *options.methods):
+        for count in options.counts:
+            singly = count == 1
+            facts = records.facts[: options.singles if singly else count]
+            label = f"{len(facts)} single edits" if singly else f"{count:,} edits"
+            cells.append(Cell("scaling", label, method, facts, singly))
+    if records.halves is not None:
+        cells += _mixed(options, records.halves)
+    return cells
+
+
+def _mixed(options: BenchOptions, halves: tuple[tuple[Fact, ...], tuple[Fact, ...]]) -> list[Cell]:
+    """Equal halves of two relations together, and each half by itself."""
+    cells = []
+    for method in (UNEDITED, *options.methods):
+        for count in options.counts:
+            one, other = (half[: count // 2] for half in halves)
+            if one:
+                parts = {"first": one, "second": other, "both": (*one, *other)}
+                cells += [Cell("mixed", f"{count:,}: {name}", method, facts) for name, facts in parts.items()]
+    return cells
+
+
+def _run(
+    bench: Bench, folder: Folder, plan: Sequence[tuple[Cell, Settings | None]], records: Records
+) -> list[CellResult]:
+    keys = [folder.key(cell, settings) for cell, settings in plan]
+    results = [folder.load(key) for key in keys]
+    missing = [i for i, result in enumerate(results) if result is None]
+    bench.progress.note(
+        f"Benchmark on {bench.lm.name}: {len(plan)} cells, {len(plan) - len(missing)} of them done before, in "
+        f"{folder.out}."
+    )
+    if missing:
+        needed = {fact.id: fact for i in missing for fact in plan[i][0].facts}
+        measured = measure(bench.lm, list(needed.values()), progress=bench.progress)
+        bench.before = dict(zip(needed, measured.facts, strict=True))
+        bench.extras.prepare()  # type: ignore[attr-defined]
+    with bench.progress.stage("cells", len(plan), "cells", done=len(plan) - len(missing)) as advance:
+        for i in missing:
+            cell, settings = plan[i]
+            bench.progress.note(f"{cell.name} ({settings.source if settings else 'no edit'})")
+            result = bench.run(cell, folder.keep(keys[i]))
+            if result.mark:
+                bench.progress.note(f"{cell.name}: {result.mark}")
+            folder.save(keys[i], result)
+            results[i] = result
+            advance(1)
+    return [result for result in results if result is not None]
+
+
+def _shared(lm: LanguageModel, options: BenchOptions, rows: Sequence[Sequence[int]], corpus: Corpus | None) -> str:
+    where = [str(lm.dtype), lm.device.type]
+    moments = None if corpus is None else corpus.digest
+    return digest(
+        lm.digest(), tokenizer_digest(lm.tokenizer), where, options.in_batches, [list(row) for row in rows], moments
+    )
+
+
+def _about(
+    lm: LanguageModel,
+    data: str | Path,
+    options: BenchOptions,
+    plan: Sequence[tuple[Cell, Settings | None]],
+    results: Sequence[CellResult],
+) -> dict[str, Any]:
+    """What a reader must know to run it again."""
+    settings = {
+        cell.name: {"source": used.source, "is_guess": used.is_guess, "config": asdict(used.config)}
+        for cell, used in plan
+        if used is not None and cell.study == "scaling"
+    }
+    return {
+        "model": {"name": lm.name, "revision": lm.revision, "digest": lm.digest()[:12], "dtype": str(lm.dtype)},
+        "data": Path(data).name,
+        "facts": facts_digest([fact for cell, _ in plan for fact in cell.facts])[:12],
+        "options": asdict(options),
+        "settings": settings,
+        "marks": {cell.name: result.mark for (cell, _), result in zip(plan, results, strict=True) if result.mark},
+        "versions": {name: version(name) for name in ("errata", "torch", "transformers")},
+    }

@@ -1,0 +1,76 @@
+"""What became of one fact in one cell, as plain JSON: its numbers for every metric, and a row for each prompt."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from errata.evaluate import FactScore, Summary, ZsreSummary, summary_of, zsre_summary_of
+from errata.evaluate.changes import changed_values
+from errata.evaluate.metrics import Metric, Tally
+from errata.evaluate.scores import PromptScore, fact_values
+from errata.facts import Fact
+from errata.jobs.bench.records import relation_of
+
+Outcome = dict[str, Any]
+CHANGES = ("prompts_changed", "paraphrases_changed", "neighbours_changed")
+
+
+def outcome_of(fact: Fact, before: FactScore, after: FactScore) -> Outcome:
+    """`values` are shares of 1 by metric key, of the edited model; `before` those of the unedited one."""
+    return {
+        "id": fact.id,
+        "relation": relation_of(fact),
+        "values": {**fact_values(after), **changed_values(before, after)},
+        "before": fact_values(before),
+        "rows": list(_rows(before, after)),
+    }
+
+
+def tally_of(outcomes: Sequence[Outcome], which: str = "values") -> Tally:
+    """The numbers of all facts."""
+    tally = Tally()
+    for outcome in outcomes:
+        tally.add(outcome[which])
+    return tally
+
+
+def totals(outcomes: Sequence[Outcome], which: str = "values") -> tuple[Summary, ZsreSummary, dict[str, Metric]]:
+    """Metrics of CounterFact, of zsRE, and the shares of changed answers, over facts."""
+    tally = tally_of(outcomes, which)
+    return summary_of(tally), zsre_summary_of(tally), {key: tally.metric(key) for key in CHANGES}
+
+
+def table_rows(cell: Mapping[str, Any], outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
+    """Rows for Parquet: one for each record and prompt, under the cell's own columns."""
+    for outcome in outcomes:
+        for row in outcome["rows"]:
+            yield {**cell, "id": outcome["id"], "relation": outcome["relation"], **row}
+
+
+def _rows(before: FactScore, after: FactScore) -> Iterator[dict[str, Any]]:
+    kinds = (
+        ("prompt", [before.prompt], [after.prompt]),
+        ("paraphrase", before.paraphrases, after.paraphrases),
+        ("neighbour", before.neighbours, after.neighbours),
+    )
+    for kind, one, other in kinds:
+        for number, (old, new) in enumerate(zip(one, other, strict=True), 1):
+            yield {
+                "kind": kind,
+                "number": number,
+                "prompt": new.text,
+                "target_new": new.new.target,
+                "target_true": new.true.target if new.true else None,
+                **_numbers("before", old),
+                **_numbers("after", new),
+            }
+
+
+def _numbers(when: str, score: PromptScore) -> dict[str, Any]:
+    true = score.true
+    return {
+        f"nll_new_{when}": score.new.nll,
+        f"nll_true_{when}": true.nll if true else None,
+        f"right_new_{when}": score.new.right,
+        f"right_true_{when}": true.right if true else None,
+        f"first_{when}": score.first,
+    }

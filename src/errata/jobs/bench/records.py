@@ -1,0 +1,79 @@
+"""The facts of a benchmark: the records of a data set that the model can be given, from one on."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from errata.errors import FactsError
+from errata.facts import Fact, format_problems, read_facts
+from errata.facts.relations import read_relations, relation_edits
+from errata.jobs.bench.options import BenchOptions
+from errata.jobs.edit_job import checked_facts
+from errata.models import LanguageModel
+
+# Records that contradict another or that the model cannot be given are left out: so many more are looked at.
+_SPARE_SHARE, _SPARE = 1.05, 10
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Records:
+    """Facts in the data set's order, from the first wanted one on.
+
+    types: each relation's type, where the data set has types.  halves: the facts of the two relations of a mixed study.
+    """
+
+    facts: tuple[Fact, ...]
+    types: dict[str, str] = field(default_factory=dict)
+    halves: tuple[tuple[Fact, ...], tuple[Fact, ...]] | None = None
+
+
+def relation_of(fact: Fact) -> str:
+    """The relation's name, or where the data has none, the prompt with the subject left out."""
+    return fact.relation or fact.template
+
+
+def read_records(path: Path, options: BenchOptions) -> Records:
+    """The records of a file, without a model; FactsError where it does not hold enough."""
+    wanted = options.first + options.needed
+    types: dict[str, str] = {}
+    if options.dataset == "relations":
+        found = relation_edits(read_relations(path), limit=int(wanted * _SPARE_SHARE) + _SPARE, seed=options.seed)
+        facts, types = found.facts, found.types
+    else:
+        limit = None if options.mixed else int(wanted * _SPARE_SHARE) + _SPARE
+        facts = read_facts(path, limit=limit).facts
+    if len(facts) < wanted:
+        raise FactsError(f"{path} holds {len(facts):,} usable facts; --n and --first ask for {wanted:,}.")
+    pool = facts[options.first :]
+    return Records(pool[: int(options.needed * _SPARE_SHARE) + _SPARE], types, _halves(pool, options))
+
+
+def usable(
+    lm: LanguageModel, facts: Sequence[Fact], count: int, prefixes: Sequence[str], notify: Callable[[str], None]
+) -> tuple[Fact, ...]:
+    """The first `count` of the facts that the model can be given; FactsError where there are fewer."""
+    kept, skipped, _ = checked_facts(lm, facts, prefixes, evaluate=True, skip_bad=True, places={})
+    if skipped:
+        more = f"\n... and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
+        notify(f"Records that are left out: {len(facts) - len(kept)}\n{format_problems(skipped[:_SHOWN])}{more}")
+    if len(kept) < count:
+        raise FactsError(f"{len(kept):,} records are usable on {lm.name}; {count:,} are asked for.")
+    return kept[:count]
+
+
+def _halves(pool: Sequence[Fact], options: BenchOptions) -> tuple[tuple[Fact, ...], tuple[Fact, ...]] | None:
+    if not options.mixed:
+        return None
+    half = max(options.counts) // 2
+    parts = [tuple(fact for fact in pool if relation_of(fact) == name) for name in options.mixed]
+    for name, part in zip(options.mixed, parts, strict=True):
+        if len(part) < half:
+            common = ", ".join(
+                f"{text!r} ({n})" for text, n in Counter(relation_of(fact) for fact in pool).most_common(6)
+            )
+            raise FactsError(f"--mixed {name!r}: {len(part)} records have that relation, {half} are needed. Try
+            {common}.")
+    spare = int(half * _SPARE_SHARE) + _SPARE
+    return parts[0][:spare], parts[1][:spare]

@@ -1,0 +1,267 @@
+"""From the cells of a benchmark to its tables, figures and summary, beside what papers publish."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from errata.evaluate.metrics import Metric, metric_info
+from errata.jobs.bench.cells import UNEDITED, Cell, CellResult
+from errata.jobs.bench.options import BenchOptions
+from errata.jobs.bench.outcomes import Outcome, table_rows, totals
+from errata.jobs.bench.published import PUBLISHED
+from errata.jobs.output_folder import OutputFolder
+from errata.store import atomic_write_text
+from errata.views.plotting import dot_figure, line_figure
+from errata.views.tables import text_table
+
+Done = Sequence[tuple[Cell, CellResult]]
+_COUNTERFACT = ("score", "es", "ps", "ns", "accuracy", "paraphrase_accuracy", "neighbour_accuracy")
+_MORE = ("em", "pm", "nm", "prompts_changed", "paraphrases_changed", "neighbours_changed")
+_ZSRE = ("zsre_score", "zsre_efficacy", "zsre_paraphrase", "zsre_specificity")
+_DRIFT = ("perplexity", "kl_drift", "tokens_changed")
+_CURVES = ("score", "es", "ps", "ns", "accuracy", "kl_drift")
+_RELATIONS = 24  # of a figure
+
+
+def write_report(
+    out: Path, about: Mapping[str, Any], done: Done, types: Mapping[str, str], options: BenchOptions
+) -> str:
+    """Write everything into `out`; returns summary.md's text."""
+    folder = OutputFolder(out)
+    scaling = [(cell, result) for cell, result in done if cell.study == "scaling"]
+    parts = [_head(about, options), *_tables(folder, scaling, options), *_failures(done)]
+    parts += _curves(folder, scaling, options)
+    parts += _relations(folder, scaling, types)
+    parts += _mixed(folder, [(cell, result) for cell, result in done if cell.study == "mixed"], options)
+    parts += [_published(options), _settings(about)]
+    rows = [row for cell, result in done for row in table_rows(_columns(cell), result.outcomes)]
+    if rows:
+        folder.table("prompts", rows)
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    atomic_write_text(out / "bench.json", json.dumps(dict(about), indent=1, ensure_ascii=False, default=list) + "\n")
+    atomic_write_text(out / "summary.md", text)
+    return text
+
+
+def figures_of(result: CellResult) -> dict[str, Metric]:
+    """Every metric of a cell by its key in METRICS; Scores are metrics without an interval."""
+    summary, zsre, changed = totals(result.outcomes)
+    count = len(result.outcomes)
+    found = {"score": Metric(summary.score, None, count), **summary.metrics(), **changed}
+    found["zsre_score"] = Metric(zsre.score, None, count)
+    found |= {f"zsre_{name}": value for name, value in zsre.metrics().items()}
+    return found | {name: Metric(*values) for name, values in result.extras.items()}
+
+
+def _columns(cell: Cell) -> dict[str, Any]:
+    return {"study": cell.study, "method": cell.method, "facts": cell.label}
+
+
+def _keys(options: BenchOptions, results: Sequence[CellResult]) -> list[str]:
+    """The columns of the main table: those of the data set, then drift where it was measured."""
+    own = _ZSRE if options.dataset == "zsre" else _COUNTERFACT
+    drift = [key for key in _DRIFT if any(key in result.extras for result in results)]
+    return [*own, "neighbours_changed", *drift]
+
+
+def _head(about: Mapping[str, Any], options: BenchOptions) -> str:
+    order = "at once" if options.in_batches is None else f"in batches of {options.in_batches:,}"
+    seeds = "" if not options.first else f" from record {options.first:,} on"
+    return (
+        f"# {options.dataset} on {about['model']['name']}\n\n"
+        f"Records of {about['data']}{seeds}; facts are edited {order}, single edits each on the unedited model. "
+        f"± is half of a 95 % interval over facts. Weights {about['model']['digest']}, facts {about['facts']}. "
+        "Success (ES, PS, NS) compares two answers; accuracy asks for the model's first choice."
+    )
+
+
+def _tables(folder: OutputFolder, done: Done, options: BenchOptions) -> Iterator[str]:
+    keys = _keys(options, [result for _, result in done])
+    every: list[dict[str, Any]] = []
+    for label in dict.fromkeys(cell.label for cell, _ in done):
+        group = [(cell, result) for cell, result in done if cell.label == label]
+        yield f"## {label}\n\n{_table(group, keys)}"
+        every += [_flat(cell, result) for cell, result in group]
+    folder.table("cells", every)
+
+
+def _table(group: Done, keys: Sequence[str]) -> str:
+    rows = []
+    for cell, result in group:
+        found = figures_of(result)
+        seconds = result.seconds.get("edit")
+        rows.append([
+            cell.method, *(_shown(key, found.get(key)) for key in keys),
+            "–" if cell.method == UNEDITED else f"{result.relative_norm:.3g}",
+            "–" if seconds is None else f"{seconds:,.1f}",
+            "*" * bool(result.mark),
+        ])  # fmt: skip
+    header = ["method", *(_head_of(key) for key in keys), "‖ΔW‖/‖W‖", "edit, s", ""]
+    return text_table(header, rows, right=range(1, len(header) - 1))
+
+
+def _head_of(key: str) -> str:
+    info = metric_info(key)
+    return f"{info.label}{', ' + info.unit if info.unit and info.unit != '%' else ''}"
+
+
+def _shown(key: str, found: Metric | None) -> str:
+    if found is None or found.value is None:
+        return "–"
+    info = metric_info(key)
+    return info.shown(found.value) + ("" if found.interval is None else f" ± {info.shown(found.interval)}")
+
+
+def _flat(cell: Cell, result: CellResult) -> dict[str, Any]:
+    found = figures_of(result)
+    flat: dict[str, Any] = {**_columns(cell), "n": len(cell.facts), "mark": result.mark}
+    for key in (*_COUNTERFACT, *_MORE, *_ZSRE, *_DRIFT):
+        one = found.get(key) or Metric(None, None, 0)
+        flat |= {key: one.value, f"{key}_interval": one.interval}
+    seconds = {f"seconds_{name}": result.seconds.get(name) for name in ("edit", "evaluation")}
+    return {**flat, "relative_norm": result.relative_norm, **seconds}
+
+
+def _failures(done: Done) -> Iterator[str]:
+    marks = [f"- {cell.name}: {result.mark}" for cell, result in done if result.mark]
+    if marks:
+        yield "Marked with *:\n\n" + "\n".join(marks)
+
+
+def _curves(folder: OutputFolder, done: Done, options: BenchOptions) -> Iterator[str]:
+    """Each metric over the number of edits, a line for each method."""
+    counts = sorted(count for count in options.counts)
+    if len(counts) < 2:
+        return
+    of = {(cell.method, 1 if cell.singly else len(cell.facts)): figures_of(result) for cell, result in done}
+    drawn = []
+    for key in (_ZSRE if options.dataset == "zsre" else _CURVES):
+        lines, bands = {}, {}
+        for method in dict.fromkeys(cell.method for cell, _ in done):
+            points = [of[method, count].get(key) if (method, count) in of else None for count in counts]
+            values = [math.nan if p is None or p.value is None else p.value for p in points]
+            if not all(map(math.isnan, values)):
+                lines[method] = values
+                half = [p.interval if p is not None and p.interval is not None else 0.0 for p in points]
+                bands[method] = ([v - h for v, h in zip(values, half, strict=True)],
+                                 [v + h for v, h in zip(values, half, strict=True)])  # fmt: skip
+        if lines:
+            info = metric_info(key)
+            folder.figure(
+                f"scaling_{key}",
+                lambda lines=lines, bands=bands, info=info: line_figure(
+                    counts, lines, xlabel="edits (1: single edits)", ylabel=f"{info.label} ({info.unit or '1'})",
+                    title=f"{info.label}: {info.meaning}", bands=bands, log_x=True,
+                ),
+            )  # fmt: skip
+            drawn.append(f"figures/scaling_{key}.pdf")
+    yield "Scaling curves: " + ", ".join(drawn) + "."
+
+
+def _relations(folder: OutputFolder, done: Done, types: Mapping[str, str]) -> Iterator[str]:
+    """Success by relation, and by type where relations have types, at the largest number of edits."""
+    edited = [(cell, result) for cell, result in done if cell.method != UNEDITED and result.outcomes]
+    if not edited:
+        return
+    label = max(edited, key=lambda one: (not one[0].singly, len(one[0].facts)))[0].label
+    group = {cell.method: result for cell, result in done if cell.label == label and result.outcomes}
+    folder.table("relations", list(_by(group, lambda outcome: outcome["relation"], "relation")))
+    shown, figures = _largest(group)
+    if len(shown) > 1:
+        for key in ("es", "ps", "ns"):
+            info = metric_info(key)
+            folder.figure(
+                f"relations_{key}",
+                lambda key=key, info=info: dot_figure(
+                    shown, {method: [figures[method, name].get(key, math.nan) for name in shown] for method in group},
+                    xlabel=f"{info.label} (%), {label}", title=f"{info.label} by relation", limits=(-3, 103),
+                ),
+            )  # fmt: skip
+        yield f"By relation ({label}): tables/relations.csv, figures/relations_es.pdf, relations_ps.pdf,
+        relations_ns.pdf."
+    if types:
+        rows = list(_by(group, lambda outcome: types[outcome["relation"]], "type"))
+        folder.table("types", rows)
+        cells = [[row["type"], row["method"], str(row["count"]), *(_number(row[key]) for key in _COUNTERFACT)] for row
+        in rows] header = ["type", "method", "facts", *(metric_info(key).label for key in _COUNTERFACT)]
+        yield f"## By type ({label})\n\n" + text_table(header, cells, right=range(2, len(header)))
+
+
+def _by(group: Mapping[str, CellResult], name_of: Callable[[Outcome], str], column: str) -> Iterator[dict[str, Any]]:
+    for method, result in group.items():
+        parts: dict[str, list[Outcome]] = {}
+        for outcome in result.outcomes:
+            parts.setdefault(name_of(outcome), []).append(outcome)
+        for name in sorted(parts):
+            figures = figures_of(CellResult(parts[name]))
+            values = {key: figures[key].value for key in _COUNTERFACT}
+            yield {column: name, "method": method, "count": len(parts[name]), **values}
+
+
+def _largest(group: Mapping[str, CellResult]) -> tuple[list[str], dict[tuple[str, str], dict[str, float]]]:
+    """The relations with most facts, and each method's figures for them."""
+    rows = list(_by(group, lambda outcome: outcome["relation"], "relation"))
+    counts = {row["relation"]: row["count"] for row in rows}
+    shown = sorted(counts, key=lambda name: (-counts[name], name))[:_RELATIONS]
+    figures = {
+        (row["method"], row["relation"]): {k: row[k] for k in ("es", "ps", "ns") if row[k] is not None} for row in rows
+    }
+    for method in group:
+        for name in shown:
+            figures.setdefault((method, name), {})
+    return shown, figures
+
+
+def _mixed(folder: OutputFolder, done: Done, options: BenchOptions) -> Iterator[str]:
+    """Two relations together against the mean of their separate runs, on the same facts."""
+    if not done or options.mixed is None:
+        return
+    of = {(cell.method, cell.label): result for cell, result in done}
+    rows: list[dict[str, Any]] = []
+    for method in dict.fromkeys(cell.method for cell, _ in done):
+        for count in options.counts:
+            parts = [of.get((method, f"{count:,}: {name}")) for name in ("first", "second", "both")]
+            if all(part is not None and part.outcomes for part in parts):
+                first, second, both = parts  # type: ignore[misc]
+                apart = CellResult([*first.outcomes, *second.outcomes])  # type: ignore[union-attr]
+                for name, result in (("separate", apart), ("mixed", both)):
+                    found = figures_of(result)  # type: ignore[arg-type]
+                    values = {key: found[key].value for key in _COUNTERFACT}
+                    rows.append({"method": method, "n": count, "run": name, **values})
+    if not rows:
+        return
+    folder.table("mixed", rows)
+    header = ["method", "edits", "run", *(metric_info(key).label for key in _COUNTERFACT)]
+    cells = [[r["method"], f"{r['n']:,}", r["run"], *(_number(r[key]) for key in _COUNTERFACT)] for r in rows]
+    one, other = options.mixed
+    yield (
+        f"## Mixed relations\n\nEqual halves of {one!r} and {other!r}: written together (mixed), and each half by "
+        f"itself "
+        f"(separate; figures over both halves).\n\n{text_table(header, cells, right=range(1, len(header)))}"
+    )
+
+
+def _published(options: BenchOptions) -> str:
+    parts = []
+    for table in PUBLISHED[options.dataset]:
+        rows = [[method, *(f"{value:g}" for value in values)] for method, values in table.rows.items()]
+        parts.append(f"{table.title}:\n\n" + text_table(["method", *table.metrics], rows, right=range(1, 9)))
+    return "## Published figures\n\nOf other models and numbers of edits; not ours.\n\n" + "\n\n".join(parts) if parts
+    else ""
+
+
+def _settings(about: Mapping[str, Any]) -> str:
+    rows = {}
+    for name, used in about["settings"].items():
+        method = name.partition(",")[0]
+        rows.setdefault((method, used["source"], json.dumps(used["config"], default=list)), []).append(
+            name.partition(", ")[2]
+        )
+    cells = [[method, ", ".join(names), source, config] for (method, source, config), names in rows.items()]
+    return "## Settings\n\n" + text_table(["method", "facts", "source", "configuration"], cells)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"

@@ -1,0 +1,84 @@
+"""A benchmark's folder: every finished cell, and every finished single edit, a file of its own that a later run finds."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from errata.edit import Settings
+from errata.errors import InputError
+from errata.facts import Fact
+from errata.jobs.bench.cells import UNEDITED, Cell, CellResult
+from errata.store import atomic_write_text, digest
+from errata.store.atomic import check_writable
+
+# Raise it when the same cell no longer gives the same figures.
+CODE_VERSION = 1
+
+
+class Folder:
+    """`shared`: the digest of all that every cell depends on (model, what is measured, how facts are ordered)."""
+
+    def __init__(self, out: Path, shared: str) -> None:
+        self.out, self.shared = out, shared
+
+    def key(self, cell: Cell, settings: Settings | None) -> str:
+        """The digest of everything a cell's figures depend on."""
+        config = None if settings is None else [type(settings.config).__name__, asdict(settings.config)]
+        return digest("bench", CODE_VERSION, self.shared, cell.method, config, cell.singly, facts_digest(cell.facts))
+
+    def load(self, key: str) -> CellResult | None:
+        """A finished cell, or None where it is missing or was damaged."""
+        return _load(self._cell(key))
+
+    def save(self, key: str, result: CellResult) -> None:
+        _save(self._cell(key), result)
+
+    def keep(self, key: str) -> Callable[[Fact, Callable[[], CellResult]], CellResult]:
+        """How the single edits of a cell are kept."""
+
+        def kept(fact: Fact, work: Callable[[], CellResult]) -> CellResult:
+            path = self.out / "singles" / f"{digest(key, facts_digest([fact]))[:32]}.json"
+            found = _load(path)
+            if found is None:
+                found = work()
+                _save(path, found)
+            return found
+
+        return kept
+
+    def _cell(self, key: str) -> Path:
+        return self.out / "cells" / f"{key[:32]}.json"
+
+
+def facts_digest(facts: Sequence[Fact]) -> str:
+    """Of everything in the facts that is edited or measured."""
+    return digest([asdict(fact) for fact in facts])
+
+
+def check_folder(out: Path) -> None:
+    """InputError where the folder cannot be a benchmark's, before any work."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: that is a file; name a folder.")
+    check_writable(out / "bench.json")
+    if out.is_dir() and any(out.iterdir()) and not (out / "bench.json").exists() and not (out / "cells").exists():
+        raise InputError(f"--out {out}: other things lie in that folder; name an empty one or an earlier benchmark's.")
+
+
+def is_edit(cell: Cell) -> bool:
+    """Whether a method is at work in it."""
+    return cell.method != UNEDITED
+
+
+def _load(path: Path) -> CellResult | None:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return CellResult(**held["result"]) if held["digest"] == digest(held["result"]) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _save(path: Path, result: CellResult) -> None:
+    record: dict[str, Any] = json.loads(json.dumps(asdict(result), allow_nan=False))
+    atomic_write_text(path, json.dumps({"digest": digest(record), "result": record}, separators=(",", ":")))

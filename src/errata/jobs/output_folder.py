@@ -1,0 +1,36 @@
+"""A folder of results: tables as Parquet and CSV, figures as PDF and PNG, each file whole or not at all."""
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from errata.jobs.lens_job import write_rows
+from errata.store.atomic import atomic_file
+from errata.views.plotting import save_figure
+
+
+class OutputFolder:
+    """`written` are the files of this run, so that those of an earlier one can be told apart."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.written: set[Path] = set()
+
+    def table(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
+        self.written |= {self.out / "tables" / f"{name}.{kind}" for kind in ("parquet", "csv")}
+        write_rows(self.out / "tables" / f"{name}.parquet", rows)
+        with atomic_file(self.out / "tables" / f"{name}.csv") as staging:
+            _write_csv(staging, rows)
+
+    def figure(self, name: str, make: Callable[[], Any]) -> None:
+        # Drawn twice: a figure is closed when it is written.
+        for kind in ("pdf", "png"):
+            self.written.add(save_figure(make(), self.out / "figures" / f"{name}.{kind}"))
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), extrasaction="raise")
+        writer.writeheader()
+        writer.writerows(rows)
