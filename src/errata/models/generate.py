@@ -63,7 +63,7 @@ def continue_texts(
     Greedy unless `top_k` says otherwise. Errors as in `sample_ids`; a text without a token (an empty one, where the
     tokenizer adds no BOS) is an InputError.
     """
-    prompts = _prompt_ids(lm, texts)
+    prompts = prompt_ids(lm, texts)
     rows = sample_ids(
         lm, prompts, new_tokens=new_tokens, top_k=top_k, seed=seed, batch_size=batch_size, stop_at_eos=True
     )
@@ -77,7 +77,7 @@ def next_tokens(
 ) -> list[list[tuple[str, int, float]]]:
     """The `top` likeliest next tokens of each text, likeliest first: text as it would be appended, id, probability."""
     _check_options(top=top, batch_size=batch_size)
-    prompts = _prompt_ids(lm, texts)
+    prompts = prompt_ids(lm, texts)
     _check_prompts(lm, prompts, 0)
     found = []
     for start in range(0, len(prompts), batch_size):
@@ -161,7 +161,7 @@ def _pad_left(
     return ids, mask
 
 
-def _prompt_ids(lm: LanguageModel, texts: Sequence[str]) -> list[list[int]]:
+def prompt_ids(lm: LanguageModel, texts: Sequence[str]) -> list[list[int]]:
     """Ids of texts that are to be continued: an end token that the tokenizer appends by itself is cut off."""
     prompts = []
     for encoding in encode(lm.tokenizer, texts):
