@@ -316,6 +316,71 @@ def reproduce(
 
 
 @app.command()
+def bench(
+    methods: Annotated[str, typer.Option(help="Methods, as memit,rome,shift; `errata methods` lists them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for cells, tables, figures and summary.md.")],
+    dataset: Annotated[str, typer.Option(help="counterfact, zsre or relations.")] = "counterfact",
+    data: Annotated[
+        Path | None, typer.Option(help="The data set's file (default: DATASET.json in the folder $ERRATA_DATA).")
+    ] = None,
+    n: Annotated[str, typer.Option("--n", "-n", help="Numbers of edits, as 1,10,100; 1: single edits.")] = "1,10,100",
+    singles: Annotated[int, typer.Option(help="Records behind the single edits.")] = 100,
+    first: Annotated[int, typer.Option(help="Skip so many records (tune on others than you report).")] = 0,
+    at_once: AtOnce = False,
+    in_batches: InBatches = None,
+    one_by_one: OneByOne = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="METHOD.NAME=VALUE", help="Override a method's hyperparameter."),
+    ] = None,
+    mixed: Annotated[
+        str | None, typer.Option(metavar="A|B", help="Mixed-relation study of two relations (or prompt templates).")
+    ] = None,
+    study: Annotated[
+        bool, typer.Option("--study", help="Relate each fact's outcome to what can be known before.")
+    ] = False,
+    corpus: CorpusPath = None,
+    field: Field = "text",
+    text: Annotated[
+        str | None, typer.Option(help="Held-out text for perplexity and drift (default: the model's own samples).")
+    ] = None,
+    text_tokens: Annotated[int, typer.Option("--text-tokens", help="Tokens of it; 0 leaves drift out.")] = 2000,
+    batch_size: Annotated[int, typer.Option(help="Target values optimised together.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    model: Model = "smollm2",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    revision: Revision = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare methods on a data set: tables, scaling curves and prompts' scores; goes on where it was stopped."""
+    from errata.cli.benchmark import run_bench_command
+    from errata.cli.run import one_order
+
+    run_bench_command(
+        data,
+        out,
+        options={
+            "methods": methods,
+            "dataset": dataset,
+            "counts": n,
+            "singles": singles,
+            "first": first,
+            "in_batches": one_order(at_once=at_once, in_batches=in_batches, one_by_one=one_by_one),
+            "settings": settings or [],
+            "mixed": mixed,
+            "study": study,
+            "text_tokens": text_tokens,
+            "batch_size": batch_size,
+            "seed": seed,
+        },
+        sources={"corpus": corpus, "text": text, "field": field},
+        load={"model": model, "device": device, "dtype": dtype, "revision": revision},
+        quiet=quiet,
+    )
+
+
+@app.command()
 def methods() -> None:
     """List the editing methods, their hyperparameters and defaults."""
     from errata.cli.run import run_methods

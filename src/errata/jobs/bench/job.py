@@ -6,11 +6,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from errata.evaluate.drift import Drift
-
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit import Settings, find_method
 from errata.evaluate import measure
+from errata.evaluate.drift import Drift
 from errata.evaluate.metrics import Metric
 from errata.facts import Fact
 from errata.jobs.bench.cells import UNEDITED, Bench, Cell, CellResult
@@ -64,7 +63,7 @@ def run_bench(
     cells = _cells(options, records)
     folder = Folder(out, _shared(lm, options, rows, opened))
     plan = [(cell, bench.settings(cell) if is_edit(cell) else None) for cell in cells]
-    results = _run(bench, folder, plan, records)
+    results = _run(bench, folder, plan)
     about = _about(lm, data, options, plan, results)
     done = [(cell, result) for (cell, _), result in zip(plan, results, strict=True)]
     return BenchResult(out, write_report(out, about, done, records.types, options), tuple(done))
@@ -128,9 +127,7 @@ def _mixed(options: BenchOptions, halves: tuple[tuple[Fact, ...], tuple[Fact, ..
     return cells
 
 
-def _run(
-    bench: Bench, folder: Folder, plan: Sequence[tuple[Cell, Settings | None]], records: Records
-) -> list[CellResult]:
+def _run(bench: Bench, folder: Folder, plan: Sequence[tuple[Cell, Settings | None]]) -> list[CellResult]:
     keys = [folder.key(cell, settings) for cell, settings in plan]
     results = [folder.load(key) for key in keys]
     missing = [i for i, result in enumerate(results) if result is None]

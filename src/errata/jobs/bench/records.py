@@ -73,7 +73,8 @@ def _halves(pool: Sequence[Fact], options: BenchOptions) -> tuple[tuple[Fact, ..
             common = ", ".join(
                 f"{text!r} ({n})" for text, n in Counter(relation_of(fact) for fact in pool).most_common(6)
             )
-            raise FactsError(f"--mixed {name!r}: {len(part)} records have that relation, {half} are needed. Try
-            {common}.")
+            raise FactsError(
+                f"--mixed {name!r}: {len(part)} records have that relation, {half} are needed. Try {common}."
+            )
     spare = int(half * _SPARE_SHARE) + _SPARE
     return parts[0][:spare], parts[1][:spare]

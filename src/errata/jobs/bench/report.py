@@ -137,7 +137,7 @@ def _curves(folder: OutputFolder, done: Done, options: BenchOptions) -> Iterator
         return
     of = {(cell.method, 1 if cell.singly else len(cell.facts)): figures_of(result) for cell, result in done}
     drawn = []
-    for key in (_ZSRE if options.dataset == "zsre" else _CURVES):
+    for key in _ZSRE if options.dataset == "zsre" else _CURVES:
         lines, bands = {}, {}
         for method in dict.fromkeys(cell.method for cell, _ in done):
             points = [of[method, count].get(key) if (method, count) in of else None for count in counts]
@@ -179,13 +179,15 @@ def _relations(folder: OutputFolder, done: Done, types: Mapping[str, str]) -> It
                     xlabel=f"{info.label} (%), {label}", title=f"{info.label} by relation", limits=(-3, 103),
                 ),
             )  # fmt: skip
-        yield f"By relation ({label}): tables/relations.csv, figures/relations_es.pdf, relations_ps.pdf,
-        relations_ns.pdf."
+        yield f"By relation ({label}): tables/relations.csv, figures/relations_{{es,ps,ns}}.pdf."
     if types:
         rows = list(_by(group, lambda outcome: types[outcome["relation"]], "type"))
         folder.table("types", rows)
-        cells = [[row["type"], row["method"], str(row["count"]), *(_number(row[key]) for key in _COUNTERFACT)] for row
-        in rows] header = ["type", "method", "facts", *(metric_info(key).label for key in _COUNTERFACT)]
+        cells = [
+            [row["type"], row["method"], str(row["count"]), *(_number(row[key]) for key in _COUNTERFACT)]
+            for row in rows
+        ]
+        header = ["type", "method", "facts", *(metric_info(key).label for key in _COUNTERFACT)]
         yield f"## By type ({label})\n\n" + text_table(header, cells, right=range(2, len(header)))
 
 
@@ -248,8 +250,8 @@ def _published(options: BenchOptions) -> str:
     for table in PUBLISHED[options.dataset]:
         rows = [[method, *(f"{value:g}" for value in values)] for method, values in table.rows.items()]
         parts.append(f"{table.title}:\n\n" + text_table(["method", *table.metrics], rows, right=range(1, 9)))
-    return "## Published figures\n\nOf other models and numbers of edits; not ours.\n\n" + "\n\n".join(parts) if parts
-    else ""
+    head = "## Published figures\n\nOf other models and numbers of edits; not ours.\n\n"
+    return head + "\n\n".join(parts) if parts else ""
 
 
 def _settings(about: Mapping[str, Any]) -> str:

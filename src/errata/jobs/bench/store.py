@@ -1,4 +1,4 @@
-"""A benchmark's folder: every finished cell, and every finished single edit, a file of its own that a later run finds."""
+"""A benchmark's folder: every finished cell and every finished single edit is a file that a later run finds."""
 
 import json
 from collections.abc import Callable, Sequence

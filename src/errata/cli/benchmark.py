@@ -1,0 +1,68 @@
+"""What `errata bench` does once its options are parsed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from errata.cli.run import command
+from errata.errors import ConfigError, FactsError
+from errata.jobs.progress import progress_on
+
+
+def run_bench_command(
+    data: Path | None,
+    out: Path,
+    *,
+    options: dict[str, Any],
+    sources: dict[str, Any],
+    load: dict[str, Any],
+    quiet: bool,
+) -> None:
+    from errata.jobs.bench.options import BenchOptions, parse_counts, parse_settings
+    from errata.jobs.bench.records import read_records
+    from errata.jobs.bench.store import check_folder
+    from errata.stats import open_corpus
+
+    progress = progress_on(quiet=quiet)
+    parsed = BenchOptions(**{
+        **options,
+        "methods": tuple(name.strip() for name in options["methods"].split(",")),
+        "counts": parse_counts(options["counts"]),
+        "settings": parse_settings(options["settings"]),
+        "mixed": _pair(options["mixed"]),
+    })  # fmt: skip
+    check_folder(out.expanduser())
+    found = _data(data, parsed.dataset)
+    read_records(found, parsed)
+    for name in ("corpus", "text"):
+        if sources[name] is not None and not sources[name].startswith("dataset:"):
+            open_corpus(sources[name], field=sources["field"])
+    with command(load, progress) as lm:
+        from errata.jobs.bench.job import run_bench
+
+        result = run_bench(lm, found, out, options=parsed, progress=progress, **sources)
+        typer.echo(result.summary)
+        typer.echo(f"Tables and figures: {result.out}")
+
+
+def _pair(text: str | None) -> tuple[str, str] | None:
+    if text is None:
+        return None
+    one, bar, other = text.partition("|")
+    if not bar or not one.strip() or not other.strip() or one == other:
+        raise ConfigError(f"--mixed {text!r}: write two different relations as 'A|B'.")
+    return one.strip(), other.strip()
+
+
+def _data(path: Path | None, dataset: str) -> Path:
+    """The data set's file, as given or from the folder of data sets."""
+    if path is not None:
+        return path.expanduser()
+    folder = os.environ.get("ERRATA_DATA")
+    if not folder:
+        raise FactsError(f"Say with --data where the file of {dataset} is, or name its folder in $ERRATA_DATA.")
+    return Path(folder).expanduser() / f"{dataset}.json"
