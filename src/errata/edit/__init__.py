@@ -3,6 +3,7 @@
 from errata.edit.check import check_facts
 from errata.edit.collect import collect_values
 from errata.edit.contexts import sample_prefixes
+from errata.edit.keys import bare_keys
 from errata.edit.layer_loop import LayerEdit, Solution, solve
 from errata.edit.method import Edit, EditTask, Method, Preset
 from errata.edit.method_config import MethodConfig, parse_layers, parse_override
@@ -26,6 +27,7 @@ __all__ = [
     "ShiftConfig",
     "Solution",
     "TargetValues",
+    "bare_keys",
     "check_facts",
     "collect_values",
     "find_method",

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from errata.edit.rows import Row
+from errata.edit.rows import Row, key_rows
 from errata.edit.shared import SharedPrefixes
+from errata.facts import Fact
 from errata.models import LanguageModel, pad_right, run_layers
 
 _CHUNK_TOKENS = 4096
@@ -29,6 +30,11 @@ class _Chunk:
     mask: Int[Tensor, "row pos"]
     positions: Int[Tensor, " row"]
     bare: Int[Tensor, " bare"]
+
+
+def bare_keys(lm: LanguageModel, facts: Sequence[Fact], layer: int) -> Float[Tensor, "fact d_mlp"]:
+    """The down projection's input at each subject's last token, of the bare prompts on the model as it is."""
+    return KeyFrontier(lm, key_rows(lm, facts, ("",)), len(facts)).advance(layer, layer)[0]
 
 
 class KeyFrontier:

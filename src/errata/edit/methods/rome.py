@@ -13,7 +13,7 @@ from torch import Tensor
 
 from errata.core.linalg import cholesky
 from errata.core.updates import WeightUpdate
-from errata.edit.keys import KeyFrontier
+from errata.edit.keys import KeyFrontier, bare_keys
 from errata.edit.mass_editing import value_metrics, value_summary, values_of, warn_of_last_layer, warn_of_stuck
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.rows import key_rows
@@ -109,7 +109,7 @@ def _keys(task: EditTask, layer: int) -> tuple[Float64[Tensor, "fact d_mlp"], Fl
     mean = every.advance(layer, layer)[0].double()
     if contexts == 1:
         return mean, mean
-    return mean, KeyFrontier(lm, key_rows(lm, facts, ("",)), len(facts)).advance(layer, layer)[0].double()
+    return mean, bare_keys(lm, facts, layer).double()
 
 
 def _warn_of_denominators(facts: tuple[Fact, ...], ratios: Float[Tensor, " fact"]) -> list[str]:

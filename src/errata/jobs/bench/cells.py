@@ -74,8 +74,15 @@ class Bench:
     cache: Path | None
     progress: ProgressSink
     extras: Extras
-    before: Mapping[str, FactScore] = field(default_factory=dict)
+    before: dict[str, FactScore] = field(default_factory=dict)
     _prefixes: dict[Any, tuple[str, ...]] = field(default_factory=dict)
+
+    def measure_unedited(self, facts: Sequence[Fact]) -> None:
+        """Score those facts on the model as it is that have no scores yet."""
+        missing = {fact.id: fact for fact in facts if fact.id not in self.before}
+        if missing:
+            found = measure(self.lm, list(missing.values()), progress=self.progress).facts
+            self.before |= dict(zip(missing, found, strict=True))
 
     def settings(self, cell: Cell) -> Settings:
         """The preset for so many facts at a time, or a guess, with the benchmark's own fields."""
@@ -98,14 +105,15 @@ class Bench:
         method = find_method(cell.method)
         config = self.settings(cell).config
         task = EditTask(
-            self.lm, cell.facts, config, self.prefixes(method, config), self._moments(method, config),
+            self.lm, cell.facts, config, self.prefixes(method, config), self.moments(method, config),
             self.options.batch_size, self.cache, self.progress, lambda _: nullcontext(),
         )  # fmt: skip
         result = self._singly(method, task, keep) if cell.singly else _guarded(lambda: self._together(method, task))
         result.told["peak_memory_mib"] = peak_memory_mib(self.lm.device)
         return result
 
-    def _moments(self, method: Method, config: Any) -> SecondMoments | None:
+    def moments(self, method: Method, config: Any) -> SecondMoments | None:
+        """The second moments that a configuration needs, from errata's store where they are known."""
         if not method.uses_moments(config):
             return None
         folder = None if self.cache is None else self.cache / "moments"

@@ -1,22 +1,26 @@
 """`errata bench`: every method at every number of edits, kept as it goes; tables and figures of all that is kept."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from errata.core.progress import SILENT, ProgressSink
-from errata.edit import Settings, find_method
-from errata.evaluate import measure
+from errata.edit import Settings, find_method, settings_for
 from errata.evaluate.drift import Drift
 from errata.evaluate.metrics import Metric
 from errata.facts import Fact
 from errata.jobs.bench.cells import UNEDITED, Bench, Cell, CellResult
+from errata.jobs.bench.features import FEATURES, features
 from errata.jobs.bench.options import BenchOptions
 from errata.jobs.bench.records import Records, read_records, usable
 from errata.jobs.bench.report import write_report
 from errata.jobs.bench.store import Folder, check_folder, facts_digest, is_edit
+from errata.jobs.bench.study import FAILURES, failed, predict, rows_of
 from errata.jobs.held_out import held_out_rows
 from errata.models import LanguageModel, tokenizer_digest
 from errata.stats import Corpus, open_corpus
@@ -64,9 +68,11 @@ def run_bench(
     folder = Folder(out, _shared(lm, options, rows, opened))
     plan = [(cell, bench.settings(cell) if is_edit(cell) else None) for cell in cells]
     results = _run(bench, folder, plan)
-    about = _about(lm, data, options, plan, results)
     done = [(cell, result) for (cell, _), result in zip(plan, results, strict=True)]
-    return BenchResult(out, write_report(out, about, done, records.types, options), tuple(done))
+    predictions = _study(bench, folder, records, done) if options.study else []
+    about = _about(lm, data, options, plan, results)
+    summary = write_report(out, about, done, records.types, options, predictions)
+    return BenchResult(out, summary, tuple(done))
 
 
 class _Extras:
@@ -136,9 +142,7 @@ def _run(bench: Bench, folder: Folder, plan: Sequence[tuple[Cell, Settings | Non
         f"{folder.out}."
     )
     if missing:
-        needed = {fact.id: fact for i in missing for fact in plan[i][0].facts}
-        measured = measure(bench.lm, list(needed.values()), progress=bench.progress)
-        bench.before = dict(zip(needed, measured.facts, strict=True))
+        bench.measure_unedited([fact for i in missing for fact in plan[i][0].facts])
         bench.extras.prepare()  # type: ignore[attr-defined]
     with bench.progress.stage("cells", len(plan), "cells", done=len(plan) - len(missing)) as advance:
         for i in missing:
@@ -151,6 +155,42 @@ def _run(bench: Bench, folder: Folder, plan: Sequence[tuple[Cell, Settings | Non
             results[i] = result
             advance(1)
     return [result for result in results if result is not None]
+
+
+def _study(
+    bench: Bench, folder: Folder, records: Records, done: Sequence[tuple[Cell, CellResult]]
+) -> list[dict[str, Any]]:
+    """What predicts failures, a row for each method, number of edits and kind of failure."""
+    table = _features(bench, folder, records.facts)
+    rows = []
+    for cell, result in done:
+        if cell.study != "scaling" or not is_edit(cell):
+            continue
+        for kind in FAILURES:
+            told = [(outcome["id"], failed(outcome, kind)) for outcome in result.outcomes]
+            known = [(name, state) for name, state in told if state is not None]
+            values = np.array([table[name] for name, _ in known], dtype=float).reshape(len(known), len(FEATURES))
+            found = predict(
+                list(FEATURES), values, [bool(state) for _, state in known], failure=kind, seed=bench.options.seed
+            )
+            rows.append(rows_of(found, cell.method, cell.label))
+    return rows
+
+
+def _features(bench: Bench, folder: Folder, facts: Sequence[Fact]) -> dict[str, list[float | None]]:
+    """Each fact's features on the unedited model, at the layer where MEMIT would edit it; kept with the cells."""
+    config = settings_for(bench.lm, method="memit").config
+    layer = config.layers[-1]
+
+    def work() -> dict[str, list[float | None]]:
+        moments = bench.moments(find_method("memit"), config.replace(layers=(layer,)))
+        assert moments is not None
+        bench.measure_unedited(facts)
+        rows = features(bench.lm, facts, bench.before, layer, moments[layer], bench.progress).tolist()
+        plain = [[None if math.isnan(value) else value for value in row] for row in rows]
+        return dict(zip((fact.id for fact in facts), plain, strict=True))
+
+    return folder.remember("features", [layer, config.moment_tokens, facts_digest(facts)], work)
 
 
 def _shared(lm: LanguageModel, options: BenchOptions, rows: Sequence[Sequence[int]], corpus: Corpus | None) -> str:

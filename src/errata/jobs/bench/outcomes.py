@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from errata.evaluate import FactScore, Summary, ZsreSummary, summary_of, zsre_summary_of
+from errata.evaluate import FactScore, Summary, ZsreSummary
 from errata.evaluate.changes import changed_values
 from errata.evaluate.metrics import Metric, Tally
-from errata.evaluate.scores import PromptScore, fact_values
+from errata.evaluate.scores import PromptScore, fact_values, summary_of, zsre_summary_of
 from errata.facts import Fact
 from errata.jobs.bench.records import relation_of
 

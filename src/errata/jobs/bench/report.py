@@ -10,6 +10,7 @@ from errata.evaluate.metrics import Metric, metric_info
 from errata.jobs.bench.cells import UNEDITED, Cell, CellResult
 from errata.jobs.bench.options import BenchOptions
 from errata.jobs.bench.outcomes import Outcome, table_rows, totals
+from errata.jobs.bench.prediction_report import prediction_parts
 from errata.jobs.bench.published import PUBLISHED
 from errata.jobs.output_folder import OutputFolder
 from errata.store import atomic_write_text
@@ -26,7 +27,12 @@ _RELATIONS = 24  # of a figure
 
 
 def write_report(
-    out: Path, about: Mapping[str, Any], done: Done, types: Mapping[str, str], options: BenchOptions
+    out: Path,
+    about: Mapping[str, Any],
+    done: Done,
+    types: Mapping[str, str],
+    options: BenchOptions,
+    predictions: Sequence[dict[str, Any]],
 ) -> str:
     """Write everything into `out`; returns summary.md's text."""
     folder = OutputFolder(out)
@@ -35,7 +41,7 @@ def write_report(
     parts += _curves(folder, scaling, options)
     parts += _relations(folder, scaling, types)
     parts += _mixed(folder, [(cell, result) for cell, result in done if cell.study == "mixed"], options)
-    parts += [_published(options), _settings(about)]
+    parts += [*prediction_parts(folder, predictions), _published(options), _settings(about)]
     rows = [row for cell, result in done for row in table_rows(_columns(cell), result.outcomes)]
     if rows:
         folder.table("prompts", rows)

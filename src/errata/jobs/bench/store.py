@@ -35,6 +35,15 @@ class Folder:
     def save(self, key: str, result: CellResult) -> None:
         _save(self._cell(key), result)
 
+    def remember(self, name: str, depends_on: Any, work: Callable[[], Any]) -> Any:
+        """Plain JSON that an earlier run made from the same things, or what `work` makes now."""
+        path = self.out / "cells" / f"{name}-{digest(self.shared, CODE_VERSION, depends_on)[:32]}.json"
+        found = _read(path)
+        if found is None:
+            found = json.loads(json.dumps(work()))
+            _write(path, found)
+        return found
+
     def keep(self, key: str) -> Callable[[Fact, Callable[[], CellResult]], CellResult]:
         """How the single edits of a cell are kept."""
 
@@ -72,13 +81,22 @@ def is_edit(cell: Cell) -> bool:
 
 
 def _load(path: Path) -> CellResult | None:
+    record = _read(path)
+    return None if record is None else CellResult(**record)
+
+
+def _save(path: Path, result: CellResult) -> None:
+    _write(path, json.loads(json.dumps(asdict(result), allow_nan=False)))
+
+
+def _read(path: Path) -> Any:
+    """What was written, or None where it is missing or was damaged."""
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-        return CellResult(**held["result"]) if held["digest"] == digest(held["result"]) else None
+        return held["record"] if held["digest"] == digest(held["record"]) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _save(path: Path, result: CellResult) -> None:
-    record: dict[str, Any] = json.loads(json.dumps(asdict(result), allow_nan=False))
-    atomic_write_text(path, json.dumps({"digest": digest(record), "result": record}, separators=(",", ":")))
+def _write(path: Path, record: Any) -> None:
+    atomic_write_text(path, json.dumps({"digest": digest(record), "record": record}, separators=(",", ":")))
