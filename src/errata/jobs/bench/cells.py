@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit import Edit, EditTask, Method, Settings, find_method, sample_prefixes, settings_for
@@ -58,8 +58,15 @@ class CellResult:
     told: dict[str, Any] = field(default_factory=dict)
 
 
-# What is asked of the model as it is, beside the prompts of these facts.
-Extras = Callable[[Sequence[Fact]], Mapping[str, Metric]]
+@runtime_checkable
+class Extras(Protocol):
+    """What is asked of the model as it is, beside the facts' prompts."""
+
+    def prepare(self) -> None: ...
+
+    def __call__(self, *, singly: bool) -> Mapping[str, Metric]: ...
+
+
 # Given a single edit's fact and how to do it: its result, made now or by an earlier run.
 Keep = Callable[[Fact, Callable[[], CellResult]], CellResult]
 
@@ -124,7 +131,7 @@ class Bench:
 
     def _unedited(self, cell: Cell) -> CellResult:
         outcomes = [outcome_of(fact, self.before[fact.id], self.before[fact.id]) for fact in cell.facts]
-        return CellResult(outcomes, extras=_plain(self.extras(cell.facts)))
+        return CellResult(outcomes, extras=_plain(self.extras(singly=cell.singly)))
 
     def _together(self, method: Method, task: EditTask) -> CellResult:
         began = time.monotonic()
@@ -133,7 +140,7 @@ class Bench:
         else:
             right_after = lambda batch: measure(self.lm, batch).summary.to_json()  # noqa: E731
             edit = edit_in_batches(task, method, self.options.in_batches, right_after)
-        return self._measured(edit, task.facts, time.monotonic() - began)
+        return self._measured(edit, task.facts, time.monotonic() - began, singly=False)
 
     def _singly(self, method: Method, task: EditTask, keep: Keep) -> CellResult:
         began = time.monotonic()
@@ -156,13 +163,13 @@ class Bench:
     def _single(self, method: Method, task: EditTask, fact: Fact) -> CellResult:
         began = time.monotonic()
         edit = checked_edit(method, replace(task, facts=(fact,)))
-        return self._measured(edit, (fact,), time.monotonic() - began)
+        return self._measured(edit, (fact,), time.monotonic() - began, singly=True)
 
-    def _measured(self, edit: Edit, facts: Sequence[Fact], seconds: float) -> CellResult:
+    def _measured(self, edit: Edit, facts: Sequence[Fact], seconds: float, *, singly: bool) -> CellResult:
         began = time.monotonic()
         with updates_applied(self.lm, edit.updates):
             scores = measure(self.lm, facts).facts
-            extras = _plain(self.extras(facts))
+            extras = _plain(self.extras(singly=singly))
         norm = _relative_norm(self.lm, edit)
         return CellResult(
             outcomes=[outcome_of(f, self.before[f.id], s) for f, s in zip(facts, scores, strict=True)],

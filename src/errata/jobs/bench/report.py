@@ -182,7 +182,7 @@ def _relations(folder: OutputFolder, done: Done, types: Mapping[str, str]) -> It
                 f"relations_{key}",
                 lambda key=key, info=info: dot_figure(
                     shown, {method: [figures[method, name].get(key, math.nan) for name in shown] for method in group},
-                    xlabel=f"{info.label} (%), {label}", title=f"{info.label} by relation", limits=(-3, 103),
+                    xlabel=f"{info.label} (%), {label}", title=f"{info.label} by relation", limits=(-3.0, 103.0),
                 ),
             )  # fmt: skip
         yield f"By relation ({label}): tables/relations.csv, figures/relations_{{es,ps,ns}}.pdf."
@@ -230,12 +230,13 @@ def _mixed(folder: OutputFolder, done: Done, options: BenchOptions) -> Iterator[
     rows: list[dict[str, Any]] = []
     for method in dict.fromkeys(cell.method for cell, _ in done):
         for count in options.counts:
-            parts = [of.get((method, f"{count:,}: {name}")) for name in ("first", "second", "both")]
-            if all(part is not None and part.outcomes for part in parts):
-                first, second, both = parts  # type: ignore[misc]
-                apart = CellResult([*first.outcomes, *second.outcomes])  # type: ignore[union-attr]
+            nothing = CellResult()
+            names = ("first", "second", "both")
+            first, second, both = (of.get((method, f"{count:,}: {name}"), nothing) for name in names)
+            if first.outcomes and second.outcomes and both.outcomes:
+                apart = CellResult([*first.outcomes, *second.outcomes])
                 for name, result in (("separate", apart), ("mixed", both)):
-                    found = figures_of(result)  # type: ignore[arg-type]
+                    found = figures_of(result)
                     values = {key: found[key].value for key in _COUNTERFACT}
                     rows.append({"method": method, "n": count, "run": name, **values})
     if not rows:
