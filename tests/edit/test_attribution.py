@@ -24,7 +24,7 @@ def test_equals_full_forwards_with_a_replaced_activation(variant):
     """Prompts of unequal lengths together, one of a single token; the first, a middle and the last layer."""
     lm = tiny_model(variant)
     questions, layers = questions_of(lm), (0, 2, LAYERS - 1)
-    found = attributions(lm, questions, layers, steps=3)
+    found = attributions(lm, questions, layers, steps=3).scores
     for i, question in enumerate(questions):
         for j, layer in enumerate(layers):
             expected = reference.attribution(lm, question.ids, layer, question.answer, 3)
@@ -38,7 +38,7 @@ def test_the_prompts_include_one_of_one_token():
 @pytest.mark.parametrize("variant", ["llama", "gpt2", "gemma2", "opt"])
 def test_one_prompt_of_one_token_alone(variant):
     lm = tiny_model(variant)
-    (found,) = attributions(lm, [Question((7,), 40)], (1,), steps=4)
+    (found,) = attributions(lm, [Question((7,), 40)], (1,), steps=4).scores
     assert relative(found[0], reference.attribution(lm, [7], 1, 40, 4)) < 2e-4
 
 
@@ -52,7 +52,7 @@ def test_the_sum_approaches_the_change_of_the_probability(variant):
     questions, layer = questions_of(lm)[:3], 1
     errors = []
     for steps in (4, 32, 256):
-        sums = attributions(lm, questions, (layer,), steps=steps)[:, 0].sum(1)
+        sums = attributions(lm, questions, (layer,), steps=steps).scores[:, 0].sum(1)
         wanted = []
         for question in questions:
             with torch.no_grad():
@@ -68,9 +68,9 @@ def test_the_sum_approaches_the_change_of_the_probability(variant):
 def test_in_half_precision_the_strong_neurons_stay(dtype):
     lm = fresh_model("llama")
     questions = questions_of(lm)[:2]
-    exact = attributions(lm, questions, range(LAYERS), steps=8)
+    exact = attributions(lm, questions, range(LAYERS), steps=8).scores
     lm.hf.to(dtype)
-    found = attributions(lm, questions, range(LAYERS), steps=8)
+    found = attributions(lm, questions, range(LAYERS), steps=8).scores
     assert relative(found, exact) < 0.15
 
 

@@ -52,10 +52,11 @@ def attribution(lm, ids, layer, answer, steps):
 
 
 def neurons(lm, prompts, answer, config):
-    """(layer, neuron) of one fact, from what each of its contexts shows."""
-    counts, strength = Counter(), Counter()
+    """The sign of the activation by (layer, neuron) of one fact, from what each of its contexts shows."""
+    counts, strength, activation = Counter(), Counter(), Counter()
     for prompt in prompts:
         ids = prompt_ids(lm, prompt)
+        full = {layer: probability(lm, ids, layer, answer, None)[1] for layer in config.layers}
         scores = {layer: attribution(lm, ids, layer, answer, config.steps) for layer in config.layers}
         best = max(float(score.max()) for score in scores.values())
         for layer, score in scores.items():
@@ -63,8 +64,10 @@ def neurons(lm, prompts, answer, config):
                 if best > 0 and value > config.threshold * best:
                     counts[layer, neuron] += 1
                     strength[layer, neuron] += value / best
+                    activation[layer, neuron] += value / best * (1 if full[layer][neuron] > 0 else -1)
     shared = [place for place, count in counts.items() if count >= config.share * len(prompts)]
-    return sorted(sorted(shared, key=lambda place: -strength[place])[: config.max_neurons])
+    kept = sorted(shared, key=lambda place: -strength[place])[: config.max_neurons]
+    return {place: 1 if activation[place] > 0 else -1 for place in kept}
 
 
 def edit(lm, facts, config, prefixes):
@@ -80,6 +83,6 @@ def edit(lm, facts, config, prefixes):
             continue
         old = first_token(lm, fact.text, fact.target_true) if fact.target_true else said
         found.append(neurons(lm, [prefix + fact.text for prefix in prefixes], old, config))
-        for layer, neuron in found[-1]:
-            updates[layer][neuron] += config.strength * (head[new] - head[old])
+        for (layer, neuron), sign in found[-1].items():
+            updates[layer][neuron] += (sign if config.signed else 1) * config.strength * (head[new] - head[old])
     return updates, found

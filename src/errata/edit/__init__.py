@@ -6,6 +6,7 @@ from errata.edit.contexts import sample_prefixes
 from errata.edit.layer_loop import LayerEdit, Solution, solve
 from errata.edit.method import Edit, EditTask, Method, Preset
 from errata.edit.method_config import MethodConfig, parse_layers, parse_override
+from errata.edit.methods.knowledge_neurons import KnowledgeNeuronsConfig
 from errata.edit.methods.memit import MemitConfig
 from errata.edit.methods.shift import ShiftConfig
 from errata.edit.presets import PRESETS
@@ -17,6 +18,7 @@ __all__ = [
     "PRESETS",
     "Edit",
     "EditTask",
+    "KnowledgeNeuronsConfig",
     "LayerEdit",
     "MemitConfig",
     "Method",

@@ -33,6 +33,14 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Attributions:
+    """scores: each neuron's part in the probability of a question's answer.  activations: what it is there."""
+
+    scores: Float64[Tensor, "question layer d_mlp"]
+    activations: Float[Tensor, "question layer d_mlp"]
+
+
+@dataclass(frozen=True)
 class _LastTokens:
     """What is known of each prompt's last token: its state entering each layer, its activations, what precedes it."""
 
@@ -48,7 +56,7 @@ def attributions(
     *,
     steps: int,
     advance: Callable[[int], None] = lambda _: None,
-) -> Float64[Tensor, "question layer d_mlp"]:
+) -> Attributions:
     """Every neuron's part in the probability of each question's answer, for all `layers`, `steps` points each.
 
     All questions run together: give few, of close lengths (memory: questions × steps × longest prompt, as keys and
@@ -65,8 +73,8 @@ def attributions(
         gradients = _probability_gradients(lm, layer, points, last.entering[layer][rows], before, answers[rows])
         scores.append(activation.double() / steps * gradients.unflatten(0, (-1, steps)).sum(1))
         advance(len(questions))
-    found = torch.stack(scores, dim=1)
-    if not bool(found.isfinite().all()):
+    found = Attributions(torch.stack(scores, dim=1), torch.stack([last.activations[i] for i in layers], dim=1))
+    if not bool(found.scores.isfinite().all()):
         raise NumericsError(
             f"Attributions are not finite in {lm.dtype}; load {lm.name} as float32, or its weights are broken."
         )
@@ -110,8 +118,6 @@ def _last_tokens(lm: LanguageModel, questions: Sequence[Question], layers: Seque
     before = left_aligned(KeyValues(whole.layers, mask.scatter(1, ends, 0)))
     before = before.rows(torch.arange(len(ids), device=lm.device), width=int(ends.max()))
     # Taps on the one token only: those of whole prompts would hold every layer's activations at every token.
-    run = run_layers(
-        lm, ids.gather(1, ends), torch.ones_like(ends), prefix=before, tap_inputs=layers, tap_down=layers
-    )
+    run = run_layers(lm, ids.gather(1, ends), torch.ones_like(ends), prefix=before, tap_inputs=layers, tap_down=layers)
     activations = {layer: tapped[:, 0] for layer, tapped in run.down_inputs.items()}
     return _LastTokens(run.layer_inputs, activations, before)
