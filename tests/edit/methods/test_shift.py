@@ -126,7 +126,7 @@ def test_a_fact_that_no_rate_helps_keeps_the_given_one_and_is_reported():
     assert searched.unanswered.tolist() == [True]
 
 
-@pytest.mark.parametrize("variant", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("variant", ["llama", "gpt2", "phi3"])
 def test_rates_of_a_model_in_half_precision(variant):
     """What a search on rounded activations finds holds for rounded weights too, but for a fact at the very edge."""
     lm = fresh_model(variant)
@@ -162,6 +162,13 @@ def test_the_last_layer_with_a_subject_key_is_warned_of():
         for layer, key in ((LAYERS - 1, "subject"), (LAYERS - 1, "last"), (1, "subject"))
     ]  # fmt: skip
     assert warned == [True, False, False]
+
+
+def test_an_update_out_of_proportion_is_warned_of():
+    lm = tiny_model("llama")
+    for rate, warned in ((0.01, False), (1e4, True)):
+        report = edit_facts(lm, FACTS, method="shift", layers=(2,), learning_rate=rate, evaluate=False).report
+        assert any("out of proportion" in text for text in report["warnings"]) == warned
 
 
 def test_the_published_settings_have_a_row():

@@ -104,7 +104,7 @@ def edit_shift(task: EditTask) -> Edit:
         updates={Place(layer, "down"): update} if len(open_facts) else {},
         metrics=metrics,
         summary=tuple(_summary(metrics, len(task.facts))),
-        warnings=(*_warn_of_last_layer(lm, config), *_warn_of_rates(config, rates)),
+        warnings=(*_warn_of_last_layer(lm, config), *_warn_of_rates(config, rates), *_warn_of_size(norm)),
         not_converged=tuple(_missed([task.facts[i] for i in open_facts.tolist()], rates)),
         keys={layer: reading.keys.float().cpu()},
     )
@@ -197,6 +197,16 @@ def _warn_of_rates(config: ShiftConfig, rates: Rates) -> list[str]:
             "report names them. Another layer, or a larger learning_rate, may help."
         )
     return warnings
+
+
+def _warn_of_size(norm: float) -> list[str]:
+    """A rate for a margin has no bound: where the slope is nearly flat it is enormous."""
+    if norm <= 1:
+        return []
+    return [
+        f"The update is out of proportion: ‖ΔW‖/‖W‖ = {norm:.3g}. Other facts will suffer; lower the rates or the margin, "
+        "edit fewer facts at once, or choose another layer."
+    ]
 
 
 def _warn_of_last_layer(lm: LanguageModel, config: ShiftConfig) -> list[str]:
