@@ -204,8 +204,8 @@ def _warn_of_size(norm: float) -> list[str]:
     if norm <= 1:
         return []
     return [
-        f"The update is out of proportion: ‖ΔW‖/‖W‖ = {norm:.3g}. Other facts will suffer; lower the rates or the margin, "
-        "edit fewer facts at once, or choose another layer."
+        f"The update is out of proportion: ‖ΔW‖/‖W‖ = {norm:.3g}. Other facts will suffer; lower the rates or the "
+        "margin, edit fewer facts at once, or choose another layer."
     ]
 
 
