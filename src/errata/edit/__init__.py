@@ -7,6 +7,7 @@ from errata.edit.keys import bare_keys
 from errata.edit.layer_loop import LayerEdit, Solution, solve
 from errata.edit.method import Edit, EditTask, Method, Preset
 from errata.edit.method_config import MethodConfig, parse_layers, parse_override
+from errata.edit.methods.knowledge_neurons import KnowledgeNeuronsConfig
 from errata.edit.methods.memit import MemitConfig
 from errata.edit.methods.shift import ShiftConfig
 from errata.edit.presets import PRESETS
@@ -18,6 +19,7 @@ __all__ = [
     "PRESETS",
     "Edit",
     "EditTask",
+    "KnowledgeNeuronsConfig",
     "LayerEdit",
     "MemitConfig",
     "Method",

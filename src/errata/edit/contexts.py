@@ -1,6 +1,6 @@
 """Context prefixes: short seeded continuations that an edit must survive being preceded by."""
 
-from errata.edit.value_config import ValueConfig
+from errata.edit.prefix_config import PrefixConfig
 from errata.errors import InputError
 from errata.models import LanguageModel, encode
 from errata.models.generate import sample_ids
@@ -8,7 +8,7 @@ from errata.models.generate import sample_ids
 _STARTS = ("The", "Therefore", "Because", "I", "You")
 
 
-def sample_prefixes(lm: LanguageModel, config: ValueConfig) -> tuple[str, ...]:
+def sample_prefixes(lm: LanguageModel, config: PrefixConfig) -> tuple[str, ...]:
     """The empty prefix, then sampled ones of `config.prefix_lengths` tokens in total, each ending in ". ".
 
     As in MEMIT's code: continuations of "The", "Therefore", "Because", "I", "You" by top-k sampling. Unlike there,

@@ -6,8 +6,10 @@ from typing import Any
 
 from errata.edit.method import Preset
 from errata.edit.method_config import MethodConfig
+from errata.edit.methods.knowledge_neurons import KnowledgeNeuronsConfig
 from errata.edit.methods.memit import MemitConfig
 from errata.edit.methods.rome import RomeConfig
+from errata.edit.methods.shift import ShiftConfig
 
 # Family, layers, d_model, vocabulary (None: whatever it is): what makes a model the one that was measured.
 Shape = tuple[str, int, int, int | None]
@@ -77,6 +79,17 @@ ROME_PRESETS = (
 # The same settings, with one key everywhere.
 R_ROME_PRESETS = tuple(replace(row, config=row.config.replace(one_key=True)) for row in ROME_PRESETS)
 
+KN_PRESETS = (
+    # As a baseline there: the prompt alone, and every neuron above the threshold.
+    _row(
+        "GPT-2 XL",
+        "ROME's comparison",
+        GPT2_XL,
+        KnowledgeNeuronsConfig(layers=tuple(range(48)), prefixes=0, max_neurons=48 * 6400),
+    ),
+)
+SHIFT_PRESETS = (_row("GPT-2 XL", "Katz et al. 2024", GPT2_XL, ShiftConfig(layers=(35,), learning_rate=0.24)),)
+
 PRESETS: Mapping[str, tuple[Preset, ...]] = {
     "memit": MEMIT_PRESETS,
     "alphaedit": (),
@@ -84,5 +97,6 @@ PRESETS: Mapping[str, tuple[Preset, ...]] = {
     "pmet": (),
     "rome": ROME_PRESETS,
     "r-rome": R_ROME_PRESETS,
-    "shift": (),
+    "kn": KN_PRESETS,
+    "shift": SHIFT_PRESETS,
 }

@@ -7,6 +7,7 @@ from typing import Any
 from errata.edit.method import Method, Preset
 from errata.edit.methods.alphaedit import ALPHAEDIT
 from errata.edit.methods.emmet import EMMET
+from errata.edit.methods.knowledge_neurons import KNOWLEDGE_NEURONS
 from errata.edit.methods.memit import MEMIT
 from errata.edit.methods.pmet import PMET
 from errata.edit.methods.rome import R_ROME, ROME
@@ -15,7 +16,9 @@ from errata.edit.presets import PRESETS
 from errata.errors import ConfigError
 from errata.models import LanguageModel
 
-METHODS: dict[str, Method] = {method.name: method for method in (MEMIT, ALPHAEDIT, EMMET, PMET, ROME, R_ROME, SHIFT)}
+METHODS: dict[str, Method] = {
+    method.name: method for method in (MEMIT, ALPHAEDIT, EMMET, PMET, ROME, R_ROME, KNOWLEDGE_NEURONS, SHIFT)
+}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,16 @@ from errata.models.families import FAMILIES, Family
 from errata.models.identity import config_digest, matmul_precision, tokenizer_digest
 from errata.models.language_model import LanguageModel
 from errata.models.load import load, wrap
-from errata.models.partial import KeyValues, Run, joined, left_aligned, outputs_shifted, run_layers
+from errata.models.partial import (
+    KeyValues,
+    Run,
+    inputs_replaced,
+    joined,
+    left_aligned,
+    outputs_moved,
+    outputs_shifted,
+    run_layers,
+)
 from errata.models.projections import (
     ATTENTION_MATRICES,
     MLP_MATRICES,
@@ -41,12 +50,14 @@ __all__ = [
     "config_digest",
     "encode",
     "encode_targets",
+    "inputs_replaced",
     "joined",
     "left_aligned",
     "load",
     "matmul_precision",
     "matrices",
     "mlp_matrices",
+    "outputs_moved",
     "outputs_shifted",
     "pad_right",
     "projection",

@@ -233,6 +233,35 @@ def outputs_shifted(
             handle.remove()
 
 
+@contextmanager
+def inputs_replaced(lm: LanguageModel, place: Place, values: Float[Tensor, "batch pos d_in"]) -> Iterator[None]:
+    """Let the map at `place` read `values` instead of what reaches it."""
+
+    def replace(_module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        # OPT's MLP sees all positions of the batch in one axis.
+        return (values.reshape(arguments[0].shape), *arguments[1:])
+
+    handle = projection(lm, *place).module.register_forward_pre_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def outputs_moved(lm: LanguageModel, place: Place, moves: Float[Tensor, "batch pos d_out"]) -> Iterator[None]:
+    """Add `moves` to what a whole map (down, o) writes at every position of a batch."""
+
+    def move(_module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:
+        return (output + moves.reshape(output.shape)).to(output.dtype)
+
+    handle = projection(lm, *place).module.register_forward_hook(move)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 class _PrefixLayer(CacheLayerMixin):
     """Keys and values of the prefix, returned in front of the new ones; the new ones are kept only when recording."""
 

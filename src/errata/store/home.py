@@ -1,4 +1,4 @@
-"""Where errata keeps what it can make again: converted models, second moments, target values."""
+"""Where errata keeps what it can make again: converted models, second moments, neurons, target values."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import platformdirs
 
 from errata.store.atomic import storage_errors
 
-FOLDERS = ("models", "moments", "values")
+FOLDERS = ("models", "moments", "neurons", "values")
 
 
 def home() -> Path:
-    """`$ERRATA_HOME`, or errata's folder in the platform's cache, with `models/`, `moments/` and `values/` in it.
+    """`$ERRATA_HOME`, or errata's folder in the platform's cache, with a folder for each of them.
 
     Made on demand. Raises StorageError when it cannot be made or written to.
     """
