@@ -1,6 +1,5 @@
 """Facts, second moments and progress sinks that the tests of editing share."""
 
-import importlib.util
 from contextlib import contextmanager
 
 import torch
@@ -43,16 +42,6 @@ def random_moments(lm, layers):
         keys = torch.randn(rows, lm.d_mlp, generator=torch.Generator().manual_seed(layer), dtype=torch.float64)
         moments[layer] = keys.T @ keys / rows
     return moments
-
-
-def without_type_checks(module):
-    """A module as users have it: in tests beartype refuses wrong types before the module's own checks see them."""
-    spec = importlib.util.spec_from_file_location(f"plain_{module.__name__}", module.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    plain = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(plain)
-    return plain
 
 
 class InterruptingSink:

@@ -3,7 +3,6 @@
 import dataclasses
 
 import pytest
-from edit_helpers import without_type_checks
 
 from errata.edit.method_config import parse_override
 from errata.edit.methods import memit as memit_module
@@ -14,6 +13,7 @@ from errata.edit.presets import PRESETS
 from errata.edit.settings import METHODS, find_preset, settings_for
 from errata.errors import ConfigError
 from tiny import LAYERS, fresh_model, tiny_model
+from type_checks import without_type_checks
 
 MemitConfig = without_type_checks(memit_module).MemitConfig
 

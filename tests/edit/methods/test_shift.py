@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from edit_helpers import FACTS, REAL_FACTS, random_moments, relative, without_type_checks
+from edit_helpers import FACTS, REAL_FACTS, random_moments, relative
 
 from errata import edit_facts
 from errata.edit.methods import shift
@@ -15,6 +15,7 @@ from errata.models import Place, encode_targets
 from errata.stats import SecondMoments
 from reference import shift as reference
 from tiny import LAYERS, VARIANTS, fresh_model, tiny_model
+from type_checks import without_type_checks
 
 
 def by_hand(lm, fact, config, second_moment=None):

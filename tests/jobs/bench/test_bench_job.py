@@ -14,11 +14,13 @@ from errata.core.updates import WeightUpdate
 from errata.edit import METHODS, Edit
 from errata.errors import ConfigError, FactsError, InputError, NumericsError
 from errata.facts import read_facts
+from errata.jobs.bench import options
 from errata.jobs.bench.job import run_bench
 from errata.jobs.bench.options import BenchOptions, parse_counts, parse_settings
 from errata.jobs.bench.report import figures_of
 from errata.models import Place
 from tiny import tiny_model
+from type_checks import without_type_checks
 
 VALUES = {"value_steps": 4, "prefixes": 1, "clamp": 20.0, "weight_decay": 0.0, "moment_tokens": 200}
 SETTINGS = {
