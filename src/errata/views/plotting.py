@@ -25,6 +25,8 @@ _STYLE = {
     "svg.fonttype": "none",
 }
 FORMATS = ("pdf", "png", "svg")
+_MARKERS = "os^Dvx*P<>hd"
+_CROWDED = 5  # lines from which on the legend stands beside the figure
 _WIDEST = 64  # tokens
 # A "$" in a token is a dollar. (Not a setting of the whole figure: the ticks of a log scale are formulas.)
 _PLAIN: dict[str, Any] = {"parse_math": False}
@@ -107,11 +109,15 @@ def line_figure(
 ) -> "Figure":
     """Lines with bands (low, high) where given; told apart by dashes and markers, not by colour alone."""
     plt, _ = _matplotlib()
-    markers, dashes = "os^Dvx*P", ["-", "--", ":", "-."]
+    dashes = ["-", "--", ":", "-."]
     with plt.rc_context(_fonts([title, *lines])):
-        figure, axes = plt.subplots(figsize=(4.6, 2.9))
+        figure, axes = plt.subplots(figsize=(5.6 if len(lines) > _CROWDED else 4.6, 2.9))
         for i, (name, values) in enumerate(lines.items()):
-            style = {"marker": markers[i % len(markers)], "linestyle": dashes[i % len(dashes)]}
+            style = {
+                "marker": _MARKERS[i % len(_MARKERS)],
+                "linestyle": dashes[i % len(dashes)],
+                "color": _colour(plt, i),
+            }
             (drawn,) = axes.plot(x, values, label=_drawable(name), markersize=3, linewidth=1, **style)
             if bands and name in bands:
                 axes.fill_between(x, *bands[name], color=drawn.get_color(), alpha=0.15, linewidth=0)
@@ -126,8 +132,7 @@ def line_figure(
         if log:
             axes.set_yscale("log")
         if len(lines) > 1:
-            for text in axes.legend(fontsize=6, frameon=False).get_texts():
-                text.set(**_PLAIN)
+            _legend(axes, outside=len(lines) > _CROWDED)
     return figure
 
 
@@ -161,28 +166,36 @@ def dot_figure(
     *,
     xlabel: str,
     title: str = "",
-    limits: tuple[float, float] | None = None,
+    limits: tuple[float, float] = (0.0, 100.0),
 ) -> "Figure":
-    """One line of dots for each row, top to bottom, a marker for each series; NaN draws nothing."""
+    """A band for each row, top to bottom, in it a marker for each series, a little apart; NaN draws nothing."""
     plt, _ = _matplotlib()
-    markers = "os^Dvx*P"
+    band = 0.8 / max(1, len(dots))
     with plt.rc_context(_fonts([title, *rows, *dots])):
-        figure, axes = plt.subplots(figsize=(6.2, 1.1 + 0.2 * len(rows)))
-        places = range(len(rows))
-        axes.hlines(places, *(limits or (0, 1)), color="0.9", linewidth=0.6, zorder=0)
+        height = 1.0 + len(rows) * (0.14 + 0.05 * len(dots))
+        figure, axes = plt.subplots(figsize=(6.4, max(height, 0.6 + 0.15 * len(dots))))
+        for i in range(0, len(rows), 2):
+            axes.axhspan(i - 0.5, i + 0.5, color="0.95", linewidth=0, zorder=0)
         for i, (name, values) in enumerate(dots.items()):
-            axes.plot(values, places, markers[i % len(markers)], label=_drawable(name), markersize=4, linestyle="none")
-        axes.set_yticks(places, [_drawable(_cut(row, 48)) for row in rows], **_PLAIN)
-        axes.invert_yaxis()
-        axes.set(xlabel=xlabel)
-        if limits:
-            axes.set_xlim(*limits)
+            places = [row - 0.4 + band * (i + 0.5) for row in range(len(rows))]
+            style = {"marker": _MARKERS[i % len(_MARKERS)], "linestyle": "none", "color": _colour(plt, i)}
+            axes.plot(values, places, label=_drawable(name), markersize=3.5, **style)
+        axes.set_yticks(range(len(rows)), [_drawable(_cut(row, 48)) for row in rows], **_PLAIN)
+        axes.set(xlabel=xlabel, xlim=limits, ylim=(len(rows) - 0.5, -0.5))
         axes.set_title(_drawable(title), fontsize=8, loc="left", **_PLAIN)
-        for text in axes.legend(
-            fontsize=6, frameon=False, ncols=4, loc="upper left", bbox_to_anchor=(0, -0.08)
-        ).get_texts():
-            text.set(**_PLAIN)
+        _legend(axes, outside=True)
     return figure
+
+
+def _colour(plt: Any, i: int) -> Any:
+    """Twenty colours, the strong half first."""
+    return plt.get_cmap("tab20")((2 * i) % 20 + (i // 10) % 2)
+
+
+def _legend(axes: "Axes", *, outside: bool) -> None:
+    place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)} if outside else {}
+    for text in axes.legend(fontsize=6, frameon=False, **place).get_texts():
+        text.set(**_PLAIN)
 
 
 def save_figure(figure: "Figure", path: str | os.PathLike[str]) -> Path:

@@ -23,7 +23,7 @@ _MORE = ("em", "pm", "nm", "prompts_changed", "paraphrases_changed", "neighbours
 _ZSRE = ("zsre_score", "zsre_efficacy", "zsre_paraphrase", "zsre_specificity")
 _DRIFT = ("perplexity", "kl_drift", "tokens_changed")
 _CURVES = ("score", "es", "ps", "ns", "accuracy", "kl_drift")
-_RELATIONS = 24  # of a figure
+_RELATIONS = 12  # of a figure
 
 
 def write_report(
