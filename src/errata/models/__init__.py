@@ -18,7 +18,7 @@ from errata.models.projections import (
     weight_of,
     weights_restored,
 )
-from errata.models.tokens import Encoding, TargetRow, encode, encode_targets, pad_right
+from errata.models.tokens import Encoding, TargetRow, encode, encode_targets, pad_right, token_texts
 
 __all__ = [
     "ATTENTION_MATRICES",
@@ -49,6 +49,7 @@ __all__ = [
     "run_backward",
     "run_layers",
     "run_taps",
+    "token_texts",
     "tokenizer_digest",
     "weight_of",
     "weights_restored",

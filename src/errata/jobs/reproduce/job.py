@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,14 @@ from errata.core.updates import add_
 from errata.errors import ConfigError, CorpusError, FactsError, InputError
 from errata.evaluate.perplexity import perplexity
 from errata.facts import Fact, Problem, format_problems
+from errata.jobs.held_out import corpus_rows
 from errata.jobs.reproduce.findings import write_findings
 from errata.lens import MODES, BackwardLens, backward_lens, backward_lenses
 from errata.lens.flipping import RULES, smallest_rate, update_direction
 from errata.lens.losses import prepare
 from errata.lens.measures import measure_lens, mechanism
 from errata.lens.segments import segments
-from errata.models import LanguageModel, Place, encode, matrices, tokenizer_digest, weight_of, weights_restored
+from errata.models import LanguageModel, Place, matrices, tokenizer_digest, weight_of, weights_restored
 from errata.models.generate import sample_ids
 from errata.stats import open_corpus
 from errata.stats.samples import start_token
@@ -127,12 +127,7 @@ def _held_out(lm: LanguageModel, corpus: str | None, field: str, tokens: int) ->
     if corpus is None:
         rows = max(1, tokens // 128)
         return sample_ids(lm, [[start_token(lm)]] * rows, new_tokens=128, top_k=None, seed=0)
-    found: list[list[int]] = []
-    for text in islice(open_corpus(corpus, field=field).documents(), 10_000):
-        (encoding,) = encode(lm.tokenizer, [text])
-        found.append(list(encoding.ids[: min(256, tokens)]))
-        if sum(map(len, found)) >= tokens:
-            break
+    found = corpus_rows(lm, open_corpus(corpus, field=field), tokens)
     if not any(len(row) > 1 for row in found):
         raise CorpusError(f"{corpus} holds no text of two tokens to measure perplexity on; name another --corpus.")
     return found
