@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,20 +104,25 @@ class _Run:
     def measure(self, text: HeldOut | None) -> DriftScore | None:
         """Both states on every chunk, and drift; what is kept is not done again."""
         kept = None if text is None else self._kept_drift(text)
+        before, after = self.states
+        self._measure(before)
         drift = None
-        for state, context in zip(self.states, (nullcontext(), self.patch.applied(self.lm)), strict=True):
-            with context:
-                state.measure(self.lm, self.chunks, self.progress)
-                if self.generation is not None:
-                    state.write(self.lm, self.chunks, self.generation, self.progress)
-                if text is not None and kept is None:
-                    with self.progress.stage(f"held-out text {state.name}", 1, "texts") as advance:
-                        if drift is None:
-                            drift = Drift(self.lm, text.rows())
-                        else:
-                            kept = self._keep_drift(text, drift.measure())
-                        advance(1)
+        if text is not None and kept is None:
+            with self.progress.stage("held-out text before", 1, "texts") as advance:
+                drift = Drift(self.lm, text.rows())
+                advance(1)
+        with self.patch.applied(self.lm):
+            self._measure(after)
+            if text is not None and drift is not None:
+                with self.progress.stage("held-out text after", 1, "texts") as advance:
+                    kept = self._keep_drift(text, drift.measure())
+                    advance(1)
         return kept
+
+    def _measure(self, state: State) -> None:
+        state.measure(self.lm, self.chunks, self.progress)
+        if self.generation is not None:
+            state.write(self.lm, self.chunks, self.generation, self.progress)
 
     def totals(self, references: References | None) -> tuple[StateSummary, StateSummary, Changes]:
         """Totals from what is kept, a chunk at a time."""
