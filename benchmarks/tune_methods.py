@@ -27,7 +27,7 @@ GRIDS: dict[str, list[dict[str, list[Any]]]] = {
          "moment_tokens": [10_000]},
     ],
     "alphaedit": [
-        {"layers": [(7, 8, 9)], "threshold": [0.02, 0.1, 0.5], "threshold_unit": ["mean"], "ridge": [0.1, 1.0, 10.0],
+        {"layers": [(7, 8, 9)], "threshold": [0.1, 0.3, 0.6], "threshold_unit": ["mean"], "ridge": [0.1, 1.0, 10.0],
          "clamp": [1.0], "passes": [1, 2], "moment_tokens": [10_000]},
     ],
     "pmet": [

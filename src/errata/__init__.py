@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from errata.facts import Fact, Neighbour, read_facts, require, write_facts
     from errata.jobs.ask_job import ask
     from errata.jobs.edit_job import EditResult, edit_facts
+    from errata.jobs.eval_job import evaluate_patch
+    from errata.jobs.evaluation import Evaluation
     from errata.jobs.progress import progress_on
     from errata.lens import BackwardLens, LensTable, backward_lens, backward_lenses
     from errata.models import LanguageModel, load, wrap
@@ -28,6 +30,8 @@ _HOMES = {
     "errata.facts": ("Fact", "Neighbour", "read_facts", "require", "write_facts"),
     "errata.jobs.ask_job": ("ask",),
     "errata.jobs.edit_job": ("EditResult", "edit_facts"),
+    "errata.jobs.eval_job": ("evaluate_patch",),
+    "errata.jobs.evaluation": ("Evaluation",),
     "errata.jobs.progress": ("progress_on",),
     "errata.lens": ("BackwardLens", "LensTable", "backward_lens", "backward_lenses"),
     "errata.models": ("LanguageModel", "load", "wrap"),
@@ -59,6 +63,8 @@ __all__ = [  # noqa: RUF022 (grouped by the order of work)
     "ask",
     "measure",
     "Measurement",
+    "evaluate_patch",
+    "Evaluation",
     "progress_on",
     "ErrataError",
     "__version__",

@@ -101,6 +101,8 @@ def test_relations_and_the_study(errata, arguments, work) -> None:
         (["--mixed", "{} is in|{} sings"], {}, "0 records have that relation"),
         (["--in-batches", "2", "--one-by-one"], {}, "exclude each other"),
         (["--text", "absent.txt"], {}, "absent.txt"),
+        (["--references", "corpus.txt"], {}, "add --generate"),
+        (["--generate", "--references", "absent.jsonl"], {}, "absent.jsonl"),
         ([], {"out": "corpus.txt"}, "that is a file"),
     ],
 )

@@ -207,6 +207,54 @@ def ask(
     )
 
 
+@app.command("eval")
+def evaluate(
+    patch: Annotated[Path, typer.Argument(help="Folder of a patch.")],
+    facts: Annotated[
+        Path | None, typer.Option("--facts", "-f", help="Facts to measure on; default: the patch's own.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for every prompt's numbers.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N facts.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without unusable records.")] = False,
+    format: Annotated[str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact or zsre.")] = "auto",
+    generate: Annotated[
+        bool, typer.Option("--generate", help="Also let the model write 100 tokens a prompt: GE and RS.")
+    ] = False,
+    references: Annotated[
+        Path | None, typer.Option("--references", help="JSONL of relation (id or template), target, text: for RS.")
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option("--corpus", help="Held-out text for drift; default: the model's own samples.")
+    ] = None,
+    field: Field = "text",
+    text_tokens: Annotated[int, typer.Option("--text-tokens", help="Tokens of held-out text; 0: no drift.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of generations and the model's own samples.")] = 0,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the patch's model.")] = None,
+    device: Device = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="Default: the patch's.")] = None,
+    revision: Revision = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier evaluation in --out.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a model without and with a patch: success, accuracy, changed answers, drift elsewhere, generations."""
+    from errata.cli.evaluation import run_eval
+
+    run_eval(
+        patch,
+        facts_file=facts,
+        out=out,
+        limit=limit,
+        skip_bad=skip_bad,
+        format=format,  # type: ignore[arg-type]
+        generate=generate,
+        references_file=references,
+        text={"corpus": corpus, "field": field, "text_tokens": text_tokens, "seed": seed},
+        overwrite=overwrite,
+        load={"model": model, "device": device, "dtype": dtype, "revision": revision},
+        quiet=quiet,
+    )
+
+
 @app.command()
 def lens(
     prompt: Annotated[str, typer.Argument(help="The beginning of a text.")],
@@ -345,6 +393,10 @@ def bench(
         str | None, typer.Option(help="Held-out text for perplexity and drift (default: the model's own samples).")
     ] = None,
     text_tokens: Annotated[int, typer.Option("--text-tokens", help="Tokens of it; 0 leaves drift out.")] = 2000,
+    generate: Annotated[bool, typer.Option("--generate", help="Also write texts (100 facts at most) for GE.")] = False,
+    references: Annotated[
+        Path | None, typer.Option(help="With --generate: reference texts for RS, as for errata eval.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Target values optimised together.")] = 32,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     model: Model = "smollm2",
@@ -371,10 +423,12 @@ def bench(
             "mixed": mixed,
             "study": study,
             "text_tokens": text_tokens,
+            "generate": generate,
             "batch_size": batch_size,
             "seed": seed,
         },
         sources={"corpus": corpus, "text": text, "field": field},
+        references=references,
         load={"model": model, "device": device, "dtype": dtype, "revision": revision},
         quiet=quiet,
     )

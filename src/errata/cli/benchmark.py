@@ -19,6 +19,7 @@ def run_bench_command(
     *,
     options: dict[str, Any],
     sources: dict[str, Any],
+    references: Path | None,
     load: dict[str, Any],
     quiet: bool,
 ) -> None:
@@ -41,10 +42,17 @@ def run_bench_command(
     for name in ("corpus", "text"):
         if sources[name] is not None and not sources[name].startswith("dataset:"):
             open_corpus(sources[name], field=sources["field"])
+    texts = None
+    if references is not None and not parsed.generate:
+        raise ConfigError("--references are what generations are compared with: add --generate.")
+    if references is not None:
+        from errata.evaluate.references import read_references
+
+        texts = read_references(references)
     with command(load, progress) as lm:
         from errata.jobs.bench.job import run_bench
 
-        result = run_bench(lm, found, out, options=parsed, progress=progress, **sources)
+        result = run_bench(lm, found, out, options=parsed, references=texts, progress=progress, **sources)
         typer.echo(result.summary)
         typer.echo(f"Tables and figures: {result.out}")
 

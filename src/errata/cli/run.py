@@ -134,7 +134,9 @@ def run_ask(
 
 
 @contextmanager
-def with_patch(folder: Path | None, load: dict[str, Any]) -> Iterator[tuple[LanguageModel, Patch | None]]:
+def with_patch(
+    folder: Path | None, load: dict[str, Any], progress: ProgressSink | None = None
+) -> Iterator[tuple[LanguageModel, Patch | None]]:
     """The model and, if a folder is given, the patch (not applied), whose model and dtype are then the defaults."""
     patch = None
     if folder is not None:
@@ -146,7 +148,7 @@ def with_patch(folder: Path | None, load: dict[str, Any]) -> Iterator[tuple[Lang
             load = {**load, "model": made_on["name"], "revision": load["revision"] or made_on["revision"]}
         load = {**load, "dtype": load["dtype"] or made_on["dtype"]}
     defaults = {**load, "model": load["model"] or "smollm2", "dtype": load["dtype"] or "float32"}
-    with _model_of(patch), command(defaults, progress_on(quiet=True)) as lm:
+    with _model_of(patch), command(defaults, progress or progress_on(quiet=True)) as lm:
         yield lm, patch
 
 
@@ -236,7 +238,7 @@ def command(load: dict[str, Any], progress: ProgressSink) -> Iterator[LanguageMo
     yield lm
 
 
-def check_cheaply(overrides: dict[str, Any], corpus: str | None, *, method: str = "memit") -> None:
+def check_cheaply(overrides: dict[str, Any], corpus: str | None, *, method: str = "memit", field: str = "text") -> None:
     """What can be judged without the model, before minutes are spent on loading it."""
     from errata.edit import find_method
     from errata.stats import open_corpus
@@ -245,7 +247,7 @@ def check_cheaply(overrides: dict[str, Any], corpus: str | None, *, method: str 
     find_method(method).config_type(**{"layers": (0,), **overrides})
     home()
     if corpus is not None and not corpus.startswith("dataset:"):
-        open_corpus(corpus)
+        open_corpus(corpus, field=field)
 
 
 def read_fact_file(path: Path, *, format: Format, limit: int | None, skip_bad: bool) -> FactFile:

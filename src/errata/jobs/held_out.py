@@ -1,37 +1,66 @@
-"""Held-out text as token rows: what an edit must not disturb."""
+"""Text that an edit should leave alone, as rows of token ids: a corpus's first documents, or samples of the model."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from errata.errors import CorpusError
 from errata.models import LanguageModel, encode
 from errata.models.generate import sample_ids
-from errata.stats import open_corpus
-from errata.stats.samples import start_token
+from errata.stats import Corpus, open_corpus
+from errata.stats.samples import SAMPLE_TOKENS, start_token
 
-_LENGTH = 128  # tokens of a sample
-_LONGEST = 256  # tokens taken of a document
-_DOCUMENTS = 10_000
+# A row's length: many short documents tell more about the whole than a few long ones.
+_ROW_TOKENS = 256
+# Far beyond the samples that second moments are taken of, which an edit has been told to leave alone.
+_FIRST_SAMPLE = 1 << 32
 
 
-def held_out_rows(
-    lm: LanguageModel, corpus: str | Path | None, *, field: str = "text", tokens: int, seed: int = 0
-) -> list[list[int]]:
-    """About `tokens` token ids in rows: the corpus's first documents, else the model's own samples; none for 0 tokens.
+@dataclass(frozen=True)
+class HeldOut:
+    """What the text is called, all that its rows depend on beside the model, and the rows, made when asked for."""
 
-    Raises CorpusError where the corpus holds no text of two tokens.
+    name: str
+    recipe: tuple[object, ...]
+    rows: Callable[[], list[list[int]]]
+
+
+def held_out(
+    lm: LanguageModel, *, corpus: Corpus | str | Path | None, field: str = "text", tokens: int, seed: int = 0
+) -> HeldOut:
+    """About `tokens` tokens of a corpus, whose documents are cut at 256, or of the model's own samples under `seed`.
+
+    Raises CorpusError where the corpus holds fewer, ModelError where the model has no token to start samples from.
     """
-    if not tokens:
-        return []
     if corpus is None:
-        rows = max(1, tokens // _LENGTH)
-        return sample_ids(lm, [[start_token(lm)]] * rows, new_tokens=_LENGTH, top_k=None, seed=seed)
+        start = start_token(lm)
+        return HeldOut("the model's own samples", ("samples", seed, tokens), lambda: _samples(lm, start, tokens, seed))
+    corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus, field=field)
+    rows = corpus_rows(lm, corpus, tokens)
+    found = sum(map(len, rows))
+    if found < tokens or not any(len(row) > 1 for row in rows):
+        raise CorpusError(
+            f"{corpus.name} holds {found:,} tokens, {tokens:,} of held-out text were asked for: give more text "
+            "(--corpus), or ask for fewer (--text-tokens, at least 2)."
+        )
+    return HeldOut(corpus.name, ("corpus", corpus.digest, tokens), lambda: rows)
+
+
+def corpus_rows(lm: LanguageModel, corpus: Corpus, tokens: int) -> list[list[int]]:
+    """The first documents, each cut at 256 tokens, until there are `tokens`; fewer where the corpus ends before."""
     found: list[list[int]] = []
-    for text in islice(open_corpus(corpus, field=field).documents(), _DOCUMENTS):
+    count = 0
+    for text in islice(corpus.documents(), 10_000):
         (encoding,) = encode(lm.tokenizer, [text])
-        found.append(list(encoding.ids[: min(_LONGEST, tokens)]))
-        if sum(map(len, found)) >= tokens:
+        found.append(list(encoding.ids[: min(_ROW_TOKENS, tokens)]))
+        count += len(found[-1])
+        if count >= tokens:
             break
-    if not any(len(row) > 1 for row in found):
-        raise CorpusError(f"{corpus} holds no text of two tokens to measure perplexity on; name another text.")
     return found
+
+
+def _samples(lm: LanguageModel, start: int, tokens: int, seed: int) -> list[list[int]]:
+    length = min(SAMPLE_TOKENS, lm.max_tokens, max(2, tokens))
+    prompts = [[start]] * -(-tokens // length)
+    return sample_ids(lm, prompts, new_tokens=length - 1, top_k=None, seed=seed, first_index=_FIRST_SAMPLE)

@@ -11,6 +11,7 @@ from torch import Tensor
 from errata.core.ranking import extremes, ranks
 from errata.errors import InputError
 from errata.lens.modes import Reader, is_null
+from errata.models import token_texts as texts_of_tokens
 from errata.views.grid import Grid, Sheet, Tracked
 from errata.views.html import notebook
 
@@ -228,16 +229,5 @@ def table_sheet(table: LensTable, number: Callable[[str], int]) -> Sheet:
 
 
 def token_texts(reader: Reader, ids: Sequence[int]) -> dict[int, str]:
-    """What each token says where it goes on a text, so that a leading space is seen whatever the tokenizer does to it.
-
-    Bytes that are no text of their own show as the tokenizer spells them.
-    """
-    tokenizer = reader.lm.tokenizer
-    anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
-    start = str(tokenizer.decode(anchor, clean_up_tokenization_spaces=False))
-    rows = [[*anchor, i] for i in ids]
-    decoded = tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False) if rows else []
-    texts = {i: text.removeprefix(start) for i, text in zip(ids, decoded, strict=True)}
-    return {
-        i: text if text and "�" not in text else str(tokenizer.convert_ids_to_tokens(i)) for i, text in texts.items()
-    }
+    """What each token says where it goes on a text; see `models.token_texts`."""
+    return texts_of_tokens(reader.lm.tokenizer, ids)

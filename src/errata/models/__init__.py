@@ -30,7 +30,7 @@ from errata.models.projections import (
     weights_restored,
     write_weight_,
 )
-from errata.models.tokens import Encoding, TargetRow, encode, encode_targets, pad_right
+from errata.models.tokens import Encoding, TargetRow, encode, encode_targets, pad_right, token_texts
 
 __all__ = [
     "ATTENTION_MATRICES",
@@ -64,6 +64,7 @@ __all__ = [
     "run_backward",
     "run_layers",
     "run_taps",
+    "token_texts",
     "tokenizer_digest",
     "updates_applied",
     "weight_of",

@@ -94,6 +94,22 @@ def _after(encoding: Encoding, prompt: str, start: int) -> int:
     return position
 
 
+def token_texts(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> dict[int, str]:
+    """What each token says where it goes on a text, so that a leading space is seen whatever the tokenizer does to it.
+
+    Bytes that are no text of their own show as the tokenizer spells them.
+    """
+    anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
+    start = str(tokenizer.decode(anchor, clean_up_tokenization_spaces=False))
+    rows = [[*anchor, i] for i in ids]
+    decoded = tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False) if rows else []
+    texts = {i: text.removeprefix(start) for i, text in zip(ids, decoded, strict=True)}
+    return {
+        i: text if text and "\ufffd" not in text else str(tokenizer.convert_ids_to_tokens(i))
+        for i, text in texts.items()
+    }
+
+
 def pad_right(
     rows: Sequence[Sequence[int]], *, device: torch.device | str = "cpu"
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:

@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -32,13 +32,13 @@ from errata.store.tensors import load_tensors, save_tensors
 
 FORMAT = 3
 _JSON, _TENSORS = "patch.json", "patch.safetensors"
-_RUN_FILES = {_JSON, _TENSORS, "report.json", "report.md"}
+RUN_FILES = frozenset({_JSON, _TENSORS, "report.json", "report.md"})
 _INFO = ("method", "model", "base_digest", "tokenizer_digest", "config")
 
 
-def foreign_file(folder: Path) -> str | None:
+def foreign_file(folder: Path, ours: Collection[str] = RUN_FILES) -> str | None:
     """The name of something in `folder` that no run of ours wrote; None where all of it may be replaced."""
-    return next((path.name for path in sorted(folder.iterdir()) if path.name not in _RUN_FILES), None)
+    return next((path.name for path in sorted(folder.iterdir()) if path.name not in ours), None)
 
 
 def provenance(lm: LanguageModel) -> dict[str, Any]:
@@ -95,13 +95,17 @@ class Patch:
         Allowed on the weights it was made on, or together with other patches made on those same weights. Raises
         PatchMismatchError otherwise, PatchError if it is on already.
         """
+        self.check(lm)
+        if not lm.applied:
+            lm.pristine_digest = lm.digest()  # fresh: the check has just looked at every weight
+        _rebuild(lm, [*lm.applied, self])
+
+    def check(self, lm: LanguageModel) -> None:
+        """Raise what `apply_` would raise, and change nothing: for jobs that apply it hours later."""
         if any(patch is self or patch.id == self.id for patch in lm.applied):
             raise PatchError(f"Patch {self.id} is already on {lm.name}; remove_ it first.")
         _expect_untouched(lm)
         self._expect_fits(lm)
-        if not lm.applied:
-            lm.pristine_digest = lm.digest()  # fresh: _expect_fits has just looked at every weight
-        _rebuild(lm, [*lm.applied, self])
 
     def remove_(self, lm: LanguageModel) -> None:
         """Take the patch off again: with no other patch left, every weight has its original bits.

@@ -10,11 +10,11 @@ import platformdirs
 
 from errata.store.atomic import storage_errors
 
-FOLDERS = ("models", "moments", "neurons", "values")
+FOLDERS = ("evaluations", "models", "moments", "neurons", "values")
 
 
 def home() -> Path:
-    """`$ERRATA_HOME`, or errata's folder in the platform's cache, with a folder for each of them.
+    """`$ERRATA_HOME`, or errata's folder in the platform's cache, with the folders `FOLDERS` in it.
 
     Made on demand. Raises StorageError when it cannot be made or written to.
     """

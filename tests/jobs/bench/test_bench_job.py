@@ -89,7 +89,7 @@ def test_what_is_written(bench, tmp_path):
     ]
     prompts = pq.read_table(out / "tables" / "prompts.parquet").to_pylist()
     assert len(prompts) == 4 * (3 + 4) * 3  # methods × facts × (prompt, paraphrase, neighbour)
-    assert {"nll_new_before", "nll_new_after", "first_after", "kind", "relation"} <= set(prompts[0])
+    assert {"before_nll_new", "after_nll_new", "after_first", "kind", "relation"} <= set(prompts[0])
     assert {row["relation"] for row in prompts} == {"{} is in", "{} speaks"}
     about = json.loads((out / "bench.json").read_text())
     assert about["settings"]["memit, 4 edits"]["config"]["layers"] == [1, 2]
@@ -173,6 +173,25 @@ def test_a_method_that_diverges_is_marked_and_the_rest_go_on(bench, monkeypatch)
     assert len(found["shift", "4 edits"].outcomes) == 4
     assert "Marked with *" in result.summary
     assert "diverged: the loss is not finite" in result.summary
+
+
+def test_texts_for_entropy_and_reference_score(bench):
+    from errata.evaluate.references import References
+
+    options = replace(OPTIONS, methods=("shift",), counts=(1, 2), text_tokens=0)
+    plain = by_name(bench("plain", options=options))
+    assert plain["shift", "2 edits"].extras == {}
+    references = References(
+        {("{} is in", "China"): ("The Great Wall is in China.",), ("{} speaks", "French"): ("I am",)}
+    )
+    found = by_name(bench(options=options, references=references))
+    for name in (("unedited", "2 edits"), ("shift", "2 edits")):
+        assert found[name].extras["ge"][0] > 0
+        assert found[name].extras["ge"][2] == 2
+        assert 0 <= found[name].extras["rs"][0] <= 100
+    assert found["shift", "3 single edits"].extras == {}
+    entropy = by_name(bench("ge", options=replace(options, generate=True)))
+    assert entropy["shift", "2 edits"].extras["ge"] == found["shift", "2 edits"].extras["ge"]
 
 
 def test_mixed_relations_against_their_separate_runs(bench, data):

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit import Edit, EditTask, Method, Settings, find_method, sample_prefixes, settings_for
-from errata.errors import NumericsError
+from errata.errors import ConfigError, NumericsError
 from errata.evaluate import FactScore, measure
 from errata.evaluate.metrics import Metric, metric
 from errata.facts import Fact
@@ -64,7 +64,7 @@ class Extras(Protocol):
 
     def prepare(self) -> None: ...
 
-    def __call__(self, *, singly: bool) -> Mapping[str, Metric]: ...
+    def __call__(self, facts: Sequence[Fact], *, singly: bool) -> Mapping[str, Metric]: ...
 
 
 # Given a single edit's fact and how to do it: its result, made now or by an earlier run.
@@ -130,8 +130,8 @@ class Bench:
         )  # fmt: skip
 
     def _unedited(self, cell: Cell) -> CellResult:
-        outcomes = [outcome_of(fact, self.before[fact.id], self.before[fact.id]) for fact in cell.facts]
-        return CellResult(outcomes, extras=_plain(self.extras(singly=cell.singly)))
+        outcomes = [outcome_of(self.lm, fact, self.before[fact.id], self.before[fact.id]) for fact in cell.facts]
+        return CellResult(outcomes, extras=_plain(self.extras(cell.facts, singly=cell.singly)))
 
     def _together(self, method: Method, task: EditTask) -> CellResult:
         began = time.monotonic()
@@ -169,10 +169,10 @@ class Bench:
         began = time.monotonic()
         with updates_applied(self.lm, edit.updates):
             scores = measure(self.lm, facts).facts
-            extras = _plain(self.extras(singly=singly))
+            extras = _plain(self.extras(facts, singly=singly))
         norm = _relative_norm(self.lm, edit)
         return CellResult(
-            outcomes=[outcome_of(f, self.before[f.id], s) for f, s in zip(facts, scores, strict=True)],
+            outcomes=[outcome_of(self.lm, f, self.before[f.id], s) for f, s in zip(facts, scores, strict=True)],
             seconds={"edit": seconds, "evaluation": time.monotonic() - began},
             relative_norm=norm,
             mark=f"exploded: ‖ΔW‖/‖W‖ = {norm:.3g}" if norm > _EXPLODED else "",
@@ -186,6 +186,8 @@ def _guarded(work: Callable[[], CellResult]) -> CellResult:
         return work()
     except NumericsError as error:
         return CellResult(mark=f"diverged: {error}")
+    except ConfigError as error:  # settings that only the second moments show to be impossible
+        return CellResult(mark=f"refused: {error}")
 
 
 def _add(total: CellResult, extras: dict[str, list[float]], fact: Fact, one: CellResult) -> None:

@@ -12,7 +12,9 @@ import numpy as np
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit import Settings, find_method, settings_for
 from errata.evaluate.drift import Drift
-from errata.evaluate.metrics import Metric
+from errata.evaluate.generation import GenerationConfig, generate
+from errata.evaluate.metrics import Metric, Tally
+from errata.evaluate.references import References
 from errata.facts import Fact
 from errata.jobs.bench.cells import UNEDITED, Bench, Cell, CellResult
 from errata.jobs.bench.features import FEATURES, features
@@ -21,13 +23,16 @@ from errata.jobs.bench.records import Records, read_records, usable
 from errata.jobs.bench.report import write_report
 from errata.jobs.bench.store import Folder, check_folder, facts_digest, is_edit
 from errata.jobs.bench.study import FAILURES, failed, predict, rows_of
-from errata.jobs.held_out import held_out_rows
+from errata.jobs.eval_job import add_texts
+from errata.jobs.held_out import HeldOut, held_out
 from errata.models import LanguageModel, tokenizer_digest
 from errata.stats import Corpus, open_corpus
 from errata.store import digest
 
 # Of the held-out text, what the drift of each single edit is measured on: there are many of them.
 SINGLE_TOKENS = 250
+# Texts are written for so many facts of a cell at most.
+GENERATED_FACTS = 100
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ def run_bench(
     corpus: str | Path | None = None,
     text: str | Path | None = None,
     field: str = "text",
+    references: References | None = None,
     cache: str | Path | None = None,
     progress: ProgressSink = SILENT,
 ) -> BenchResult:
@@ -55,7 +61,8 @@ def run_bench(
 
     `data`: the data set's file.  `corpus`: for second moments.  `text`: held-out text for perplexity and drift
     (default: the model's own samples, other ones than the second moments').  `cache`: folder for second moments and
-    target values (default: errata's home). A cell whose method diverges is marked and the rest go on. The model is left
+    target values (default: errata's home). `references`: texts for RS; GE and RS are
+    of at most 100 facts of a cell. A cell whose method diverges is marked and the rest go on. The model is left
     as it was. Raises FactsError, ConfigError, CorpusError, InputError before any long work, StorageError.
     """
     out, cache = Path(out).expanduser(), None if cache is None else Path(cache)
@@ -63,12 +70,15 @@ def run_bench(
     records = read_records(Path(data).expanduser(), options)
     opened = None if corpus is None else open_corpus(corpus, field=field, notify=progress.note)
     lm.digest(fresh=True)
-    rows = held_out_rows(lm, text, field=field, tokens=options.text_tokens, seed=options.seed + 1)
-    extras = _Extras(lm, rows)
+    held = None
+    if options.text_tokens:
+        held = held_out(lm, corpus=text, field=field, tokens=options.text_tokens, seed=options.seed)
+    generation = GenerationConfig(seed=options.seed) if options.generate else None
+    extras = _Extras(lm, held, generation, references)
     bench = Bench(lm, options, opened, cache, progress, extras)
     records = _checked(bench, records)
     cells = _cells(options, records)
-    folder = Folder(out, _shared(lm, options, rows, opened))
+    folder = Folder(out, _shared(lm, options, held, opened, references))
     plan = [(cell, bench.settings(cell) if is_edit(cell) else None) for cell in cells]
     results = _run(bench, folder, plan)
     done = [(cell, result) for (cell, _), result in zip(plan, results, strict=True)]
@@ -81,18 +91,32 @@ def run_bench(
 class _Extras:
     """Perplexity and drift of the model as it is, against the unedited one; of single edits on the first rows only."""
 
-    def __init__(self, lm: LanguageModel, rows: Sequence[Sequence[int]]) -> None:
-        self._lm, self._rows = lm, rows
+    def __init__(
+        self,
+        lm: LanguageModel,
+        text: HeldOut | None,
+        generation: GenerationConfig | None,
+        references: References | None,
+    ) -> None:
+        self._lm, self._text, self._generation, self._references = lm, text, generation, references
         self._drift: dict[bool, Drift] = {}
 
     def prepare(self) -> None:
         """Look at the unedited model; not before it is known that there is work."""
-        if self._rows and not self._drift:
-            few = [row for i, row in enumerate(self._rows) if sum(map(len, self._rows[:i])) < SINGLE_TOKENS]
-            self._drift = {False: Drift(self._lm, self._rows), True: Drift(self._lm, few)}
+        if self._text is not None and not self._drift:
+            rows = self._text.rows()
+            few = [row for i, row in enumerate(rows) if sum(map(len, rows[:i])) < SINGLE_TOKENS]
+            self._drift = {False: Drift(self._lm, rows), True: Drift(self._lm, few)}
 
-    def __call__(self, *, singly: bool) -> Mapping[str, Metric]:
-        return self._drift[singly].measure().metrics() if self._drift else {}
+    def __call__(self, facts: Sequence[Fact], *, singly: bool) -> Mapping[str, Metric]:
+        found = self._drift[singly].measure().metrics() if self._drift else {}
+        return found if singly or self._generation is None else {**found, **self._written(facts, self._generation)}
+
+    def _written(self, facts: Sequence[Fact], generation: GenerationConfig) -> Mapping[str, Metric]:
+        chosen = facts[:GENERATED_FACTS]
+        tally = Tally()
+        add_texts(tally, chosen, generate(self._lm, chosen, generation), self._references)
+        return {key: tally.metric(key) for key in (["ge"] if self._references is None else ["ge", "rs"])}
 
 
 def _checked(bench: Bench, records: Records) -> Records:
@@ -197,12 +221,18 @@ def _features(bench: Bench, folder: Folder, facts: Sequence[Fact]) -> dict[str, 
     return folder.remember("features", [layer, config.moment_tokens, facts_digest(facts)], work)
 
 
-def _shared(lm: LanguageModel, options: BenchOptions, rows: Sequence[Sequence[int]], corpus: Corpus | None) -> str:
+def _shared(
+    lm: LanguageModel,
+    options: BenchOptions,
+    text: HeldOut | None,
+    corpus: Corpus | None,
+    references: References | None,
+) -> str:
+    """What every cell depends on beside its method and facts."""
     where = [str(lm.dtype), lm.device.type]
-    moments = None if corpus is None else corpus.digest
-    return digest(
-        lm.digest(), tokenizer_digest(lm.tokenizer), where, options.in_batches, [list(row) for row in rows], moments
-    )
+    recipes = [None if text is None else list(text.recipe), None if corpus is None else corpus.digest]
+    asked = [options.in_batches, options.generate, options.seed, None if references is None else references.digest]
+    return digest(lm.digest(), tokenizer_digest(lm.tokenizer), where, recipes, asked)
 
 
 def _about(

@@ -6,22 +6,24 @@ from typing import Any
 from errata.evaluate import FactScore, Summary, ZsreSummary
 from errata.evaluate.changes import changed_values
 from errata.evaluate.metrics import Metric, Tally
-from errata.evaluate.scores import PromptScore, fact_values, summary_of, zsre_summary_of
+from errata.evaluate.scores import fact_values, summary_of, zsre_summary_of
 from errata.facts import Fact
 from errata.jobs.bench.records import relation_of
+from errata.jobs.eval_rows import result_rows, state_rows
+from errata.models import LanguageModel
 
 Outcome = dict[str, Any]
 CHANGES = ("prompts_changed", "paraphrases_changed", "neighbours_changed")
 
 
-def outcome_of(fact: Fact, before: FactScore, after: FactScore) -> Outcome:
+def outcome_of(lm: LanguageModel, fact: Fact, before: FactScore, after: FactScore) -> Outcome:
     """`values` are shares of 1 by metric key, of the edited model; `before` those of the unedited one."""
     return {
         "id": fact.id,
         "relation": relation_of(fact),
         "values": {**fact_values(after), **changed_values(before, after)},
         "before": fact_values(before),
-        "rows": list(_rows(before, after)),
+        "rows": result_rows([fact], {"before": state_rows(lm, [before]), "after": state_rows(lm, [after])}),
     }
 
 
@@ -43,34 +45,4 @@ def table_rows(cell: Mapping[str, Any], outcomes: Sequence[Outcome]) -> Iterator
     """Rows for Parquet: one for each record and prompt, under the cell's own columns."""
     for outcome in outcomes:
         for row in outcome["rows"]:
-            yield {**cell, "id": outcome["id"], "relation": outcome["relation"], **row}
-
-
-def _rows(before: FactScore, after: FactScore) -> Iterator[dict[str, Any]]:
-    kinds = (
-        ("prompt", [before.prompt], [after.prompt]),
-        ("paraphrase", before.paraphrases, after.paraphrases),
-        ("neighbour", before.neighbours, after.neighbours),
-    )
-    for kind, one, other in kinds:
-        for number, (old, new) in enumerate(zip(one, other, strict=True), 1):
-            yield {
-                "kind": kind,
-                "number": number,
-                "prompt": new.text,
-                "target_new": new.new.target,
-                "target_true": new.true.target if new.true else None,
-                **_numbers("before", old),
-                **_numbers("after", new),
-            }
-
-
-def _numbers(when: str, score: PromptScore) -> dict[str, Any]:
-    true = score.true
-    return {
-        f"nll_new_{when}": score.new.nll,
-        f"nll_true_{when}": true.nll if true else None,
-        f"right_new_{when}": score.new.right,
-        f"right_true_{when}": true.right if true else None,
-        f"first_{when}": score.first,
-    }
+            yield {**cell, **row, "relation": outcome["relation"]}

@@ -21,7 +21,7 @@ Done = Sequence[tuple[Cell, CellResult]]
 _COUNTERFACT = ("score", "es", "ps", "ns", "accuracy", "paraphrase_accuracy", "neighbour_accuracy")
 _MORE = ("em", "pm", "nm", "prompts_changed", "paraphrases_changed", "neighbours_changed")
 _ZSRE = ("zsre_score", "zsre_efficacy", "zsre_paraphrase", "zsre_specificity")
-_DRIFT = ("perplexity", "kl_drift", "tokens_changed")
+_DRIFT = ("perplexity", "kl_drift", "tokens_changed", "ge", "rs")
 _CURVES = ("score", "es", "ps", "ns", "accuracy", "kl_drift")
 _RELATIONS = 12  # of a figure
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from errata.core.progress import SILENT, ProgressSink
-from errata.errors import ConfigError, FactsError, InputError
+from errata.errors import ConfigError, CorpusError, FactsError, InputError
 from errata.evaluate.perplexity import perplexity
 from errata.facts import Fact, Problem, format_problems
-from errata.jobs.held_out import held_out_rows
+from errata.jobs.held_out import corpus_rows
 from errata.jobs.reproduce.findings import write_findings
 from errata.lens import MODES, BackwardLens, backward_lens, backward_lenses
 from errata.lens.flipping import RULES, smallest_rate, update_direction
@@ -18,6 +18,9 @@ from errata.lens.losses import prepare
 from errata.lens.measures import measure_lens, mechanism
 from errata.lens.segments import segments
 from errata.models import LanguageModel, Place, add_to_weight_, matrices, tokenizer_digest, weights_restored
+from errata.models.generate import sample_ids
+from errata.stats import open_corpus
+from errata.stats.samples import start_token
 from errata.store import atomic_write_text, digest
 from errata.store.atomic import check_writable
 
@@ -72,7 +75,7 @@ def reproduce(
     was stopped goes on from there. Raises FactsError with every record that cannot be looked at, unless `skip_bad`.
     """
     chosen = _usable(lm, list(facts)[: options.n], places or {}, skip_bad, progress)
-    texts = held_out_rows(lm, corpus, field=field, tokens=options.text_tokens)
+    texts = _held_out(lm, corpus, field, options.text_tokens)
     run = _Run(lm, out, options, digest(texts), digest([[f.text, f.target_new] for f in chosen]))
     progress.note(
         f"Backward Lens on {lm.name}: {len(chosen)} prompts; learning rates for "
@@ -116,6 +119,17 @@ def _spread(count: int, wanted: int) -> tuple[int, ...]:
     if wanted >= count:
         return tuple(range(count))
     return tuple(sorted({round(i * (count - 1) / max(1, wanted - 1)) for i in range(wanted)}))
+
+
+def _held_out(lm: LanguageModel, corpus: str | None, field: str, tokens: int) -> list[list[int]]:
+    """Token rows to measure perplexity on: the corpus's first documents, else the model's own samples."""
+    if corpus is None:
+        rows = max(1, tokens // 128)
+        return sample_ids(lm, [[start_token(lm)]] * rows, new_tokens=128, top_k=None, seed=0)
+    found = corpus_rows(lm, open_corpus(corpus, field=field), tokens)
+    if not any(len(row) > 1 for row in found):
+        raise CorpusError(f"{corpus} holds no text of two tokens to measure perplexity on; name another --corpus.")
+    return found
 
 
 class _Run:

@@ -1,0 +1,209 @@
+"""The evaluation job: a model without and with a patch, measured on facts, on text and in what it writes."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from errata.core.progress import SILENT, ProgressSink
+from errata.errors import ConfigError, FactsError
+from errata.evaluate import Changes, Metric, Tally, check_measurable
+from errata.evaluate.changes import changed_values, changes_of
+from errata.evaluate.drift import Drift, DriftScore
+from errata.evaluate.generation import GenerationConfig, check_generation, generation_entropy
+from errata.evaluate.references import References
+from errata.evaluate.scores import fact_values, summary_of, zsre_summary_of
+from errata.facts import Fact, Problem, format_problems
+from errata.jobs.eval_states import Chunk, State, chunks_of, model_digest
+from errata.jobs.evaluation import Evaluation, StateSummary
+from errata.jobs.held_out import HeldOut, held_out
+from errata.jobs.memory import peak_memory_mib
+from errata.jobs.parts import Parts
+from errata.models import LanguageModel
+from errata.patches import Patch, provenance
+from errata.stats import Corpus
+from errata.store import atomic_write_text, digest, home
+
+# Facts whose prompts are tokenized at a time when they are checked.
+_CHECKED_AT_ONCE = 1000
+
+
+def evaluate_patch(
+    lm: LanguageModel,
+    patch: Patch,
+    facts: Sequence[Fact] | None = None,
+    *,
+    generation: GenerationConfig | None = None,
+    references: References | None = None,
+    corpus: Corpus | str | Path | None = None,
+    field: str = "text",
+    text_tokens: int = 2000,
+    seed: int = 0,
+    skip_bad: bool = False,
+    places: Mapping[str, str] | None = None,
+    cache: str | Path | None = None,
+    progress: ProgressSink = SILENT,
+) -> Evaluation:
+    """Measure `lm` without and with `patch` on `facts` (default: the patch's own) and on held-out text.
+
+    The patch must not be on the model, which is left as it was. `generation`: also generate texts, for GE and, with
+    `references`, RS. Drift is measured on `text_tokens` tokens (0: not at all) of `corpus`, else of the model's own
+    samples under `seed`. Finished chunks are kept in `cache` (default: errata's home), and memory does not grow with
+    the number of prompts. `places`: where each fact stands, by id, for messages. Raises FactsError with every fact that
+    cannot be measured (unless `skip_bad`), PatchMismatchError, ConfigError, CorpusError, StorageError, NumericsError.
+    """
+    started = time.monotonic()
+    if text_tokens < 0 or text_tokens == 1 or seed < 0:
+        raise ConfigError(f"text_tokens={text_tokens} must be 0 or at least 2, and seed={seed} not negative.")
+    if references is not None and generation is None:
+        raise ConfigError("Reference texts were given, but nothing is generated to compare with them (--generate).")
+    patch.check(lm)
+    text = held_out(lm, corpus=corpus, field=field, tokens=text_tokens, seed=seed) if text_tokens else None
+    given = patch.facts if facts is None else tuple(facts)
+    kept, skipped = _usable(lm, given, generation, places or {}, skip_bad, progress)
+    parts = Parts(home() / "evaluations" if cache is None else Path(cache) / "evaluations", progress.note)
+    run = _Run(lm, patch, tuple(chunks_of(kept)), parts, generation, progress)
+    drift = run.measure(text)
+    info = {
+        "patch": patch.id,
+        "method": patch.info["method"],
+        **provenance(lm),
+        "facts": len(kept),
+        "facts_digest": digest([chunk.digest for chunk in run.chunks]),
+        "skipped": [str(problem) for problem in skipped],
+        "held_out": None if text is None else text.name,
+        "generation": None if generation is None else {"tokens": generation.tokens, "top_k": generation.top_k},
+        "references": None if references is None else {"name": references.name, "digest": references.digest},
+        "seed": seed if generation is None else generation.seed,
+    }
+    before, after, changed = run.totals(references)
+    info["seconds"] = round(time.monotonic() - started, 2)
+    info["peak_memory_mib"] = peak_memory_mib(lm.device)
+    return Evaluation(before, after, changed, drift, info, run.states, run.chunks, generation)
+
+
+class _Run:
+    """The parts of an evaluation, each kept as soon as it is done."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        patch: Patch,
+        chunks: tuple[Chunk, ...],
+        parts: Parts,
+        generation: GenerationConfig | None,
+        progress: ProgressSink,
+    ) -> None:
+        self.lm, self.patch, self.chunks, self.generation, self.progress = lm, patch, chunks, generation, progress
+        self.parts, self.base = parts, model_digest(lm)
+        # By the patch's id, not by the edited weights: what is kept is found without putting the patch on.
+        self.edited = digest(self.base, patch.id)
+        self.states = (State("before", self.base, parts), State("after", self.edited, parts))
+
+    def measure(self, text: HeldOut | None) -> DriftScore | None:
+        """Both states on every chunk, and drift; what is kept is not done again."""
+        kept = None if text is None else self._kept_drift(text)
+        before, after = self.states
+        self._measure(before)
+        drift = None
+        if text is not None and kept is None:
+            with self.progress.stage("held-out text before", 1, "texts") as advance:
+                drift = Drift(self.lm, text.rows())
+                advance(1)
+        with self.patch.applied(self.lm):
+            self._measure(after)
+            if text is not None and drift is not None:
+                with self.progress.stage("held-out text after", 1, "texts") as advance:
+                    kept = self._keep_drift(text, drift.measure())
+                    advance(1)
+        return kept
+
+    def _measure(self, state: State) -> None:
+        state.measure(self.lm, self.chunks, self.progress)
+        if self.generation is not None:
+            state.write(self.lm, self.chunks, self.generation, self.progress)
+
+    def totals(self, references: References | None) -> tuple[StateSummary, StateSummary, Changes]:
+        """Totals from what is kept, a chunk at a time."""
+        tallies, changed = (Tally(), Tally()), Tally()
+        for chunk in self.chunks:
+            scores = [state.scores(chunk) for state in self.states]
+            for tally, found in zip(tallies, scores, strict=True):
+                for score in found:
+                    tally.add(fact_values(score))
+            for one, other in zip(*scores, strict=True):
+                changed.add(changed_values(one, other))
+            if self.generation is not None:
+                for tally, state in zip(tallies, self.states, strict=True):
+                    add_texts(tally, chunk.facts, state.texts(chunk, self.generation), references)
+        before, after = (_state_summary(tally, self.generation, references) for tally in tallies)
+        return before, after, changes_of(changed)
+
+    def _drift_path(self, text: HeldOut) -> Path:
+        key = digest(self.edited, "drift", list(text.recipe))
+        return self.parts.folder / key[:2] / f"{key}.json"
+
+    def _kept_drift(self, text: HeldOut) -> DriftScore | None:
+        try:
+            held = json.loads(self._drift_path(text).read_text(encoding="utf-8"))
+            if held["digest"] != digest(held["drift"]):
+                return None
+            found = held["drift"]
+            metrics = {name: Metric(*values) for name, values in found["metrics"].items()}
+            return DriftScore(positions=found["positions"], documents=found["documents"], **metrics)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _keep_drift(self, text: HeldOut, score: DriftScore) -> DriftScore:
+        named = {"perplexity_before": score.perplexity_before, **score.metrics()}
+        metrics = {name: [metric.value, metric.interval, metric.count] for name, metric in named.items()}
+        record = {"metrics": metrics, "positions": score.positions, "documents": score.documents}
+        atomic_write_text(self._drift_path(text), json.dumps({"digest": digest(record), "drift": record}))
+        return score
+
+
+def add_texts(
+    tally: Tally, facts: Sequence[Fact], texts: Sequence[tuple[str, ...]], references: References | None
+) -> None:
+    """GE of each fact's texts, and RS where there are reference texts for it."""
+    for fact, found in zip(facts, texts, strict=True):
+        tally.add({"ge": generation_entropy(found)})
+        if references is not None and (score := references.score(fact, found)) is not None:
+            tally.add({"rs": score})
+
+
+def _state_summary(tally: Tally, generation: GenerationConfig | None, references: References | None) -> StateSummary:
+    keys = [] if generation is None else ["ge"] if references is None else ["ge", "rs"]
+    return StateSummary(summary_of(tally), zsre_summary_of(tally), {key: tally.metric(key) for key in keys})
+
+
+def _usable(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    generation: GenerationConfig | None,
+    places: Mapping[str, str],
+    skip_bad: bool,
+    progress: ProgressSink,
+) -> tuple[list[Fact], list[Problem]]:
+    """The facts whose prompts this model can be given, and the others' problems; FactsError unless `skip_bad`."""
+    if not facts:
+        raise FactsError("There is no fact to measure: the patch holds none of its own, and none were given (--facts).")
+    kept: list[Fact] = []
+    problems: list[Problem] = []
+    for at in range(0, len(facts), _CHECKED_AT_ONCE):
+        part = facts[at : at + _CHECKED_AT_ONCE]
+        found = check_measurable(lm, part)
+        found += [] if generation is None else check_generation(lm, part, generation)
+        bad = {problem.fact_id for problem in found}
+        kept += [fact for fact in part if fact.id not in bad]
+        problems += [replace(problem, where=places.get(problem.fact_id or "", "")) for problem in found]
+    if problems and (not skip_bad or not kept):
+        raise FactsError(
+            f"{len(facts) - len(kept):,} of {len(facts):,} facts cannot be measured on {lm.name}; correct them"
+            f"{' or go on without them (--skip-bad)' if kept else ''}:\n{format_problems(problems)}",
+            problems,
+        )
+    if problems:
+        progress.note(f"{len(facts) - len(kept):,} of {len(facts):,} facts are skipped:\n{format_problems(problems)}")
+    return kept, problems

@@ -1,0 +1,135 @@
+"""A model's state measured on many facts, in chunks that are kept: a stopped run goes on from the last of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+from errata.core.progress import ProgressSink
+from errata.errors import CorruptFileError
+from errata.evaluate import FactScore
+from errata.evaluate.generation import GenerationConfig, generate, generation_prompts
+from errata.facts import Fact
+from errata.jobs.eval_rows import STATE, Row, fact_scores, measured_rows
+from errata.jobs.parts import Parts
+from errata.models import LanguageModel, config_digest, matmul_precision, tokenizer_digest
+from errata.store import digest
+
+CODE_VERSION = 1
+# Some seconds of a small model's work on a CPU: what a stopped run loses at most.
+CHUNK = 128
+TEXTS = {"id": "string", "number": "int32", "prompt": "string", "text": "string"}
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Facts that are measured together; `prompts` generation prompts came before them."""
+
+    facts: tuple[Fact, ...]
+    prompts: int
+
+    @cached_property
+    def digest(self) -> str:
+        return digest(list(self.facts))
+
+
+def chunks_of(facts: Sequence[Fact], size: int = CHUNK) -> list[Chunk]:
+    """The facts in chunks; which ones depends on their order alone."""
+    cut = [tuple(facts[at : at + size]) for at in range(0, len(facts), size)]
+    counts = [sum(len(generation_prompts(fact)) for fact in part) for part in cut]
+    return [Chunk(part, before) for part, before in zip(cut, accumulate(counts, initial=0), strict=False)]
+
+
+def model_digest(lm: LanguageModel) -> str:
+    """All that a number depends on beside the facts: weights, configuration, tokenizer, precision, device, code."""
+    return digest(
+        "evaluation", CODE_VERSION, lm.digest(), config_digest(lm), tokenizer_digest(lm.tokenizer), str(lm.dtype),
+        lm.device.type, matmul_precision(),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class State:
+    """One state of the model, "before" or "after": its name, and the key of all that is kept of it."""
+
+    name: str
+    key: str
+    parts: Parts
+
+    def measure(self, lm: LanguageModel, chunks: Sequence[Chunk], progress: ProgressSink) -> None:
+        """Measure the chunks that are not kept yet on the model as it is, which must be in this state."""
+        kept = [self.parts.load(self._key(chunk), STATE) is not None for chunk in chunks]
+        with progress.stage(f"evaluation {self.name}", *_size(chunks), done=_done(chunks, kept)) as advance:
+            for chunk, is_kept in zip(chunks, kept, strict=True):
+                if not is_kept:
+                    self.parts.save(self._key(chunk), measured_rows(lm, chunk.facts)[1], STATE)
+                    advance(len(chunk.facts))
+
+    def write(
+        self, lm: LanguageModel, chunks: Sequence[Chunk], config: GenerationConfig, progress: ProgressSink
+    ) -> None:
+        """Generate the texts of the chunks that are not kept yet."""
+        kept = [self.parts.load(self._key(chunk, config), TEXTS) is not None for chunk in chunks]
+        with progress.stage(f"generation {self.name}", *_size(chunks), done=_done(chunks, kept)) as advance:
+            for chunk, is_kept in zip(chunks, kept, strict=True):
+                if not is_kept:
+                    texts = generate(lm, chunk.facts, config, first_index=chunk.prompts)
+                    self.parts.save(self._key(chunk, config), _text_rows(chunk.facts, texts), TEXTS)
+                    advance(len(chunk.facts))
+
+    def rows(self, chunk: Chunk) -> list[Row]:
+        """The measured rows of a chunk."""
+        return _present(self.parts.load(self._key(chunk), STATE))
+
+    def scores(self, chunk: Chunk) -> list[FactScore]:
+        """The scores of a chunk."""
+        return fact_scores(chunk.facts, self.rows(chunk))
+
+    def texts(self, chunk: Chunk, config: GenerationConfig) -> list[tuple[str, ...]]:
+        """The texts of each fact of a chunk."""
+        left = iter(_present(self.parts.load(self._key(chunk, config), TEXTS)))
+        return [tuple(next(left)["text"] for _ in generation_prompts(fact)) for fact in chunk.facts]
+
+    def _key(self, chunk: Chunk, config: GenerationConfig | None = None) -> str:
+        if config is None:
+            return digest(self.key, "prompts", chunk.digest)
+        # The batch moves last bits at most, as it does in every measurement.
+        settings = [config.tokens, config.top_k, config.seed, chunk.prompts]
+        return digest(self.key, "texts", settings, chunk.digest)
+
+
+def text_columns(states: Sequence[str]) -> dict[str, str]:
+    """The columns of `text_rows` and their types."""
+    shared = {"id": "string", "relation": "string", "number": "int32", "prompt": "string"}
+    return shared | {f"{state}_text": "string" for state in states}
+
+
+def text_rows(facts: Sequence[Fact], states: dict[str, list[tuple[str, ...]]]) -> Iterator[dict[str, Any]]:
+    """One row a generation prompt, the texts of all states side by side."""
+    for i, fact in enumerate(facts):
+        for number, prompt in enumerate(generation_prompts(fact)):
+            shared = {"id": fact.id, "relation": fact.relation, "number": number + 1, "prompt": prompt}
+            yield shared | {f"{state}_text": texts[i][number] for state, texts in states.items()}
+
+
+def _text_rows(facts: Sequence[Fact], texts: Sequence[Sequence[str]]) -> list[Row]:
+    return [
+        {"id": fact.id, "number": number, "prompt": prompt, "text": text}
+        for fact, found in zip(facts, texts, strict=True)
+        for number, (prompt, text) in enumerate(zip(generation_prompts(fact), found, strict=True), 1)
+    ]
+
+
+def _size(chunks: Sequence[Chunk]) -> tuple[int, str]:
+    return sum(len(chunk.facts) for chunk in chunks), "facts"
+
+
+def _done(chunks: Sequence[Chunk], kept: Sequence[bool]) -> int:
+    return sum(len(chunk.facts) for chunk, is_kept in zip(chunks, kept, strict=True) if is_kept)
+
+
+def _present(rows: list[Row] | None) -> list[Row]:
+    if rows is None:
+        raise CorruptFileError("A part of the evaluation that was kept is gone or damaged; run it again to remake it.")
+    return rows
