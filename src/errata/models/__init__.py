@@ -1,6 +1,6 @@
 """Models: families as rows of one table, loading, partial runs, and the one view that everything else uses."""
 
-from errata.models.backward import Backward, run_backward, run_taps
+from errata.models.backward import Backward, gradients, run_backward, run_taps, widened
 from errata.models.families import FAMILIES, Family
 from errata.models.identity import config_digest, matmul_precision, tokenizer_digest
 from errata.models.language_model import LanguageModel
@@ -21,6 +21,7 @@ from errata.models.projections import (
     write_weight_,
 )
 from errata.models.tokens import Encoding, TargetRow, encode, encode_targets, pad_right
+from errata.models.tuned import Tuned, tuned
 
 __all__ = [
     "ATTENTION_MATRICES",
@@ -36,10 +37,12 @@ __all__ = [
     "Projection",
     "Run",
     "TargetRow",
+    "Tuned",
     "add_to_weight_",
     "config_digest",
     "encode",
     "encode_targets",
+    "gradients",
     "joined",
     "left_aligned",
     "load",
@@ -53,8 +56,10 @@ __all__ = [
     "run_layers",
     "run_taps",
     "tokenizer_digest",
+    "tuned",
     "weight_of",
     "weights_restored",
+    "widened",
     "wrap",
     "write_weight_",
 ]

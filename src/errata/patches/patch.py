@@ -68,8 +68,8 @@ class Patch:
     """Updates of the edited matrices, low-rank where they can be, and what they were made from.
 
     info: method, model, family, configuration, prefixes, base and tokenizer digests, second moments, versions, metrics
-    (plain JSON). updates are by matrix of a block, fused or not. Of methods that have them: values[i] is fact i's target value at the
-    last edited layer, keys are by layer.
+    (plain JSON). updates are by matrix of a block, fused or not. Of methods that have them: values[i] is fact i's
+    target value at the last edited layer, keys are by layer.
     """
 
     info: Mapping[str, Any]
