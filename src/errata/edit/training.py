@@ -15,6 +15,7 @@ from torch import Tensor
 from errata.core.progress import ProgressSink
 from errata.core.steps import Adam
 from errata.core.updates import WeightUpdate
+from errata.edit.checkpoint import Checkpoint
 from errata.edit.packing import packs
 from errata.edit.target_losses import ScoredRow, summed_nll
 from errata.edit.training_config import FineTuningConfig
@@ -58,23 +59,29 @@ def train(
     rows: Sequence[ScoredRow],
     places: Sequence[Place],
     config: FineTuningConfig,
+    checkpoint: Checkpoint,
     progress: ProgressSink,
 ) -> Training:
     """Adam on the matrices `places` of one layer, epoch by epoch; the model is left exactly as it was.
 
-    The loss of a step is the mean over its facts of the mean NLL over a fact's target tokens. Raises NumericsError
-    where a loss or a gradient is not finite.
+    The loss of a step is the mean over its facts of the mean NLL over a fact's target tokens. A training that was
+    stopped goes on after the last epoch that `checkpoint` kept. Raises NumericsError where a loss or a gradient is not
+    finite, StorageError.
     """
     with progress.stage("states", len(rows), "facts") as advance:
         states = entering_states(lm, rows, places[0].layer, advance)
     total, epochs = config.epochs * len(rows), config.epochs
     with tuned(lm, places) as weights:
         work = _Work(lm, places[0].layer, rows, states, weights, config)
-        with progress.stage(f"fine-tuning, at most {epochs} epochs", total, "facts") as advance:
-            for _ in range(epochs):
+        done = work.resume(checkpoint)
+        what = f"fine-tuning, at most {epochs} epochs"
+        with progress.stage(what, total, "facts", done=done * len(rows)) as advance:
+            for _ in range(done, epochs):
                 if work.epoch(advance) < config.stop_loss:
                     break
+                checkpoint.save_if_due(work.adam, work.epoch_losses)
         losses = work.final_losses()
+        checkpoint.drop()
         norms = {
             place: float(update.norm()) / float(weights.originals[place].float().norm())
             for place, update in weights.updates.items()
@@ -95,6 +102,14 @@ class _Work:
     def __post_init__(self) -> None:
         self.adam = Adam(list(self.weights.updates.values()), self.config.learning_rate)
         self.order = torch.Generator().manual_seed(self.config.seed)
+
+    def resume(self, checkpoint: Checkpoint) -> int:
+        """Take what was trained before; the number of epochs that it took."""
+        self.epoch_losses = checkpoint.load_(self.adam)
+        for _ in self.epoch_losses:
+            torch.randperm(len(self.rows), generator=self.order)
+        self.weights.write_()
+        return len(self.epoch_losses)
 
     def epoch(self, advance: Callable[[int], None]) -> float:
         """A step for every group of facts, in a new order; the mean of the losses that were met."""

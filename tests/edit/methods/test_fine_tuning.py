@@ -1,5 +1,6 @@
 """Fine-tuning against torch's Adam on the model's own parameters, on every family; and what it leaves behind."""
 
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from edit_helpers import FACTS, REAL_FACTS, InterruptingSink, relative, without_type_checks
 
 from errata import edit_facts
-from errata.edit import training, training_config
+from errata.edit import checkpoint, training, training_config
 from errata.edit.method import EditTask
+from errata.edit.methods import fine_tuning
 from errata.edit.methods.fine_tuning import FT, FT_L, FT_W
 from errata.edit.presets import PRESETS
 from errata.edit.settings import METHODS, settings_for
@@ -135,7 +137,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_others():
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 @pytest.mark.parametrize("flag", [False, True])
-def test_an_interruption_leaves_the_exact_bits(error, flag):
+def test_an_interruption_leaves_the_exact_bits(error, flag, tmp_path):
     lm = fresh_model("phi3")
     lm.hf.requires_grad_(flag)
     lm.hf.lm_head.weight.requires_grad_(False)
@@ -147,7 +149,7 @@ def test_an_interruption_leaves_the_exact_bits(error, flag):
 
     config = FineTuningConfig(**SMALL, matrices="block")
     sink = InterruptingSink(5, error, before=look)
-    task = EditTask(lm, tuple(FACTS), config, ("",), None, 32, None, sink, lambda _: sink.stage("", 0, ""))
+    task = EditTask(lm, tuple(FACTS), config, ("",), None, 32, tmp_path, sink, lambda _: nullcontext())
     with pytest.raises(error):
         FT.edit(task)
     assert during[0][0] != before, "the interruption must come while the model is tuned"
@@ -155,6 +157,44 @@ def test_an_interruption_leaves_the_exact_bits(error, flag):
     assert lm.digest() == before
     assert [p.requires_grad for p in lm.hf.parameters()] == asked
     assert all(p.grad is None for p in lm.hf.parameters())
+
+
+class Recording(InterruptingSink):
+    """Interrupts as its base does, in fine-tuning alone, and keeps how much of it was done before it began."""
+
+    done = 0
+
+    @contextmanager
+    def stage(self, what, total, unit, *, done=0):
+        self.done = done if what.startswith("fine-tuning") else self.done
+        with super().stage(what, total, unit, done=done) as advance:
+            yield advance if what.startswith("fine-tuning") else lambda amount: None  # noqa: ARG005
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(dtype, tmp_path, monkeypatch):
+    lm = fresh_model("phi3", dtype=dtype)
+    options = {"cache": tmp_path, "epochs": 6, "facts_a_step": 1, "weight_decay": 0.01}
+    expected = edit(lm, **options)
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        edit(lm, **options, progress=Recording(4 * len(FACTS) - 1))
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
+    other = Recording(10**6)
+    edit(lm, **{**options, "seed": 1}, progress=other)
+    assert other.done == 0, "another training must not take it up"
+    sink = Recording(10**6)
+    found = edit(lm, **options, progress=sink)
+    assert sink.done == 3 * len(FACTS)
+    assert found.report["epoch_losses"] == expected.report["epoch_losses"]
+    assert found.patch.id == expected.patch.id
+    assert list(tmp_path.rglob("*.safetensors")) == []
+
+
+def test_short_runs_write_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        edit(tiny_model("llama"), cache=tmp_path, progress=Recording(5))
+    assert list(tmp_path.rglob("*")) == []
 
 
 @pytest.mark.parametrize("rate", [1e37, 1e18])

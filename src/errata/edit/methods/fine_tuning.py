@@ -9,6 +9,7 @@ patch holds matrices (the published code trains the biases of what it names, and
 
 from typing import Any
 
+from errata.edit.checkpoint import Checkpoint
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.target_losses import scored_rows
 from errata.edit.training import Training, train
@@ -23,13 +24,14 @@ _WIDEST_LINF, _LINF_WIDTH, _LINF_FALL = 2e-3, 1024, 2.7
 
 
 def edit_fine_tuning(task: EditTask) -> Edit:
-    """Train the chosen matrices on all facts of the task. Raises NumericsError."""
+    """Train the chosen matrices on all facts of the task. Raises NumericsError, StorageError."""
     config: FineTuningConfig = task.config
     (layer,) = config.layers
     places = [Place(layer, matrix) for matrix in trained_matrices(task.lm, config)]
     rows = scored_rows(task.lm, task.facts, "target" if config.loss == "teacher_forced" else "prompt_last")
+    checkpoint = Checkpoint.of(task.lm, rows, config, task.cache)
     with task.stage("training"):
-        training = train(task.lm, rows, places, config, task.progress)
+        training = train(task.lm, rows, places, config, checkpoint, task.progress)
     metrics = _metrics(training, config)
     return Edit(
         updates=training.updates,
