@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from errata.core.outer import OuterSum
+from errata.core.outer import GradientSum, OuterSum
 
 
 @st.composite
@@ -55,3 +55,22 @@ def test_inner_products(one, seed):
         torch.randn(3, one.vjps.shape[1], generator=generator, dtype=torch.float64),
     )
     assert one.inner(other) == pytest.approx(float((one.dense() * other.dense()).sum()), abs=1e-9)
+
+
+@hypothesis.given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(2, 9), st.integers(2, 9))
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_a_growing_sum_is_the_sum_and_never_larger_than_the_matrix(rows, d_in, d_out):
+    generator = torch.Generator().manual_seed(len(rows))
+    total, expected = GradientSum(), torch.zeros(d_in, d_out, dtype=torch.float64)
+    for count in rows:
+        part = OuterSum(torch.randn(count, d_in, generator=generator), torch.randn(count, d_out, generator=generator))
+        part.vjps[0] = 0  # takes no room
+        total.add_(part)
+        expected += part.inputs.double().T @ part.vjps.double()
+        held = sum(one.inputs.numel() + one.vjps.numel() for one in total.parts)
+        assert held <= d_in * d_out
+    torch.testing.assert_close(total.dense(), expected, rtol=1e-12, atol=1e-12)
+    factors, rank = total.factors(), sum(rows) - len(rows)
+    assert (factors is None) == (rank * (d_in + d_out) > d_in * d_out)
+    if factors is not None:
+        torch.testing.assert_close(factors.dense().double(), expected, rtol=1e-4, atol=1e-4)

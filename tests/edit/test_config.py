@@ -158,7 +158,8 @@ def test_every_preset_can_be_found_by_its_shape(method, row):
     ]
     places = [(p.d_vocab, p.least_facts) for p in found]
     assert len(set(places)) == len(places), "two rows for one shape"
-    assert len(found) == 1 or None not in [p.d_vocab for p in found], "a row without a vocabulary would hide another"
+    vocabularies = {p.d_vocab for p in found}
+    assert len(vocabularies) == 1 or None not in vocabularies, "a row without a vocabulary would hide another"
     assert max(row.config.layers) < row.num_layers
 
 

@@ -4,7 +4,7 @@ G = Σ_i x_iᵀδ_i = XᵀΔ (Katz et al. 2024, section 4): everything asked of 
 are summed or decomposed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -87,6 +87,39 @@ class OuterSum:
         gram = _products(other, other)
         own = own.double()
         return ((gram @ own) * own).sum(0).clamp_min(0).sqrt().float()
+
+
+@dataclass(eq=False)
+class GradientSum:
+    """A gradient that grows by more positions: its factors while they are smaller than the matrix, then the matrix.
+
+    G is held in float64 once it is dense, so that a sum of thousands of facts loses nothing.
+    """
+
+    parts: list[OuterSum] = field(default_factory=list)
+    matrix: Float64[Tensor, "d_in d_out"] | None = None
+
+    def add_(self, part: OuterSum) -> None:
+        """G += XᵀΔ; positions where δ is zero are left out."""
+        used = part.vjps.any(dim=1)
+        self.parts.append(OuterSum(part.inputs[used], part.vjps[used]))
+        d_in, d_out = part.inputs.shape[1], part.vjps.shape[1]
+        rank = sum(len(one.vjps) for one in self.parts)
+        if self.matrix is not None or rank * (d_in + d_out) > d_in * d_out:
+            self.matrix, self.parts = self.dense(), []
+
+    def dense(self) -> Float64[Tensor, "d_in d_out"]:
+        """G itself."""
+        total = sum((one.inputs.double().T @ one.vjps.double() for one in self.parts), start=0.0)
+        found = total if self.matrix is None else self.matrix + total
+        assert isinstance(found, Tensor), "a sum of no gradient"
+        return found
+
+    def factors(self) -> OuterSum | None:
+        """X and Δ of all positions; None where G is dense."""
+        if self.matrix is not None:
+            return None
+        return OuterSum(torch.cat([one.inputs for one in self.parts]), torch.cat([one.vjps for one in self.parts]))
 
 
 def _products(a: Tensor, b: Tensor) -> Float64[Tensor, "rows others"]:

@@ -65,8 +65,9 @@ class WeightUpdate:
 
 @torch.no_grad()
 def added(weight: Float[Tensor, "d_in d_out"], update: WeightUpdate) -> Float[Tensor, "d_in d_out"]:
-    """weight + ΔW: added in float32 and rounded once to the weight's dtype."""
-    return (weight.float() + update.matrix(weight.device)).to(weight.dtype)
+    """weight + ΔW: added in float32 (float64 where the weight has it) and rounded once to the weight's dtype."""
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    return (weight.to(wide) + update.matrix(weight.device)).to(weight.dtype)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Known settings of every method: one table, a row for each model that somebody measured; all others are guesses."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from errata.edit.methods.knowledge_neurons import KnowledgeNeuronsConfig
 from errata.edit.methods.memit import MemitConfig
 from errata.edit.methods.rome import RomeConfig
 from errata.edit.methods.shift import ShiftConfig
+from errata.edit.training_config import ConstrainedConfig, DecayedConfig, FineTuningConfig
 
 # Family, layers, d_model, vocabulary (None: whatever it is): what makes a model the one that was measured.
 Shape = tuple[str, int, int, int | None]
@@ -90,6 +92,54 @@ KN_PRESETS = (
 )
 SHIFT_PRESETS = (_row("GPT-2 XL", "Katz et al. 2024", GPT2_XL, ShiftConfig(layers=(35,), learning_rate=0.24)),)
 
+# The published code trains the down projection alone. EasyEdit's settings score every target token at the prompt's
+# last position, a fact at a time.
+_FT_EASYEDIT = {"matrices": "down", "loss": "prompt_last", "facts_a_step": 1}
+
+
+def _ft_easyedit(layer: int) -> FineTuningConfig:
+    return FineTuningConfig(layers=(layer,), **_FT_EASYEDIT)
+
+
+FT_PRESETS = (
+    _row("GPT-2 XL", "ROME", GPT2_XL, FineTuningConfig(layers=(1,), matrices="down")),
+    _row("GPT-J 6B", "ROME", GPT_J, FineTuningConfig(layers=(21,), matrices="down")),
+    _row("Llama-2-7B", "EasyEdit", LLAMA_2, _ft_easyedit(21)),
+    _row("Llama-3-8B", "EasyEdit", LLAMA_3, _ft_easyedit(21)),
+    _row("Llama-3.2-3B", "EasyEdit", LLAMA_32, _ft_easyedit(21)),
+    _row("Mistral-7B", "EasyEdit", MISTRAL, _ft_easyedit(21)),
+    _row("Qwen2-7B, Qwen2.5-7B", "EasyEdit", QWEN2, _ft_easyedit(27)),
+)
+
+
+def _ft_l(linf: float) -> ConstrainedConfig:
+    return ConstrainedConfig(layers=(0,), matrices="down", linf=linf)
+
+
+FT_L_PRESETS = (
+    _row("GPT-2 medium", "ROME", GPT2_MEDIUM, _ft_l(2e-3)),
+    _row("GPT-2 large", "ROME", GPT2_LARGE, _ft_l(1e-3)),
+    _row("GPT-2 XL", "ROME", GPT2_XL, _ft_l(5e-4)),
+    _row("GPT-J 6B", "ROME", GPT_J, _ft_l(5e-5)),
+)
+
+
+def _published_decay(facts: int) -> float:
+    """λ by the number of facts, e^0.15589562 · n^−0.87028798: the power law in MEMIT's file of GPT-J's FT-W."""
+    return float(f"{math.exp(0.15589562) * facts**-0.87028798:.3g}")
+
+
+FT_W_PRESETS = tuple(
+    _row(
+        "GPT-J 6B" if facts == 1 else f"GPT-J 6B, from {facts:,} facts on",
+        "MEMIT",
+        GPT_J,
+        DecayedConfig(layers=(21,), weight_decay=_published_decay(facts)),
+        least_facts=0 if facts == 1 else facts,
+    )
+    for facts in (1, 10, 100, 1000, 10_000)
+)
+
 PRESETS: Mapping[str, tuple[Preset, ...]] = {
     "memit": MEMIT_PRESETS,
     "alphaedit": (),
@@ -99,4 +149,9 @@ PRESETS: Mapping[str, tuple[Preset, ...]] = {
     "r-rome": R_ROME_PRESETS,
     "kn": KN_PRESETS,
     "shift": SHIFT_PRESETS,
+    "sgd": (),
+    "adam": (),
+    "ft": FT_PRESETS,
+    "ft-l": FT_L_PRESETS,
+    "ft-w": FT_W_PRESETS,
 }

@@ -7,18 +7,22 @@ from typing import Any
 from errata.edit.method import Method, Preset
 from errata.edit.methods.alphaedit import ALPHAEDIT
 from errata.edit.methods.emmet import EMMET
+from errata.edit.methods.fine_tuning import FT, FT_L, FT_W
 from errata.edit.methods.knowledge_neurons import KNOWLEDGE_NEURONS
 from errata.edit.methods.memit import MEMIT
 from errata.edit.methods.pmet import PMET
 from errata.edit.methods.rome import R_ROME, ROME
 from errata.edit.methods.shift import SHIFT
+from errata.edit.methods.single_step import ADAM, SGD
 from errata.edit.presets import PRESETS
 from errata.errors import ConfigError
 from errata.models import LanguageModel
 
-METHODS: dict[str, Method] = {
-    method.name: method for method in (MEMIT, ALPHAEDIT, EMMET, PMET, ROME, R_ROME, KNOWLEDGE_NEURONS, SHIFT)
-}
+_ALL = (
+    *(MEMIT, ALPHAEDIT, EMMET, PMET, ROME, R_ROME, KNOWLEDGE_NEURONS, SHIFT),
+    *(SGD, ADAM, FT, FT_L, FT_W),
+)
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Models: families as rows of one table, loading, partial runs, and the one view that everything else uses."""
 
-from errata.models.backward import Backward, run_backward, run_taps
+from errata.models.backward import Backward, gradients, run_backward, run_taps, widened
 from errata.models.families import FAMILIES, Family
 from errata.models.identity import config_digest, matmul_precision, tokenizer_digest
 from errata.models.language_model import LanguageModel
@@ -31,6 +31,7 @@ from errata.models.projections import (
     write_weight_,
 )
 from errata.models.tokens import Encoding, TargetRow, encode, encode_targets, pad_right, token_texts
+from errata.models.tuned import Tuned, tuned
 
 __all__ = [
     "ATTENTION_MATRICES",
@@ -46,10 +47,12 @@ __all__ = [
     "Projection",
     "Run",
     "TargetRow",
+    "Tuned",
     "add_to_weight_",
     "config_digest",
     "encode",
     "encode_targets",
+    "gradients",
     "inputs_replaced",
     "joined",
     "left_aligned",
@@ -66,9 +69,11 @@ __all__ = [
     "run_taps",
     "token_texts",
     "tokenizer_digest",
+    "tuned",
     "updates_applied",
     "weight_of",
     "weights_restored",
+    "widened",
     "wrap",
     "write_weight_",
 ]

@@ -76,10 +76,10 @@ def run_backward(
             f"{lm.name} (load it as float32), its weights are broken, or the loss function is not defined there."
         )
     tensors = [*taps.outputs.values(), *taps.states, *taps.attention.values()]
-    gradients, scale = _gradients(lm, losses.sum(), tensors)
+    found, scale = gradients(lm, losses.sum(), tensors)
     real = mask[..., None]
-    by_module = dict(zip(taps.outputs, gradients, strict=False))
-    rest = gradients[len(taps.outputs) :]
+    by_module = dict(zip(taps.outputs, found, strict=False))
+    rest = found[len(taps.outputs) :]
     return Backward(
         losses=losses.detach(),
         hidden=hidden.last_hidden_state.detach(),
@@ -112,17 +112,20 @@ def widened(tensor: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     return tensor.float() if tensor.element_size() < 4 else tensor
 
 
-def _gradients(lm: LanguageModel, total: Tensor, tensors: list[Tensor]) -> tuple[list[Tensor], float]:
-    """∂total/∂tensors in float32; in half precision under a loss scale that is lowered until nothing overflows."""
+def gradients(lm: LanguageModel, total: Float[Tensor, ""], tensors: Sequence[Tensor]) -> tuple[list[Tensor], float]:
+    """∂total/∂tensors in float32 or better, and the loss scale they were taken under (off again in what is returned).
+
+    In half precision the scale is lowered until nothing overflows. NumericsError where a gradient is not finite.
+    """
     scale = _LOSS_SCALE.get(lm.dtype, 1.0)
     while True:
-        found = torch.autograd.grad(total * scale, tensors, retain_graph=scale != 1.0, allow_unused=True)
-        gradients = [
+        taken = torch.autograd.grad(total * scale, tensors, retain_graph=scale != 1.0, allow_unused=True)
+        found = [
             widened(torch.zeros_like(tensor) if gradient is None else gradient) / scale
-            for tensor, gradient in zip(tensors, found, strict=True)
+            for tensor, gradient in zip(tensors, taken, strict=True)
         ]
-        if all(bool(gradient.isfinite().all()) for gradient in gradients):
-            return gradients, scale
+        if all(bool(gradient.isfinite().all()) for gradient in found):
+            return found, scale
         if scale == 1.0 or scale <= _SMALLEST_SCALE:
             raise NumericsError(
                 f"The gradient of the loss is not finite in {lm.dtype}; load {lm.name} as float32, or its weights are "

@@ -114,11 +114,11 @@ def add_to_weight_(lm: LanguageModel, place: Place, update: WeightUpdate) -> Non
 
 
 @contextmanager
-def weights_restored(lm: LanguageModel, places: Iterable[Place]) -> Iterator[None]:
-    """Give the weights at `places` their exact bits back at the end, whatever happened in between."""
+def weights_restored(lm: LanguageModel, places: Iterable[Place]) -> Iterator[Mapping[Place, Float[Tensor, "_ _"]]]:
+    """Give the weights at `places` their exact bits back at the end, whatever happened; yields those bits."""
     originals = {place: weight_of(lm, place).clone() for place in places}
     try:
-        yield
+        yield originals
     finally:
         for place, original in originals.items():
             write_weight_(lm, place, original)

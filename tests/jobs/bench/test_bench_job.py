@@ -181,10 +181,8 @@ def test_texts_for_entropy_and_reference_score(bench):
     options = replace(OPTIONS, methods=("shift",), counts=(1, 2), text_tokens=0)
     plain = by_name(bench("plain", options=options))
     assert plain["shift", "2 edits"].extras == {}
-    references = References(
-        {("{} is in", "China"): ("The Great Wall is in China.",), ("{} speaks", "French"): ("I am",)}
-    )
-    found = by_name(bench(options=options, references=references))
+    texts = {("{} is in", "China"): ("The Great Wall is in China.",), ("{} speaks", "French"): ("I am",)}
+    found = by_name(bench(options=replace(options, generate=True), references=References(texts)))
     for name in (("unedited", "2 edits"), ("shift", "2 edits")):
         assert found[name].extras["ge"][0] > 0
         assert found[name].extras["ge"][2] == 2
