@@ -23,15 +23,19 @@ _ROME = {"layers": [(5,), (7,), (9,)], "clamp": [1.0, 2.0, 4.0], "prefixes": [5]
 GRIDS: dict[str, list[dict[str, list[Any]]]] = {
     "memit": [{"layers": [(7, 8, 9)]}],
     "emmet": [
-        {"layers": [(9,), (8,), (7, 8, 9)], "softness": [30.0, 100.0, 1000.0], "clamp": [1.0], "passes": [1, 2],
+        {"layers": [(9,), (8,)], "softness": [30.0, 300.0], "clamp": [1.0], "passes": [1, 2],
+         "moment_tokens": [10_000]},
+        {"layers": [(7, 8, 9)], "softness": [100.0], "clamp": [1.0], "passes": [2], "moment_tokens": [10_000]},
+    ],
+    # Published: threshold 2e-2, ridge 10. Relative to its mean, SmolLM2's spectrum is flat: nothing is below 0.03 means.
+    "alphaedit": [
+        {"layers": [(7, 8, 9)], "threshold": [0.01, 0.02, 0.04], "ridge": [0.3, 3.0, 10.0], "clamp": [1.0], "passes": [2],
+         "moment_tokens": [10_000]},
+        {"layers": [(7, 8, 9)], "threshold": [0.02], "ridge": [3.0], "clamp": [1.0], "passes": [1],
          "moment_tokens": [10_000]},
     ],
-    "alphaedit": [
-        {"layers": [(7, 8, 9)], "threshold": [0.1, 0.3, 0.6], "threshold_unit": ["mean"], "ridge": [0.1, 1.0, 10.0],
-         "clamp": [1.0], "passes": [1, 2], "moment_tokens": [10_000]},
-    ],
     "pmet": [
-        {"layers": [(7, 8, 9), (5, 6, 7, 8, 9)], "prior_weight": [30.0, 100.0, 300.0], "clamp": [2.0], "passes": [1, 2],
+        {"layers": [(7, 8, 9), (5, 6, 7, 8, 9)], "prior_weight": [30.0, 300.0], "clamp": [2.0], "passes": [1, 2],
          "moment_tokens": [10_000]},
         {"layers": [(7, 8, 9)], "prior_weight": [100.0], "clamp": [1.0, 4.0], "passes": [2], "moment_tokens": [10_000]},
     ],
