@@ -4,6 +4,7 @@ from errata.edit.check import check_facts
 from errata.edit.collect import collect_values
 from errata.edit.contexts import sample_prefixes
 from errata.edit.layer_loop import LayerEdit, Solution, solve
+from errata.edit.mend.config import MendConfig
 from errata.edit.method import Edit, EditTask, Method, Preset
 from errata.edit.method_config import MethodConfig, parse_layers, parse_override
 from errata.edit.methods.memit import MemitConfig
@@ -19,6 +20,7 @@ __all__ = [
     "EditTask",
     "LayerEdit",
     "MemitConfig",
+    "MendConfig",
     "Method",
     "MethodConfig",
     "Preset",

@@ -85,4 +85,5 @@ PRESETS: Mapping[str, tuple[Preset, ...]] = {
     "rome": ROME_PRESETS,
     "r-rome": R_ROME_PRESETS,
     "shift": (),
+    "mend": (),
 }

@@ -8,6 +8,7 @@ from errata.edit.method import Method, Preset
 from errata.edit.methods.alphaedit import ALPHAEDIT
 from errata.edit.methods.emmet import EMMET
 from errata.edit.methods.memit import MEMIT
+from errata.edit.methods.mend import MEND
 from errata.edit.methods.pmet import PMET
 from errata.edit.methods.rome import R_ROME, ROME
 from errata.edit.methods.shift import SHIFT
@@ -15,7 +16,9 @@ from errata.edit.presets import PRESETS
 from errata.errors import ConfigError
 from errata.models import LanguageModel
 
-METHODS: dict[str, Method] = {method.name: method for method in (MEMIT, ALPHAEDIT, EMMET, PMET, ROME, R_ROME, SHIFT)}
+METHODS: dict[str, Method] = {
+    method.name: method for method in (MEMIT, ALPHAEDIT, EMMET, PMET, ROME, R_ROME, SHIFT, MEND)
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ def settings_for(lm: LanguageModel, num_facts: int = 1, *, method: str = "memit"
     base = preset.config if preset else found.guess(lm)
     config = base.replace(**overrides)
     config.check_layers(lm.num_layers, lm.name)
+    config, source = found.settle(lm, config, frozenset(overrides))
+    if source:
+        return Settings(config, source, False)
     if preset:
         return Settings(config, f"preset {preset.name} ({preset.source})", False)
     return Settings(config, "guessed from the model's size", not found.certain <= set(overrides))

@@ -5,6 +5,7 @@ from errata.models.families import FAMILIES, Family
 from errata.models.identity import config_digest, matmul_precision, tokenizer_digest
 from errata.models.language_model import LanguageModel
 from errata.models.load import load, wrap
+from errata.models.low_rank import RowFactors, rows_updated
 from errata.models.partial import KeyValues, Run, joined, left_aligned, outputs_shifted, run_layers
 from errata.models.projections import (
     ATTENTION_MATRICES,
@@ -32,6 +33,7 @@ __all__ = [
     "LanguageModel",
     "Place",
     "Projection",
+    "RowFactors",
     "Run",
     "TargetRow",
     "config_digest",
@@ -46,6 +48,7 @@ __all__ = [
     "outputs_shifted",
     "pad_right",
     "projection",
+    "rows_updated",
     "run_backward",
     "run_layers",
     "run_taps",
