@@ -76,7 +76,7 @@ def run_backward(
             f"{lm.name} (load it as float32), its weights are broken, or the loss function is not defined there."
         )
     tensors = [*taps.outputs.values(), *taps.states, *taps.attention.values()]
-    gradients, scale = _gradients(lm, losses.sum(), tensors)
+    gradients, scale = _gradients(lm, losses, tensors)
     real = mask[..., None]
     by_module = dict(zip(taps.outputs, gradients, strict=False))
     rest = gradients[len(taps.outputs) :]
@@ -123,9 +123,10 @@ def widened(tensor: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     return tensor.float() if tensor.element_size() < 4 else tensor
 
 
-def _gradients(lm: LanguageModel, total: Tensor, tensors: list[Tensor]) -> tuple[list[Tensor], float]:
-    """∂total/∂tensors in float32; in half precision under a loss scale that is lowered until nothing overflows."""
-    scale = _LOSS_SCALE.get(lm.dtype, 1.0)
+@torch.enable_grad()
+def _gradients(lm: LanguageModel, losses: Tensor, tensors: list[Tensor]) -> tuple[list[Tensor], float]:
+    """∂Σlosses/∂tensors in float32; in half precision under a loss scale that is lowered until nothing overflows."""
+    total, scale = losses.sum(), _LOSS_SCALE.get(lm.dtype, 1.0)
     while True:
         found = torch.autograd.grad(total * scale, tensors, retain_graph=scale != 1.0, allow_unused=True)
         gradients = [

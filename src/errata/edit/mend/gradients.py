@@ -6,9 +6,13 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from errata.edit.mend.editor import MendEditor
+from errata.edit.packing import packs
 from errata.models import LanguageModel, Place, RowFactors, TargetRow, pad_right, run_backward, run_layers
+
+_AT_ONCE = 2048  # tokens of a forward: more are no faster on a CPU
 
 
 @dataclass(frozen=True)
@@ -27,14 +31,24 @@ class Entering:
 
 
 @torch.no_grad()
-def entering(lm: LanguageModel, rows: Sequence[Sequence[int]], first: int) -> Entering:
-    """Run the layers below `first` once."""
-    ids, mask = pad_right(rows, device=lm.device)
+def entering(lm: LanguageModel, groups: Sequence[Sequence[Sequence[int]]], first: int) -> list[Entering]:
+    """Run the layers below `first` once for the rows of all groups, packed by length; each group as one batch."""
     if not first:
-        return Entering(ids, mask, first)
-    hidden = run_layers(lm, ids, mask, stop=first).hidden
-    assert hidden is not None
-    return Entering(hidden, mask, first)
+        return [Entering(*pad_right(rows, device=lm.device), first) for rows in groups]
+    every = [row for rows in groups for row in rows]
+    hidden: dict[int, Tensor] = {}
+    for members in packs([len(row) for row in every], most_tokens=_AT_ONCE):
+        ids, mask = pad_right([every[i] for i in members], device=lm.device)
+        states = run_layers(lm, ids, mask, stop=first).hidden
+        assert states is not None
+        # Copies: a view would keep its whole pack in memory.
+        hidden |= {i: states[at, : len(every[i])].clone() for at, i in enumerate(members)}
+    found, start = [], 0
+    for rows in groups:
+        own = [hidden[i] for i in range(start, start + len(rows))]
+        start += len(rows)
+        found.append(Entering(pad_sequence(own, batch_first=True), pad_right(rows, device=lm.device)[1], first))
+    return found
 
 
 @dataclass(frozen=True)
@@ -104,12 +118,12 @@ def gradients(lm: LanguageModel, rows: Sequence[TargetRow], entered: Entering, p
     return Gradients(found, run.losses)
 
 
-def edits(editor: MendEditor, found: Gradients, *, together: int = 1) -> dict[Place, RowFactors]:
+def updates_of(editor: MendEditor, found: Gradients, *, together: int = 1) -> dict[Place, RowFactors]:
     """The editor's update for every fact, zero rows where a token has none; `together` facts in a row share theirs."""
-    return {place: _edit(editor, place, gradient, together) for place, gradient in found.by_place.items()}
+    return {place: _update(editor, place, gradient, together) for place, gradient in found.by_place.items()}
 
 
-def _edit(editor: MendEditor, place: Place, gradient: Gradient, together: int) -> RowFactors:
+def _update(editor: MendEditor, place: Place, gradient: Gradient, together: int) -> RowFactors:
     left, right = (_put(rows, gradient.tokens, together) for rows in editor(place, *gradient.rows()))
     return left, right
 

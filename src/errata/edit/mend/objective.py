@@ -15,7 +15,7 @@ from torch import Tensor
 from errata.edit.mend.config import MendConfig
 from errata.edit.mend.editor import MendEditor
 from errata.edit.mend.examples import Batch
-from errata.edit.mend.gradients import Entering, Gradients, edits, entering, gradients, read_targets
+from errata.edit.mend.gradients import Entering, Gradients, entering, gradients, read_targets, updates_of
 from errata.models import LanguageModel, Place, RowFactors, rows_updated
 
 
@@ -46,11 +46,8 @@ class Losses:
 
 def enter(lm: LanguageModel, batch: Batch, first: int) -> Entered:
     """Run the layers below the first edited one. A target's last token predicts nothing and is left out."""
-    return Entered(
-        entering(lm, [row.ids[:-1] for row in batch.edits], first),
-        entering(lm, [row.ids[:-1] for row in batch.paraphrases], first),
-        entering(lm, batch.locality, first),
-    )
+    edits, paraphrases = ([row.ids[:-1] for row in rows] for rows in (batch.edits, batch.paraphrases))
+    return Entered(*entering(lm, [edits, paraphrases, batch.locality], first))
 
 
 def batch_gradients(lm: LanguageModel, batch: Batch, entered: Entered, editor: MendEditor) -> Gradients:
@@ -62,7 +59,7 @@ def editor_losses(
     lm: LanguageModel, editor: MendEditor, batch: Batch, entered: Entered, found: Gradients, *, together: int = 1
 ) -> Losses:
     """The losses of a batch, differentiable in the editor's parameters; each fact (or `together`) edited by itself."""
-    updates = edits(editor, found, together=together)
+    updates = updates_of(editor, found, together=together)
     with rows_updated(lm, updates):
         hidden = entered.paraphrases.run(lm)
     edit = read_targets(lm, hidden, batch.paraphrases).nll

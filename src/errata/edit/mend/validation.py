@@ -9,7 +9,7 @@ import torch
 from errata.edit.mend.config import MendConfig
 from errata.edit.mend.editor import MendEditor
 from errata.edit.mend.examples import Batch
-from errata.edit.mend.gradients import edits, read_targets
+from errata.edit.mend.gradients import read_targets, updates_of
 from errata.edit.mend.objective import (
     Entered,
     base_and_edited,
@@ -71,7 +71,7 @@ def validation_batches(lm: LanguageModel, batches: Sequence[Batch], first: int) 
 
 def _measure(lm: LanguageModel, editor: MendEditor, batch: Batch, entered: Entered) -> dict[str, torch.Tensor]:
     """Every number for each fact, in float64."""
-    updates = edits(editor, batch_gradients(lm, batch, entered, editor))
+    updates = updates_of(editor, batch_gradients(lm, batch, entered, editor))
     before = read_targets(lm, entered.paraphrases.run(lm), batch.paraphrases)
     with rows_updated(lm, updates):
         edit = read_targets(lm, entered.edits.run(lm), batch.edits)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from errata.core.updates import WeightUpdate
@@ -22,27 +23,32 @@ class FactorSum:
     """ΔW = Σ LᵀR over any number of chunks: all their factors, or their float64 sum once that is smaller."""
 
     def __init__(self) -> None:
-        self._left: list[Tensor] = []
-        self._right: list[Tensor] = []
+        self._factors: list[tuple[Tensor, Tensor]] = []
         self._dense: Tensor | None = None
 
-    def add(self, left: Tensor, right: Tensor) -> None:
+    def add(self, left: Float[Tensor, "row d_in"], right: Float[Tensor, "row d_out"]) -> None:
         """One more chunk's factors, a row for each token."""
-        self._left.append(left.cpu())
-        self._right.append(right.cpu())
+        self._factors.append((left.cpu(), right.cpu()))
         d_in, d_out = left.shape[1], right.shape[1]
-        if sum(map(len, self._left)) * (d_in + d_out) > d_in * d_out:
-            product = torch.cat(self._left).double().T @ torch.cat(self._right).double()
-            self._dense = product if self._dense is None else self._dense + product
-            self._left, self._right = [], []
+        if sum(len(left) for left, _ in self._factors) * (d_in + d_out) > d_in * d_out:
+            self._dense, self._factors = self._sum(), []
 
     def update(self, scale: float) -> WeightUpdate:
         """scale · ΔW."""
-        factors = torch.cat(self._left), torch.cat(self._right)
         if self._dense is None:
-            return WeightUpdate.from_factors(factors[0], scale * factors[1])
-        whole = self._dense + factors[0].double().T @ factors[1].double()
-        return WeightUpdate(dense=(scale * whole).float())
+            left, right = self._joined()
+            return WeightUpdate.from_factors(left, scale * right)
+        return WeightUpdate(dense=(scale * self._sum()).float())
+
+    def _joined(self) -> tuple[Float[Tensor, "row d_in"], Float[Tensor, "row d_out"]]:
+        return torch.cat([left for left, _ in self._factors]), torch.cat([right for _, right in self._factors])
+
+    def _sum(self) -> Float64[Tensor, "d_in d_out"]:
+        if self._dense is not None and not self._factors:
+            return self._dense
+        left, right = self._joined()
+        product = left.double().T @ right.double()
+        return product if self._dense is None else self._dense + product
 
 
 @torch.no_grad()
@@ -90,7 +96,8 @@ def _chunks(
     with task.progress.stage("gradients", len(rows), "facts") as advance:
         for at in range(0, len(rows), task.batch_size):
             chunk = rows[at : at + task.batch_size]
-            found = gradients(lm, chunk, entering(lm, [row.ids[:-1] for row in chunk], first), editor.places)
+            (entered,) = entering(lm, [[row.ids[:-1] for row in chunk]], first)
+            found = gradients(lm, chunk, entered, editor.places)
             yield found.nll, {place: editor(place, *one.rows()) for place, one in found.by_place.items()}
             advance(len(chunk))
 
