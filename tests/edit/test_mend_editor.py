@@ -156,7 +156,7 @@ def test_tensors_make_up_the_whole_editor():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_editor_fits_every_family_and_comes_back_from_its_file(variant, tmp_path):
     lm = tiny_model(variant)
-    config = MendConfig(layers=(1, 2, 3), rank=8)
+    config = MendConfig(layers=(1, 2, 3), rank=8, matrices="mlp")
     editor = moved(new_editor(lm, config))
     assert editor.places == tuple(Place(layer, name) for layer in (1, 2, 3) for name in mlp_matrices(lm.family))
     for place in editor.places:
@@ -254,7 +254,7 @@ def test_the_published_settings_are_the_defaults():
     config = MendConfig(layers=(1,))
     published = {
         "rank": 1920, "depth": 2, "start_rate": 1e-4, "learning_rate": 1e-6, "rate_learning_rate": 1e-4,
-        "edit_weight": 0.1, "locality_weight": 1.0, "batch": 10, "facts_at_once": 1, "clip": 100.0,
+        "matrices": "up,down", "edit_weight": 0.1, "locality_weight": 1.0, "batch": 10, "facts_at_once": 1, "clip": 100.0,
     }  # fmt: skip
     assert {name: getattr(config, name) for name in published} == published
     assert json.loads(json.dumps(config.training()))["layers"] == [1]

@@ -66,7 +66,7 @@ def train_mend(
     out = Path(out).expanduser()
     check_limits(steps=steps, minutes=minutes, valid=valid)
     check_editor_out(out, overwrite=overwrite)
-    with lock(_lock_path(out), what=f"training {out.name}", timeout=0):
+    with lock(_lock_path(out), what=f"training {out.name}", timeout=0.0):
         work = checked_work(lm, facts, corpus, field, valid, skip_bad, cache, places or {}, progress, overrides)
         run = _Run(lm, work, out, progress)
         run.begin(overwrite=overwrite, flush_seconds=flush_seconds)

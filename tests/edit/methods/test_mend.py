@@ -53,7 +53,7 @@ def of(batch, index):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_losses_and_gradients_are_those_of_replaced_weights(variant):
     lm = tiny_model(variant)
-    config = MendConfig(layers=(1, 2, 3), rank=6)
+    config = MendConfig(layers=(1, 2, 3), rank=6, matrices="mlp")
     editor, batch, entered = trained(lm, config)
     digest = lm.digest()
     found = editor_losses(lm, editor, batch, entered, batch_gradients(lm, batch, entered, editor))
@@ -141,7 +141,7 @@ def test_validation_counts_what_one_fact_after_the_other_gives():
 @pytest.fixture
 def editor_file(tmp_path):
     def make(lm, **fields):
-        config = MendConfig(**{"layers": (2, 3), "rank": 6, **fields})
+        config = MendConfig(**{"layers": (2, 3), "rank": 6, "matrices": "mlp", **fields})
         editor, _, _ = trained(lm, config)
         path = tmp_path / f"{lm.name}.safetensors"
         save_editor(path, editor, lm, config, {"step": 7})
