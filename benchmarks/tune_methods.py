@@ -27,10 +27,11 @@ GRIDS: dict[str, list[dict[str, list[Any]]]] = {
          "moment_tokens": [10_000]},
         {"layers": [(7, 8, 9)], "softness": [100.0], "clamp": [1.0], "passes": [2], "moment_tokens": [10_000]},
     ],
-    # Published: threshold 2e-2, ridge 10. Relative to its mean, SmolLM2's spectrum is flat: nothing is below 0.03 means.
+    # Published: threshold 2e-2, ridge 10. Relative to its mean, SmolLM2's spectrum is flat: nothing is below 0.03
+    # means.
     "alphaedit": [
-        {"layers": [(7, 8, 9)], "threshold": [0.01, 0.02, 0.04], "ridge": [0.3, 3.0, 10.0], "clamp": [1.0], "passes": [2],
-         "moment_tokens": [10_000]},
+        {"layers": [(7, 8, 9)], "threshold": [0.01, 0.02, 0.04], "ridge": [0.3, 3.0, 10.0], "clamp": [1.0],
+         "passes": [2], "moment_tokens": [10_000]},
         {"layers": [(7, 8, 9)], "threshold": [0.02], "ridge": [3.0], "clamp": [1.0], "passes": [1],
          "moment_tokens": [10_000]},
     ],

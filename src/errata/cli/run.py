@@ -41,7 +41,7 @@ def run_edit(
     progress = progress_on(quiet=quiet)
     check_out(out, overwrite=overwrite)
     found = read_fact_file(facts_file, format=format, limit=limit, skip_bad=options["skip_bad"])
-    overrides = _overrides(method, settings)
+    overrides = overrides_of(method, settings)
     check_cheaply(overrides, options["corpus"], method=method)
     if options["batch_size"] < 1:
         raise ConfigError(f"--batch-size must be at least 1, found {options['batch_size']}.")
@@ -56,7 +56,7 @@ def run_edit(
         result.report["skipped"] = [str(problem) for problem in found.errors] + result.report["skipped"]
         out = save_run(result, out, overwrite=overwrite)
         typer.echo(summary(result))
-        example = f"errata ask {_quoted(result.patch.facts[0].text)} --patch {_quoted(str(out))}"
+        example = f"errata ask {quoted(result.patch.facts[0].text)} --patch {quoted(str(out))}"
         typer.echo(f"\nPatch and report: {out}\nTry it:           {example}")
 
 
@@ -266,7 +266,7 @@ def read_fact_file(path: Path, *, format: Format, limit: int | None, skip_bad: b
     return found
 
 
-def _overrides(method: str, settings: Sequence[str]) -> dict[str, Any]:
+def overrides_of(method: str, settings: Sequence[str]) -> dict[str, Any]:
     from errata.edit import find_method, parse_override
 
     overrides: dict[str, Any] = {}
@@ -285,7 +285,7 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     import shlex
 
     from errata.views.tables import printable

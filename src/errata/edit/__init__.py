@@ -5,6 +5,7 @@ from errata.edit.collect import collect_values
 from errata.edit.contexts import sample_prefixes
 from errata.edit.keys import bare_keys
 from errata.edit.layer_loop import LayerEdit, Solution, solve
+from errata.edit.mend.config import MendConfig
 from errata.edit.method import Edit, EditTask, Method, Preset
 from errata.edit.method_config import MethodConfig, parse_layers, parse_override
 from errata.edit.methods.knowledge_neurons import KnowledgeNeuronsConfig
@@ -22,6 +23,7 @@ __all__ = [
     "KnowledgeNeuronsConfig",
     "LayerEdit",
     "MemitConfig",
+    "MendConfig",
     "Method",
     "MethodConfig",
     "Preset",

@@ -80,11 +80,16 @@ class Preset:
     config: MethodConfig
 
 
+Settle = Callable[[LanguageModel, Any, frozenset[str]], tuple[Any, str | None]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """One editing method. `plan` says in a line what a run will do; `guess` gives settings where nobody measured any.
 
     certain: fields that make a guess no guess when the user gives them all.  Measured settings: presets.py.
+    settle: what has to be judged of a configuration with the model at hand and before any work; it is told which fields
+    the user gave, and gives the configuration that holds and, where that came from elsewhere, from where.
     """
 
     name: str
@@ -94,6 +99,7 @@ class Method:
     certain: frozenset[str]
     plan: Callable[[Any], str]
     edit: Callable[[EditTask], Edit]
+    settle: Settle = lambda _lm, config, _given: (config, None)
     uses_moments: Callable[[Any], bool] = lambda _: False
     # Work for many facts that each one's own edit can use afterwards (target values into the cache).
     prepare: Callable[[EditTask], object] = lambda _: None

@@ -16,8 +16,8 @@ ConfigT = TypeVar("ConfigT", bound="MethodConfig")
 class MethodConfig:
     """Hyperparameters of one method. `layers`: those that are written, ascending, 0-based.
 
-    A subclass adds its fields, its `title` for messages, and `domain_checks`. Types (int, float, bool, a Literal of
-    words) are checked here, and so is the seed's range.
+    A subclass adds its fields, its `title` for messages, and `domain_checks`. Types (int, float, bool, str, a Literal
+    of words) are checked here, and so is the seed's range.
     """
 
     title: ClassVar[str] = "Method"
@@ -118,6 +118,8 @@ def _type_reasons(config: MethodConfig) -> list[str]:
             reasons.append(f"{name} must be a finite number, found {value!r}")
         elif kind is bool and type(value) is not bool:
             reasons.append(f"{name} must be True or False, found {value!r}")
+        elif kind is str and type(value) is not str:
+            reasons.append(f"{name} must be text, found {value!r}")
         elif get_origin(kind) is Literal and value not in get_args(kind):
             options = " or ".join(repr(option) for option in get_args(kind))
             reasons.append(f"{name} must be {options}, found {value!r}")

@@ -149,6 +149,7 @@ PRESETS: Mapping[str, tuple[Preset, ...]] = {
     "r-rome": R_ROME_PRESETS,
     "kn": KN_PRESETS,
     "shift": SHIFT_PRESETS,
+    "mend": (),
     "sgd": (),
     "adam": (),
     "ft": FT_PRESETS,

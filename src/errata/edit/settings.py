@@ -10,6 +10,7 @@ from errata.edit.methods.emmet import EMMET
 from errata.edit.methods.fine_tuning import FT, FT_L, FT_W
 from errata.edit.methods.knowledge_neurons import KNOWLEDGE_NEURONS
 from errata.edit.methods.memit import MEMIT
+from errata.edit.methods.mend import MEND
 from errata.edit.methods.pmet import PMET
 from errata.edit.methods.rome import R_ROME, ROME
 from errata.edit.methods.shift import SHIFT
@@ -20,7 +21,7 @@ from errata.models import LanguageModel
 
 _ALL = (
     *(MEMIT, ALPHAEDIT, EMMET, PMET, ROME, R_ROME, KNOWLEDGE_NEURONS, SHIFT),
-    *(SGD, ADAM, FT, FT_L, FT_W),
+    *(MEND, SGD, ADAM, FT, FT_L, FT_W),
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
@@ -66,6 +67,9 @@ def settings_for(lm: LanguageModel, num_facts: int = 1, *, method: str = "memit"
     base = preset.config if preset else found.guess(lm)
     config = base.replace(**overrides)
     config.check_layers(lm.num_layers, lm.name)
+    config, source = found.settle(lm, config, frozenset(overrides))
+    if source:
+        return Settings(config, source, False)
     if preset:
         return Settings(config, f"preset {preset.name} ({preset.source})", False)
     return Settings(config, "guessed from the model's size", not found.certain <= set(overrides))

@@ -5,6 +5,7 @@ from errata.models.families import FAMILIES, Family
 from errata.models.identity import config_digest, matmul_precision, tokenizer_digest
 from errata.models.language_model import LanguageModel
 from errata.models.load import load, wrap
+from errata.models.low_rank import RowFactors, rows_updated
 from errata.models.partial import (
     KeyValues,
     Run,
@@ -45,6 +46,7 @@ __all__ = [
     "LanguageModel",
     "Place",
     "Projection",
+    "RowFactors",
     "Run",
     "TargetRow",
     "Tuned",
@@ -64,6 +66,7 @@ __all__ = [
     "outputs_shifted",
     "pad_right",
     "projection",
+    "rows_updated",
     "run_backward",
     "run_layers",
     "run_taps",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from errata.errors import NumericsError
 from errata.models.language_model import LanguageModel
-from errata.models.partial import position_arguments
+from errata.models.partial import position_arguments, run_layers
 from errata.models.projections import Place, Projection, projection
 
 # Powers of two, so that they come off again exactly. Deep VJPs are below what float16 can hold.
@@ -27,7 +27,7 @@ _SMALLEST_SCALE = 2.0**-12
 class Backward:
     """What a forward and a backward gave, by matrix and by layer; VJPs in float32 or better.
 
-    states: the residual stream entering each layer, and last the one leaving the top block (before the final norm).
+    states: the residual stream entering each layer run, and last the one leaving the top block (before the final norm).
     inputs, outputs: what each matrix read and wrote.  vjps: ∂(sum of losses)/∂(a matrix's output).
     state_vjps: the same for `states`.  attention, attention_vjps: attention probabilities and ∂loss/∂probabilities.
     """
@@ -49,49 +49,61 @@ LossOnHidden = Callable[[Float[Tensor, "batch pos d_head"]], Float[Tensor, " bat
 
 def run_backward(
     lm: LanguageModel,
-    ids: Int[Tensor, "batch pos"],
+    inputs: Int[Tensor, "batch pos"] | Float[Tensor, "batch pos d_model"],
     mask: Int[Tensor, "batch pos"],
     places: Sequence[Place],
     loss: LossOnHidden,
     *,
+    first: int = 0,
     attention: bool = False,
 ) -> Backward:
     """Run a right-padded batch and the backward of the sum of its losses, tapping `places`.
 
+    `inputs` are token ids, or the hidden states entering layer `first`: then no layer below is run, forward or back.
     `loss` sees the backbone's output (after the final norm) and gives one number in nats for each row; since they are
     summed, no row changes another's VJPs. At pads everything is zero. `attention` also keeps attention maps and their
     gradients (the model's eager attention is used for this one run). Raises NumericsError where a loss or a gradient
     is not finite.
     """
-    taps = _Taps(ids.shape)
+    taps = _Taps(mask.shape)
     maps = [projection(lm, *place) for place in places]
     with torch.enable_grad(), _tapped(lm, taps, maps, attention=attention):
-        hidden = lm.backbone(
-            input_ids=ids, attention_mask=mask, **position_arguments(lm, mask, ids.shape[1]), use_cache=False
-        )
-        losses = loss(hidden.last_hidden_state)
+        hidden = _last_hidden_state(lm, inputs, mask, first)
+        losses = loss(hidden)
+        total = losses.sum()
     if not bool(losses.isfinite().all()):
         raise NumericsError(
             f"The loss is not finite ({losses.detach().flatten()[:4].tolist()}): {lm.dtype} is too narrow for "
             f"{lm.name} (load it as float32), its weights are broken, or the loss function is not defined there."
         )
     tensors = [*taps.outputs.values(), *taps.states, *taps.attention.values()]
-    found, scale = gradients(lm, losses.sum(), tensors)
+    found, scale = gradients(lm, total, tensors)
     real = mask[..., None]
     by_module = dict(zip(taps.outputs, found, strict=False))
     rest = found[len(taps.outputs) :]
     return Backward(
         losses=losses.detach(),
-        hidden=hidden.last_hidden_state.detach(),
+        hidden=hidden.detach(),
         inputs={one.place: taps.inputs[id(one.module)] * real for one in maps},
-        outputs={one.place: one.part(taps.outputs[id(one.module)].detach()).reshape(*ids.shape, -1) for one in maps},
-        vjps={one.place: one.part(by_module[id(one.module)].reshape(*ids.shape, -1)) * real for one in maps},
+        outputs={one.place: one.part(taps.outputs[id(one.module)].detach()).reshape(*mask.shape, -1) for one in maps},
+        vjps={one.place: one.part(by_module[id(one.module)].reshape(*mask.shape, -1)) * real for one in maps},
         states=[state.detach() for state in taps.states],
         state_vjps=[gradient * real for gradient in rest[: len(taps.states)]],
         attention={layer: kept.detach() for layer, kept in taps.attention.items()},
         attention_vjps=dict(zip(taps.attention, rest[len(taps.states) :], strict=True)),
         loss_scale=scale,
     )
+
+
+def _last_hidden_state(lm: LanguageModel, inputs: Tensor, mask: Tensor, first: int) -> Tensor:
+    """The backbone's output, differentiable from the embeddings on, or from the hidden states that are given."""
+    if inputs.is_floating_point():
+        hidden = run_layers(lm, inputs.detach().requires_grad_(), mask, first=first).hidden
+        assert hidden is not None
+        return hidden
+    assert not first, "token ids enter at layer 0"
+    arguments = position_arguments(lm, mask, inputs.shape[1])
+    return lm.backbone(input_ids=inputs, attention_mask=mask, **arguments, use_cache=False).last_hidden_state
 
 
 @torch.no_grad()
@@ -112,6 +124,7 @@ def widened(tensor: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     return tensor.float() if tensor.element_size() < 4 else tensor
 
 
+@torch.enable_grad()
 def gradients(lm: LanguageModel, total: Float[Tensor, ""], tensors: Sequence[Tensor]) -> tuple[list[Tensor], float]:
     """∂total/∂tensors in float32 or better, and the loss scale they were taken under (off again in what is returned).
 

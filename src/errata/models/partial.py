@@ -150,7 +150,8 @@ def _only_layers(lm: LanguageModel, entering: Tensor | None, first: int, stop: i
             _set_layers(lm, nn.ModuleList([*skipped, *blocks[first:]]))
         if entering is not None:
             entry = blocks[first] if first < len(blocks) else lm.backbone.get_submodule(lm.family.ln_final)
-            hooks.append(entry.register_forward_pre_hook(inject, with_kwargs=True))
+            # First of all hooks: whoever looks at this layer's input must see what enters in truth.
+            hooks.append(entry.register_forward_pre_hook(inject, with_kwargs=True, prepend=True))
         if stop is not None:
             hooks.append(blocks[stop - 1].register_forward_hook(end))
         yield

@@ -1,0 +1,1 @@
+"""MEND's editor: its networks, their training, and the file they are kept in."""

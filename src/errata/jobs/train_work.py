@@ -1,0 +1,140 @@
+"""What a training of MEND's editor learns from: facts that the model can read, split, and unrelated texts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from errata.core.progress import ProgressSink
+from errata.edit.mend.config import EDIT_FIELDS, MendConfig, places_of
+from errata.edit.mend.examples import Example, Ids, Schedule, examples_of, split
+from errata.edit.methods.mend import guess
+from errata.edit.settings import find_preset
+from errata.errors import ConfigError, FactsError
+from errata.evaluate import check_measurable
+from errata.facts import Accepted, Fact, Problem, format_problems
+from errata.models import LanguageModel, config_digest, tokenizer_digest
+from errata.stats import Corpus, open_corpus
+from errata.stats.samples import sampled_tokens
+from errata.stats.token_stream import CorpusTokens, TokenSource
+from errata.store import digest, home
+from errata.store.cache import Cache
+
+# Unrelated texts: the model's own samples take longer to make than a corpus to read.
+_CORPUS_TEXTS, _SAMPLED_TEXTS = 2048, 128
+
+
+@dataclass(frozen=True)
+class TrainWork:
+    """A checked training: what to learn from, and everything that it depends on."""
+
+    config: MendConfig
+    source: str
+    schedule: Schedule
+    held_out: Schedule
+    request: Mapping[str, Any]
+
+
+def train_settings(lm: LanguageModel, overrides: Mapping[str, Any]) -> tuple[MendConfig, str]:
+    """The preset for this model or the published settings, with `overrides`; and where they come from. ConfigError."""
+    if wrong := sorted(EDIT_FIELDS & set(overrides)):
+        raise ConfigError(f"{wrong[0]} is of an edit, not of the training of an editor; leave it out.")
+    preset = find_preset(lm, method="mend")
+    base = preset.config if preset else guess(lm)
+    assert isinstance(base, MendConfig)
+    config = base.replace(**overrides)
+    places_of(lm, config)
+    return config, f"preset {preset.name}, {preset.source}" if preset else "published settings, not measured here"
+
+
+def checked_work(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    corpus: Corpus | str | Path | None,
+    field: str,
+    valid: int,
+    skip_bad: bool,
+    cache: str | Path | None,
+    places: Mapping[str, str],
+    progress: ProgressSink,
+    overrides: Mapping[str, Any],
+) -> TrainWork:
+    config, source = train_settings(lm, overrides)
+    lm.digest(fresh=True)  # something else may have written to the weights since
+    if lm.applied:
+        raise ConfigError(f"Patches are on {lm.name}; take them off: an editor is trained for a model as it is.")
+    usable = _usable(lm, facts, skip_bad, places, progress)
+    if len(usable) <= valid:
+        raise ConfigError(f"{len(usable)} facts with valid={valid} leave none to train on; give more, or lower valid.")
+    kept, held = (examples_of(lm, part) for part in split(usable, valid, config.seed))
+    if corpus is not None and not isinstance(corpus, Corpus):
+        corpus = open_corpus(corpus, field=field, notify=progress.note)
+    tokens = _token_source(lm, corpus, [*kept, *held], config, cache, progress)
+    texts = [] if tokens is None else _texts(tokens, corpus is not None)
+    # Held-out facts get texts of their own where there are enough.
+    own = min(len(texts) // 5, len(held))
+    schedule = Schedule(kept, texts[own:], config.batch, config.seed, corpus is not None)
+    held_out = Schedule(held, texts[:own] or texts, config.batch, config.seed, corpus is not None)
+    locality = "neighbours" if tokens is None else tokens.name if corpus is not None else f"neighbours or {tokens.name}"
+    request = {
+        "weights": lm.digest(), "architecture": config_digest(lm), "tokenizer": tokenizer_digest(lm.tokenizer),
+        "facts": digest([asdict(fact) for fact in usable]), "valid": valid,
+        "texts": digest([list(ids) for ids in texts]), "locality": locality, **config.training(),
+    }  # fmt: skip
+    return TrainWork(config, source, schedule, held_out, request)
+
+
+def _usable(
+    lm: LanguageModel, facts: Sequence[Fact], skip_bad: bool, places: Mapping[str, str], progress: ProgressSink
+) -> list[Fact]:
+    """The facts that this model can read, without repeated ids; FactsError with every other, unless `skip_bad`."""
+    if not facts:
+        raise FactsError("There is no fact to train on.")
+    company, distinct = Accepted(), []
+    errors: list[Problem] = []
+    for number, fact in enumerate(facts, 1):
+        found = [p for p in company.judge(fact, where=places.get(fact.id, f"fact {number}")) if p.severity == "error"]
+        errors += found
+        distinct += [] if found else [fact]
+    problems = [replace(p, where=places.get(p.fact_id or "", "")) for p in check_measurable(lm, distinct)]
+    errors += problems
+    bad = {p.fact_id for p in problems}
+    kept = [fact for fact in distinct if fact.id not in bad]
+    if errors and (not skip_bad or not kept):
+        raise FactsError(
+            f"{len(facts) - len(kept)} of {len(facts)} facts cannot be learned from with {lm.name}; correct them"
+            f"{' or go on without them (--skip-bad)' if kept else ''}:\n{format_problems(errors)}",
+            errors,
+        )
+    if errors:
+        progress.note(f"{len(facts) - len(kept):,} of {len(facts):,} facts are skipped:\n{format_problems(errors)}")
+    return kept
+
+
+def _token_source(
+    lm: LanguageModel,
+    corpus: Corpus | None,
+    examples: Sequence[Example],
+    config: MendConfig,
+    cache: str | Path | None,
+    progress: ProgressSink,
+) -> TokenSource | None:
+    """Where unrelated texts come from; None where every fact has neighbours and no corpus was given."""
+    length = min(config.text_tokens, lm.max_tokens)
+    if corpus is not None:
+        return CorpusTokens(corpus, lm.tokenizer, length)
+    if all(example.neighbours for example in examples):
+        return None
+    kept = Cache(home() / "moments" if cache is None else Path(cache), progress.note)
+    progress.note("Not every fact has neighbours and no corpus was given: the model's own samples stand in.")
+    return sampled_tokens(lm, config.seed, length, kept)
+
+
+def _texts(source: TokenSource, from_corpus: bool) -> list[Ids]:
+    count = _CORPUS_TEXTS if from_corpus else _SAMPLED_TEXTS
+    rows = (tuple(ids) for ids in source.documents(0))
+    texts = list(islice((ids for ids in rows if len(ids) > 1), count))
+    if not texts:
+        raise ConfigError(f"{source.name} holds no text of two tokens or more; give another corpus.")
+    return texts
