@@ -27,13 +27,12 @@ GRIDS: dict[str, list[dict[str, list[Any]]]] = {
          "moment_tokens": [10_000]},
         {"layers": [(7, 8, 9)], "softness": [100.0], "clamp": [1.0], "passes": [2], "moment_tokens": [10_000]},
     ],
-    # Published: threshold 2e-2, ridge 10. Relative to its mean, SmolLM2's spectrum is flat: nothing is below 0.03
-    # means.
+    # Published: 2e-2, absolute, and ridge 10. SmolLM2's spectrum is flat: nothing is below 0.03 of its mean.
     "alphaedit": [
-        {"layers": [(7, 8, 9)], "threshold": [0.01, 0.02, 0.04], "ridge": [0.3, 3.0, 10.0], "clamp": [1.0],
-         "passes": [2], "moment_tokens": [10_000]},
-        {"layers": [(7, 8, 9)], "threshold": [0.02], "ridge": [3.0], "clamp": [1.0], "passes": [1],
-         "moment_tokens": [10_000]},
+        {"layers": [(7, 8, 9)], "threshold": [0.01, 0.02, 0.04], "threshold_unit": ["absolute"],
+         "ridge": [0.3, 3.0, 10.0], "clamp": [1.0], "passes": [2], "moment_tokens": [10_000]},
+        {"layers": [(7, 8, 9)], "threshold": [0.02], "threshold_unit": ["absolute"], "ridge": [3.0], "clamp": [1.0],
+         "passes": [1], "moment_tokens": [10_000]},
     ],
     "pmet": [
         {"layers": [(7, 8, 9), (5, 6, 7, 8, 9)], "prior_weight": [30.0, 300.0], "clamp": [2.0], "passes": [1, 2],
@@ -67,7 +66,7 @@ def combinations(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Find settings for the embedded model.")
     parser.add_argument("methods")
     parser.add_argument("--n", type=int, default=50)
     parser.add_argument("--singles", type=int, default=25)

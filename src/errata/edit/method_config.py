@@ -114,7 +114,7 @@ def _type_reasons(config: MethodConfig) -> list[str]:
             reasons.append(f"layers must be a tuple of layer numbers, found {value!r}")
         elif kind is int and type(value) is not int:
             reasons.append(f"{name} must be a whole number, found {value!r}")
-        elif kind is float and (type(value) not in (int, float) or not abs(value) <= sys.float_info.max):
+        elif kind is float and not (isinstance(value, (int, float)) and _is_finite(value)):
             reasons.append(f"{name} must be a finite number, found {value!r}")
         elif kind is bool and type(value) is not bool:
             reasons.append(f"{name} must be True or False, found {value!r}")
@@ -124,6 +124,10 @@ def _type_reasons(config: MethodConfig) -> list[str]:
             options = " or ".join(repr(option) for option in get_args(kind))
             reasons.append(f"{name} must be {options}, found {value!r}")
     return reasons
+
+
+def _is_finite(value: float) -> bool:
+    return not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _common_checks(config: MethodConfig) -> list[tuple[str, bool]]:
