@@ -126,7 +126,7 @@ def _type_reasons(config: MethodConfig) -> list[str]:
     return reasons
 
 
-def _is_finite(value: float) -> bool:
+def _is_finite(value: float | int) -> bool:
     return not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
