@@ -193,7 +193,7 @@ def bench_edit(lm: LanguageModel, facts: list[Fact], config: MemitConfig, sample
             slow.edit_(lm, few, config, prefixes, moments.layers, values)
 
     values = torch.cat([target_values(lm, b, config, prefixes).value for b in in_batches(few)])
-    rule = RidgeRule(moments.layers, config.prior_weight)
+    rule = RidgeRule(moments, config.prior_weight)
     ours = solve(lm, few, values, rule, config.layers, prefixes, passes=config.passes)
     with weights_restored(lm, [Place(i, "down") for i in config.layers]):
         theirs, _ = slow.edit_(lm, few, config, prefixes, moments.layers, values)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import torch
 
 from errata.facts import Fact
+from errata.stats import SecondMoments
 
 # Short after the subject: beyond a sliding window (10 tokens in tiny.py) the target's gradient is exactly zero, and
 # Adam would turn the rounding noise of the rest into full steps. Subjects in the middle, at the start and at the end.
@@ -42,6 +43,11 @@ def random_moments(lm, layers):
         keys = torch.randn(rows, lm.d_mlp, generator=torch.Generator().manual_seed(layer), dtype=torch.float64)
         moments[layer] = keys.T @ keys / rows
     return moments
+
+
+def as_second_moments(moments):
+    """Matrices by layer as the object that methods are given."""
+    return SecondMoments(dict(moments), 500, 500, 1, "random", "x", "y")
 
 
 class InterruptingSink:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from edit_helpers import FACTS, PREFIXES, REAL_FACTS, InterruptingSink, random_moments, relative
+from edit_helpers import FACTS, PREFIXES, REAL_FACTS, InterruptingSink, as_second_moments, random_moments, relative
 
 from errata.core.progress import SILENT
 from errata.core.updates import add_
@@ -22,7 +22,7 @@ CONFIG = MemitConfig(layers=(0, 1, LAYERS - 1), prior_weight=3.0)
 
 def solve(lm, facts, values, moments, config, prefixes, progress=SILENT):
     """The layer loop by MEMIT's rule."""
-    rule = RidgeRule(moments, config.prior_weight)
+    rule = RidgeRule(as_second_moments(moments), config.prior_weight)
     return solve_by(lm, facts, values, rule, config.layers, prefixes, passes=config.passes, progress=progress)
 
 

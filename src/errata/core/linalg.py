@@ -80,13 +80,7 @@ def ridge_adjoint(
     return Ridge(torch.cholesky_solve(K.T, system.factor).T.contiguous(), "primal", system.jitter)
 
 
-def equality_adjoint(
-    keys: Float[Tensor, "fact d_mlp"],
-    second_moment: Float[Tensor, "d_mlp d_mlp"],
-    *,
-    softness: float,
-    moment_cholesky: Cholesky | None = None,
-) -> Ridge:
+def equality_adjoint(keys: Float[Tensor, "fact d_mlp"], moment_cholesky: Cholesky, *, softness: float) -> Ridge:
     """The factor A with ΔW = AᵀR that maps every key onto its value exactly, moving the corpus's keys least.
 
     A = (KC⁻¹Kᵀ + αI)⁻¹KC⁻¹: EMMET (Gupta et al. 2024), the batched form of ROME's constrained problem, transposed
@@ -94,19 +88,19 @@ def equality_adjoint(
     MEMIT's solution for λ = αs. Raises SingularSystemError where α = 0 and keys depend on each other.
     """
     K = keys.double()
-    chol_c = moment_cholesky or cholesky(second_moment)
-    whitened = torch.cholesky_solve(K.T, chol_c.factor).T
+    whitened = torch.cholesky_solve(K.T, moment_cholesky.factor).T
     gram = K @ whitened.T
     inner = cholesky((gram + gram.T) / 2 + softness * torch.eye(len(K)).to(K))
-    return Ridge(torch.cholesky_solve(whitened, inner.factor), "equality", max(chol_c.jitter, inner.jitter))
+    return Ridge(torch.cholesky_solve(whitened, inner.factor), "equality", max(moment_cholesky.jitter, inner.jitter))
 
 
-def null_space(second_moment: Float[Tensor, "d_mlp d_mlp"], *, below: float) -> Float64[Tensor, "d_mlp free"]:
-    """U₀: the eigenvectors of a second moment whose eigenvalue is smaller than `below`, as columns.
+def null_space(
+    values: Float64[Tensor, " d_mlp"], vectors: Float64[Tensor, "d_mlp d_mlp"], *, below: float
+) -> Float64[Tensor, "d_mlp free"]:
+    """U₀: those of a second moment's eigenvectors (columns) whose eigenvalue is smaller than `below`.
 
     Directions in which the corpus's keys hardly reach: what is written there is hardly read (Fang et al. 2025).
     """
-    values, vectors = torch.linalg.eigh(second_moment.double())
     return vectors[:, values < below].contiguous()
 
 

@@ -4,12 +4,15 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from errata.core.linalg import Cholesky, cholesky
 from errata.core.moments import dense
 from errata.core.progress import SILENT, ProgressSink
 from errata.errors import ConfigError, StorageError
@@ -42,6 +45,21 @@ class SecondMoments:
     source: str
     digest: str
     model_digest: str
+    # Factors that were asked for: many edits one after another take them from here.
+    _factors: dict[tuple[str, int], Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def cholesky(self, layer: int) -> Cholesky:
+        """C's Cholesky factor, made once. Raises SingularSystemError."""
+        return self._made("cholesky", layer, cholesky)
+
+    def eigen(self, layer: int) -> tuple[Float64[Tensor, " d_mlp"], Float64[Tensor, "d_mlp d_mlp"]]:
+        """C's eigenvalues, ascending, and eigenvectors as columns, made once."""
+        return self._made("eigen", layer, lambda moment: tuple(torch.linalg.eigh(moment.double())))
+
+    def _made(self, name: str, layer: int, make: Callable[[Tensor], Any]) -> Any:
+        if (name, layer) not in self._factors:
+            self._factors[name, layer] = make(self[layer])
+        return self._factors[name, layer]
 
     def __getitem__(self, layer: int) -> Float64[Tensor, "d_mlp d_mlp"]:
         if layer not in self.layers:

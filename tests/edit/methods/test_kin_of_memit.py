@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from edit_helpers import FACTS, PREFIXES, REAL_FACTS, random_moments, relative
+from edit_helpers import FACTS, PREFIXES, REAL_FACTS, as_second_moments, random_moments, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from errata import edit_facts
-from errata.core.linalg import equality_adjoint, null_space, null_space_adjoint, ridge_adjoint
+from errata.core.linalg import cholesky, equality_adjoint, null_space, null_space_adjoint, ridge_adjoint
 from errata.core.updates import add_
 from errata.edit.layer_loop import solve
 from errata.edit.methods.alphaedit import AlphaEditConfig, NullSpaceRule
@@ -36,7 +36,15 @@ def _expect_reference(lm, config, rule, slow_rule, *, site="block", spread="even
     moments = moments or random_moments(lm, config.layers)
     values = _wanted(lm, config.layers[-1], site)
     found = solve(
-        lm, FACTS, values, rule(moments), config.layers, PREFIXES, passes=config.passes, spread=spread, reads=site
+        lm,
+        FACTS,
+        values,
+        rule(as_second_moments(moments)),
+        config.layers,
+        PREFIXES,
+        passes=config.passes,
+        spread=spread,
+        reads=site,
     )
     with weights_restored(lm, [Place(i, "down") for i in config.layers]):
         left = (lambda n: n) if spread == "even" else math.sqrt
@@ -105,7 +113,7 @@ SHAPES = {"seed": st.integers(0, 10_000), "facts": st.integers(1, 12), "size": s
 @given(**SHAPES, softness=st.floats(1e-3, 10), scale=st.floats(0.1, 100))
 def test_emmet_is_memit_with_lambda_alpha_s(seed, facts, size, softness, scale):
     keys, moment = _system(seed, facts, size)
-    emmet = equality_adjoint(keys, scale * moment, softness=softness).adjoint
+    emmet = equality_adjoint(keys, cholesky(scale * moment), softness=softness).adjoint
     memit = ridge_adjoint(keys, moment, prior_weight=softness * scale, form="primal").adjoint
     assert relative(emmet, memit) < 1e-6
 
@@ -116,7 +124,7 @@ def test_hard_constraints_map_every_key_onto_its_value(seed, facts, size):
     facts = min(facts, size - 1)
     keys, moment = _system(seed, facts, size)
     values = torch.randn(facts, 5, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
-    update = equality_adjoint(keys, moment, softness=0.0).adjoint.T @ values
+    update = equality_adjoint(keys, cholesky(moment), softness=0.0).adjoint.T @ values
     assert relative(keys @ update, values) < 1e-6
 
 
@@ -125,7 +133,7 @@ def test_hard_constraints_map_every_key_onto_its_value(seed, facts, size):
 def test_alphaedit_s_reduced_form_is_the_published_one_and_stays_in_the_null_space(seed, facts, size, ridge, past):
     keys, moment = _system(seed, facts, size)
     below = float(torch.linalg.eigvalsh(moment)[size // 2]) * 1.0001
-    basis = null_space(moment, below=below)
+    basis = null_space(*torch.linalg.eigh(moment), below=below)
     earlier = torch.randn(past, size, generator=torch.Generator().manual_seed(seed + 2), dtype=torch.float64)
     reduced = null_space_adjoint(keys, basis, ridge=ridge, past_keys=earlier).adjoint
     projector = basis @ basis.T
@@ -138,9 +146,10 @@ def test_alphaedit_s_reduced_form_is_the_published_one_and_stays_in_the_null_spa
 
 def test_keys_that_depend_on_each_other_cannot_all_be_met():
     keys, moment = _system(0, 3, 8)
+    made = cholesky(moment)
     with pytest.raises(SingularSystemError):
-        equality_adjoint(torch.cat([keys, torch.zeros(1, 8, dtype=torch.float64)]) * 1e-200, moment, softness=0.0)
-    twice = equality_adjoint(torch.cat([keys, keys[:1]]), moment, softness=1e-3)
+        equality_adjoint(torch.cat([keys, torch.zeros(1, 8, dtype=torch.float64)]) * 1e-200, made, softness=0.0)
+    twice = equality_adjoint(torch.cat([keys, keys[:1]]), made, softness=1e-3)
     assert torch.isfinite(twice.adjoint).all()
 
 
@@ -222,7 +231,7 @@ def _quick_moments(lm, layers):
 def test_an_update_is_what_the_patch_adds():
     lm, config = tiny_model("llama"), EMMET.replace(layers=(1,), softness=0.0)
     moments, values = random_moments(lm, (1,)), _wanted(lm, 1)
-    found = solve(lm, FACTS, values, EqualityRule(moments, config), (1,), [""])
+    found = solve(lm, FACTS, values, EqualityRule(as_second_moments(moments), config), (1,), [""])
     with weights_restored(lm, [Place(1, "down")]):
         add_(lm.down_weight(1), found.layers[0].update)
         states = torch.stack([reference.residual_state(lm, fact, 1) for fact in FACTS])

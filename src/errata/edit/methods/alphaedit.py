@@ -13,6 +13,7 @@ from errata.edit.method import Edit, EditTask, Method
 from errata.edit.methods.memit import guess_layers
 from errata.errors import ConfigError
 from errata.models import LanguageModel
+from errata.stats import SecondMoments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,20 +45,21 @@ class NullSpaceRule:
 
     def __init__(
         self,
-        moments: Mapping[int, Float64[Tensor, "d_mlp d_mlp"]],
+        moments: SecondMoments,
         config: AlphaEditConfig,
         past_keys: Mapping[int, Float[Tensor, "past d_mlp"]],
     ) -> None:
         self.config, self.past_keys = config, past_keys
-        self.bases = {layer: self._basis(moments[layer], layer) for layer in config.layers}
+        self.bases = {layer: self._basis(moments, layer) for layer in config.layers}
 
     def __call__(self, layer: int, keys: Float64[Tensor, "fact d_mlp"]) -> Ridge:
         basis = self.bases[layer].to(keys)
         return null_space_adjoint(keys, basis, ridge=self.config.ridge, past_keys=self.past_keys.get(layer))
 
-    def _basis(self, moment: Float64[Tensor, "d_mlp d_mlp"], layer: int) -> Float64[Tensor, "d_mlp free"]:
-        unit = float(moment.diagonal().mean()) if self.config.threshold_unit == "mean" else 1.0
-        basis = null_space(moment, below=self.config.threshold * unit)
+    def _basis(self, moments: SecondMoments, layer: int) -> Float64[Tensor, "d_mlp free"]:
+        values, vectors = moments.eigen(layer)
+        unit = float(values.mean()) if self.config.threshold_unit == "mean" else 1.0
+        basis = null_space(values, vectors, below=self.config.threshold * unit)
         if not basis.shape[1]:
             raise ConfigError(
                 f"threshold={self.config.threshold:g} ({self.config.threshold_unit}): no eigenvalue of layer {layer}'s "
@@ -69,7 +71,7 @@ class NullSpaceRule:
 def edit_alphaedit(task: EditTask) -> Edit:
     """As MEMIT, the solve of each layer held inside the null space of the corpus's keys."""
     config: AlphaEditConfig = task.config
-    rule = NullSpaceRule(task.second_moments().layers, config, task.past_keys if config.past_keys else {})
+    rule = NullSpaceRule(task.second_moments(), config, task.past_keys if config.past_keys else {})
     edit = edit_by_values(task, rule, strength=f"ridge={config.ridge:g}")
     sizes = {layer: basis.shape[1] for layer, basis in rule.bases.items()}
     told = ", ".join(f"{layer}: {size:,}" for layer, size in sizes.items())

@@ -1,17 +1,18 @@
 """EMMET (Gupta et al. 2024): MEMIT's batch with ROME's constraint, every key mapped onto its value."""
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from jaxtyping import Float64
 from torch import Tensor
 
-from errata.core.linalg import Cholesky, Ridge, cholesky, equality_adjoint
+from errata.core.linalg import Cholesky, Ridge, equality_adjoint
 from errata.edit.mass_editing import MassConfig, edit_by_values, moment_plan, values_of
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.methods.memit import guess_layers
 from errata.models import LanguageModel
+from errata.stats import SecondMoments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,23 +38,21 @@ class EmmetConfig(MassConfig):
 
 
 class EqualityRule:
-    """The equality-constrained solution of each layer; C's Cholesky is kept from one pass to the next."""
+    """The equality-constrained solution of each layer, with C' = sC by its Cholesky factor √s·L."""
 
-    def __init__(self, moments: Mapping[int, Float64[Tensor, "d_mlp d_mlp"]], config: EmmetConfig) -> None:
+    def __init__(self, moments: SecondMoments, config: EmmetConfig) -> None:
         self.moments, self.config = moments, config
-        self.factored: dict[int, Cholesky] = {}
 
     def __call__(self, layer: int, keys: Float64[Tensor, "fact d_mlp"]) -> Ridge:
-        scaled = self.config.moment_scale * self.moments[layer].to(keys.device)
-        if layer not in self.factored:
-            self.factored[layer] = cholesky(scaled)
-        return equality_adjoint(keys, scaled, softness=self.config.softness, moment_cholesky=self.factored[layer])
+        made = self.moments.cholesky(layer)
+        scaled = Cholesky(math.sqrt(self.config.moment_scale) * made.factor.to(keys.device), made.jitter)
+        return equality_adjoint(keys, scaled, softness=self.config.softness)
 
 
 def edit_emmet(task: EditTask) -> Edit:
     """As MEMIT, each layer solved under the constraint that the keys give their values."""
     config: EmmetConfig = task.config
-    rule = EqualityRule(task.second_moments().layers, config)
+    rule = EqualityRule(task.second_moments(), config)
     return edit_by_values(task, rule, strength=f"softness={config.softness:g}")
 
 

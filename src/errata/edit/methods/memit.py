@@ -11,6 +11,7 @@ from errata.core.linalg import Cholesky, Ridge, cholesky, ridge_adjoint
 from errata.edit.mass_editing import MassConfig, edit_by_values, moment_plan, values_of
 from errata.edit.method import Edit, EditTask, Method
 from errata.models import LanguageModel
+from errata.stats import SecondMoments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +35,11 @@ class MemitConfig(MassConfig):
 
 
 class RidgeRule:
-    """(λC + K_pᵀK_p + KᵀK)⁻¹Kᵀ of each layer; C's Cholesky is kept from one pass to the next."""
+    """(λC + K_pᵀK_p + KᵀK)⁻¹Kᵀ of each layer; C's Cholesky, which fewer facts than d_mlp take, is made once."""
 
     def __init__(
         self,
-        moments: Mapping[int, Float64[Tensor, "d_mlp d_mlp"]],
+        moments: SecondMoments,
         prior_weight: float,
         past_keys: Mapping[int, Float[Tensor, "past d_mlp"]] | None = None,
     ) -> None:
@@ -50,15 +51,20 @@ class RidgeRule:
         if layer in self.past_keys:
             past = self.past_keys[layer].to(keys)
             moment = moment + past.T @ past / self.prior_weight
-        if layer not in self.factored and keys.shape[0] < keys.shape[1]:  # the dual form, and later passes too
-            self.factored[layer] = cholesky(moment)
-        return ridge_adjoint(keys, moment, prior_weight=self.prior_weight, moment_cholesky=self.factored.get(layer))
+        made = self._cholesky(layer, moment) if keys.shape[0] < keys.shape[1] else None
+        return ridge_adjoint(keys, moment, prior_weight=self.prior_weight, moment_cholesky=made)
+
+    def _cholesky(self, layer: int, moment: Float64[Tensor, "d_mlp d_mlp"]) -> Cholesky:
+        if layer not in self.factored:
+            made = cholesky(moment) if layer in self.past_keys else self.moments.cholesky(layer)
+            self.factored[layer] = Cholesky(made.factor.to(moment.device), made.jitter)
+        return self.factored[layer]
 
 
 def edit_memit(task: EditTask) -> Edit:
     """Target values for all facts (kept in the cache), then the layer loop; with diagnoses as warnings."""
     config: MemitConfig = task.config
-    rule = RidgeRule(task.second_moments().layers, config.prior_weight, task.past_keys if config.past_keys else None)
+    rule = RidgeRule(task.second_moments(), config.prior_weight, task.past_keys if config.past_keys else None)
     return edit_by_values(task, rule, strength=f"prior_weight={config.prior_weight:g}")
 
 

@@ -21,7 +21,7 @@ class PmetConfig(MemitConfig):
 def edit_pmet(task: EditTask) -> Edit:
     """As MEMIT, with values of the last layer's MLP output instead of the residual stream."""
     config: PmetConfig = task.config
-    rule = RidgeRule(task.second_moments().layers, config.prior_weight, task.past_keys if config.past_keys else None)
+    rule = RidgeRule(task.second_moments(), config.prior_weight, task.past_keys if config.past_keys else None)
     return edit_by_values(
         task, rule, strength=f"prior_weight={config.prior_weight:g}", site="attention and mlp", spread="root"
     )

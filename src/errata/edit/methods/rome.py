@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from errata.core.linalg import cholesky
 from errata.core.updates import WeightUpdate
 from errata.edit.keys import KeyFrontier, bare_keys
 from errata.edit.mass_editing import value_metrics, value_summary, values_of, warn_of_last_layer, warn_of_stuck
@@ -65,9 +64,8 @@ def edit_rome(task: EditTask) -> Edit:
     values = values_of(task, "mlp")
     with task.stage("solve"):
         mean, bare = _keys(task, layer)
-        second_moment = task.second_moments()[layer].to(mean.device)
-        factored = cholesky(second_moment)
-        whitened = torch.cholesky_solve(mean.T, factored.factor).T
+        factored = task.second_moments().cholesky(layer)
+        whitened = torch.cholesky_solve(mean.T, factored.factor.to(mean.device)).T
         directions = whitened / whitened.norm(dim=1, keepdim=True)
         keys = mean if config.one_key else bare
         written = task.lm.down(layer)(keys.to(task.lm.dtype)).double()

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from errata.core.linalg import cholesky
 from errata.core.updates import WeightUpdate
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.method_config import MethodConfig
@@ -122,7 +121,7 @@ def _writing(
     if config.value == "contrastive":
         values = values - logits[chosen].softmax(1) @ head[: logits.shape[1]].float()
     if config.whitened:
-        keys = _whitened(keys, task.second_moments()[layer])
+        keys = _whitened(keys, task.second_moments().cholesky(layer).factor)
     return Writing(layer, [reading.prompts[i] for i in chosen.tolist()], targets, keys, values)
 
 
@@ -151,10 +150,10 @@ def _read(task: EditTask, layer: int) -> _Reading:
     )
 
 
-def _whitened(keys: Float[Tensor, "fact d_mlp"], second_moment: Tensor) -> Float[Tensor, "fact d_mlp"]:
-    """C⁻¹k · (k·k)/(kᵀC⁻¹k): the response of k itself stays what it was. In float64."""
+def _whitened(keys: Float[Tensor, "fact d_mlp"], factor: Float64[Tensor, "d_mlp d_mlp"]) -> Float[Tensor, "fact d_mlp"]:
+    """C⁻¹k · (k·k)/(kᵀC⁻¹k), from C's Cholesky factor: the response of k itself stays what it was. In float64."""
     k = keys.double()
-    solved = torch.cholesky_solve(k.T, cholesky(second_moment.to(k.device)).factor).T
+    solved = torch.cholesky_solve(k.T, factor.to(k.device)).T
     return (solved * ((k * k).sum(1) / (k * solved).sum(1))[:, None]).float()
 
 

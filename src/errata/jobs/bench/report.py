@@ -79,7 +79,8 @@ def _head(about: Mapping[str, Any], options: BenchOptions) -> str:
         f"# {options.dataset} on {about['model']['name']}\n\n"
         f"Records of {about['data']}{seeds}; facts are edited {order}, single edits each on the unedited model. "
         f"± is half of a 95 % interval over facts. Weights {about['model']['digest']}, facts {about['facts']}. "
-        "Success (ES, PS, NS) compares two answers; accuracy asks for the model's first choice."
+        "Success (ES, PS, NS) compares two answers; accuracy asks for the model's first choice. Drift of single edits is "
+        "their mean, on the first tokens of the held-out text only."
     )
 
 
