@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from edit_helpers import FACTS, REAL_FACTS, InterruptingSink, relative, without_type_checks
+from edit_helpers import FACTS, REAL_FACTS, InterruptingSink, relative
 
 from errata import edit_facts
 from errata.edit import checkpoint, training, training_config
@@ -20,6 +20,7 @@ from errata.models import Place, matrices, mlp_matrices, weight_of
 from errata.patches import Patch
 from reference import fine_tuning as reference
 from tiny import VARIANTS, fresh_model, tiny_model
+from type_checks import without_type_checks
 
 FORMS = {
     "ft": {},

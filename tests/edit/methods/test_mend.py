@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from edit_helpers import FACTS, relative, without_type_checks
+from edit_helpers import FACTS, relative
 
 from errata import edit_facts
 from errata.edit.mend import config as config_module
@@ -19,6 +19,7 @@ from errata.facts import Fact, Neighbour
 from errata.models import encode_targets
 from reference import mend as reference
 from tiny import LAYERS, VARIANTS, fresh_model, tiny_model
+from type_checks import without_type_checks
 
 RICH = [
     Fact(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from edit_helpers import FACTS, REAL_FACTS, relative, without_type_checks
+from edit_helpers import FACTS, REAL_FACTS, relative
 
 from errata import edit_facts
 from errata.edit.methods import single_step
@@ -15,6 +15,7 @@ from errata.models import Place, mlp_matrices
 from errata.patches import Patch
 from reference import fine_tuning as reference
 from tiny import VARIANTS, fresh_model, tiny_model
+from type_checks import without_type_checks
 
 OPTIMISERS = {"sgd": (SgdConfig, torch.optim.SGD), "adam": (AdamConfig, torch.optim.Adam)}
 
