@@ -25,9 +25,11 @@ FACTS = [
 SMALL = {"layers": (1, 2), "value_steps": 4, "prefixes": 1, "clamp": 20.0, "weight_decay": 0.0}
 METHOD_SETTINGS = {
     "memit": {**SMALL, "past_keys": True, "prior_weight": 5.0},
-    "alphaedit": {**SMALL, "threshold": 5.0, "threshold_unit": "mean", "ridge": 0.1},
+    "alphaedit": {**SMALL, "threshold": 0.9, "threshold_unit": "share", "ridge": 0.1},
     "rome": {**SMALL, "layers": (1,), "short_prefixes": 0},
     "shift": {"layers": (2,), "learning_rate": 0.05},
+    "ft": {"layers": (1,), "matrices": "down", "epochs": 2, "learning_rate": 1e-2},
+    "kn": {"layers": (1, 2), "prefixes": 1, "steps": 3, "max_neurons": 3},
 }
 
 
@@ -80,6 +82,31 @@ def test_equals_batch_after_batch_by_hand(lm, moments, method, size, tmp_path, m
         assert torch.allclose(update.matrix(), expected[place], rtol=1e-4, atol=1e-6)
     assert len(result.report["batches"]) == -(-len(FACTS) // size)
     assert result.patch.info["in_batches"] == result.report["in_batches"] == size
+
+
+def test_the_preset_is_the_one_for_a_batch(lm, moments, tmp_path, monkeypatch):
+    """Not the one for all facts together: they are not written together."""
+    asked = []
+    wanted = settings_for(lm, **METHOD_SETTINGS["memit"])
+    monkeypatch.setattr("errata.jobs.edit_job.settings_for", lambda _, n, **__: (asked.append(n), wanted)[1])
+    for size in (None, 1, 2, 99):
+        edit_facts(lm, FACTS, in_batches=size, moments=moments, cache=tmp_path, evaluate=False)
+    assert asked == [5, 1, 2, 5]
+
+
+def test_mend_in_batches(lm, tmp_path):
+    """Its editor belongs to the unedited weights, which later batches no longer find."""
+    from errata.edit.mend.config import MendConfig
+    from errata.edit.mend.editor_file import new_editor, save_editor
+
+    config = MendConfig(layers=(2,), matrices="down", rank=4, start_rate=1e-3)
+    save_editor(tmp_path / "editor.safetensors", new_editor(lm, config), lm, config, {})
+    options = {"method": "mend", "editor": str(tmp_path / "editor.safetensors"), "evaluate": False}
+    before = lm.digest()
+    result = edit_facts(lm, FACTS, in_batches=2, **options)
+    assert lm.digest() == before
+    assert len(result.report["batches"]) == 3
+    assert len(result.patch.info["config"]["editor_digest"]) == 64
 
 
 def test_one_batch_of_all_is_at_once(lm, moments, tmp_path):
@@ -144,7 +171,7 @@ def test_an_interruption_leaves_the_exact_bits(lm, moments, tmp_path, monkeypatc
             raise error
         return {}
 
-    monkeypatch.setattr("errata.jobs.edit_job._right_after", interrupt)
+    monkeypatch.setattr("errata.jobs.edit_job.right_after", interrupt)
     with pytest.raises(error):
         edit_facts(lm, FACTS, in_batches=2, moments=moments, cache=tmp_path, **METHOD_SETTINGS["memit"])
     assert during[0] != before

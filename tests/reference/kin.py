@@ -31,9 +31,8 @@ def emmet_rule(config):
 
 def alphaedit_rule(config, past=None):
     def rule(moment, keys, residuals):
-        unit = moment.diagonal().mean() if config.threshold_unit == "mean" else 1.0
         left, singular, _ = torch.linalg.svd(moment)
-        small = left[:, singular < config.threshold * unit]
+        small = left[:, singular < config.threshold]
         projector = small @ small.T
         gram = keys.T @ keys + (0 if past is None else past.T @ past)
         system = projector @ gram + config.ridge * torch.eye(len(moment), dtype=moment.dtype)

@@ -87,6 +87,8 @@ Settle = Callable[[LanguageModel, Any, frozenset[str]], tuple[Any, str | None]]
 class Method:
     """One editing method. `plan` says in a line what a run will do; `guess` gives settings where nobody measured any.
 
+    together: fields that mean nothing without each other: where the user gives some, the rest are the defaults again,
+    not what a preset or a guess says.
     certain: fields that make a guess no guess when the user gives them all.  Measured settings: presets.py.
     settle: what has to be judged of a configuration with the model at hand and before any work; it is told which fields
     the user gave, and gives the configuration that holds and, where that came from elsewhere, from where.
@@ -97,6 +99,7 @@ class Method:
     config_type: type[MethodConfig]
     guess: Callable[[LanguageModel], MethodConfig]
     certain: frozenset[str]
+    together: frozenset[str] = frozenset()
     plan: Callable[[Any], str]
     edit: Callable[[EditTask], Edit]
     settle: Settle = lambda _lm, config, _given: (config, None)

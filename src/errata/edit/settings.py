@@ -1,5 +1,7 @@
 """Which settings a run takes: a preset that somebody measured, or a guess that says so, and single fields on top."""
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -57,6 +59,14 @@ def find_preset(lm: LanguageModel, num_facts: int = 1, *, method: str = "memit")
     return max(rows, key=lambda row: row.least_facts, default=None)
 
 
+def _defaults(method: Method, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of fields whose companions the user gave."""
+    if not method.together & set(overrides):
+        return {}
+    fields = {field.name: field.default for field in dataclasses.fields(method.config_type)}
+    return {name: fields[name] for name in method.together - set(overrides)}
+
+
 def settings_for(lm: LanguageModel, num_facts: int = 1, *, method: str = "memit", **overrides: Any) -> Settings:
     """The method's preset for this model and so many facts at once, or a guess, with `overrides` of single fields.
 
@@ -65,7 +75,7 @@ def settings_for(lm: LanguageModel, num_facts: int = 1, *, method: str = "memit"
     found = find_method(method)
     preset = find_preset(lm, num_facts, method=method)
     base = preset.config if preset else found.guess(lm)
-    config = base.replace(**overrides)
+    config = base.replace(**_defaults(found, overrides), **overrides)
     config.check_layers(lm.num_layers, lm.name)
     config, source = found.settle(lm, config, frozenset(overrides))
     if source:

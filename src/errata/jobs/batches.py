@@ -11,6 +11,7 @@ from errata.core.progress import SILENT
 from errata.core.updates import WeightUpdate, added
 from errata.edit import Edit, EditTask, Method
 from errata.errors import NumericsError
+from errata.evaluate import measure
 from errata.facts import Fact
 from errata.models import LanguageModel, Place, weight_of, write_weight_
 
@@ -41,6 +42,12 @@ def edit_in_batches(task: EditTask, method: Method, size: int, after_batch: Afte
     finally:
         sums.restore_()
     return _together(sums, edits, told, len(task.facts))
+
+
+def right_after(lm: LanguageModel, batch: Sequence[Fact]) -> dict[str, Any]:
+    """The batch's own metrics while nothing else has been written on top of it."""
+    measured = measure(lm, batch)
+    return {**measured.summary.to_json(), "zsre": measured.zsre.to_json()}
 
 
 def checked_edit(method: Method, task: EditTask) -> Edit:

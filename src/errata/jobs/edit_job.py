@@ -22,7 +22,7 @@ from errata.edit import (
 from errata.errors import ConfigError, FactsError
 from errata.evaluate import Measurement, check_measurable, measure
 from errata.facts import Accepted, Fact, Problem, format_problems
-from errata.jobs.batches import checked_edit, edit_in_batches
+from errata.jobs.batches import checked_edit, edit_in_batches, right_after
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.stats_job import run_stats
 from errata.models import LanguageModel, encode
@@ -74,7 +74,7 @@ def edit_facts(
     if in_batches is not None and in_batches < 1:
         raise ConfigError(f"in_batches must be at least 1, found {in_batches}.")
     work = _checked_work(
-        lm, facts, find_method(method), overrides, moments,
+        lm, facts, find_method(method), overrides, moments, in_batches,
         evaluate=evaluate, skip_bad=skip_bad, places=places or {}, notify=progress.note,
     )  # fmt: skip
     facts, config = work.facts, work.settings.config
@@ -94,7 +94,7 @@ def edit_facts(
     if in_batches is None:
         edit = checked_edit(work.method, task)
     else:
-        edit = edit_in_batches(task, work.method, in_batches, lambda batch: _right_after(lm, batch) if evaluate else {})
+        edit = edit_in_batches(task, work.method, in_batches, lambda batch: right_after(lm, batch) if evaluate else {})
     patch = _patch(lm, work, edit, moments, in_batches)
     with clock("evaluation_after"), patch.applied(lm) if evaluate else nullcontext():
         after = measure(lm, facts, progress=progress) if evaluate else None
@@ -127,6 +127,7 @@ def _checked_work(
     method: Method,
     overrides: Mapping[str, Any],
     moments: SecondMoments | None,
+    in_batches: int | None,
     *,
     evaluate: bool,
     skip_bad: bool,
@@ -136,7 +137,8 @@ def _checked_work(
     given = tuple(facts)
     if not all(isinstance(fact, Fact) for fact in given):
         raise FactsError("facts must be errata.Fact objects; read_facts(path).facts gives those of a file.")
-    settings = settings_for(lm, len(given), method=method.name, **overrides)
+    at_once = min(in_batches or len(given), len(given))
+    settings = settings_for(lm, at_once, method=method.name, **overrides)
     lm.digest(fresh=True)  # something else may have written to the weights since
     if moments is not None:
         _expect_moments(lm, moments, settings.config)
@@ -211,12 +213,6 @@ def _order(in_batches: int | None) -> str:
     if in_batches is None:
         return " at once"
     return " one after another" if in_batches == 1 else f" in batches of {in_batches:,}"
-
-
-def _right_after(lm: LanguageModel, batch: Sequence[Fact]) -> dict[str, Any]:
-    """The batch's own metrics while nothing else has been written on top of it."""
-    measured = measure(lm, batch)
-    return {**measured.summary.to_json(), "zsre": measured.zsre.to_json()}
 
 
 def _patch(lm: LanguageModel, work: _Work, edit: Edit, moments: SecondMoments | None, in_batches: int | None) -> Patch:

@@ -15,6 +15,7 @@ from errata.edit.layer_loop import solve
 from errata.edit.methods.alphaedit import AlphaEditConfig, NullSpaceRule
 from errata.edit.methods.emmet import EmmetConfig, EqualityRule
 from errata.edit.methods.memit import MemitConfig, RidgeRule
+from errata.edit.settings import settings_for
 from errata.errors import ConfigError, SingularSystemError
 from errata.models import Place, weights_restored
 from errata.stats import SecondMoments
@@ -67,6 +68,28 @@ def test_emmet_equals_the_reference(variant, passes):
 def test_alphaedit_equals_its_published_form(variant):
     rule = lambda moments: NullSpaceRule(moments, ALPHA, {})  # noqa: E731
     _expect_reference(tiny_model(variant), ALPHA, rule, kin.alphaedit_rule(ALPHA))
+
+
+def test_a_share_of_the_directions():
+    lm, config = tiny_model("llama"), ALPHA.replace(threshold=0.5, threshold_unit="share")
+    moments = as_second_moments(random_moments(lm, config.layers))
+    rule = NullSpaceRule(moments, config, {})
+    for layer, basis in rule.bases.items():
+        assert basis.shape == (lm.d_mlp, lm.d_mlp // 2)
+        inside = torch.linalg.eigvalsh(basis.T @ moments[layer] @ basis)
+        assert torch.allclose(inside, torch.linalg.eigvalsh(moments[layer])[: lm.d_mlp // 2])
+
+
+def test_a_threshold_that_the_user_gives_is_in_the_published_unit():
+    lm = tiny_model("llama")
+    guessed = settings_for(lm, method="alphaedit").config
+    assert (guessed.threshold, guessed.threshold_unit) == (0.6, "share")
+    given = settings_for(lm, method="alphaedit", threshold=0.02).config
+    assert (given.threshold, given.threshold_unit) == (0.02, "absolute")
+    both = settings_for(lm, method="alphaedit", threshold=0.3, threshold_unit="share").config
+    assert (both.threshold, both.threshold_unit) == (0.3, "share")
+    other = settings_for(lm, method="alphaedit", ridge=1.0).config
+    assert (other.threshold, other.threshold_unit) == (0.6, "share")
 
 
 def test_alphaedit_protects_earlier_facts_as_published():
@@ -201,7 +224,7 @@ def test_a_threshold_below_every_eigenvalue_is_refused():
 @pytest.mark.parametrize("method", ["alphaedit", "emmet", "pmet"])
 def test_on_the_real_model(smollm2, method, tmp_path):
     lm, layers = smollm2, (9,) if method == "emmet" else (7, 8, 9)
-    extra = {"threshold": 0.1, "threshold_unit": "mean", "ridge": 1.0} if method == "alphaedit" else {}
+    extra = {"threshold": 0.6, "threshold_unit": "share", "ridge": 1.0} if method == "alphaedit" else {}
     extra |= {"prior_weight": 100.0} if method == "pmet" else {}
     moments = _quick_moments(lm, layers)
     result = edit_facts(

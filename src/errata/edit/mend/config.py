@@ -10,14 +10,15 @@ from errata.errors import ConfigError
 from errata.models import MLP_MATRICES, LanguageModel, Place, mlp_matrices
 
 # What an edit may choose; everything else is the training's and comes from the editor's file.
-EDIT_FIELDS = frozenset({"editor", "scale"})
+EDIT_FIELDS = frozenset({"editor", "editor_digest", "scale"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class MendConfig(MethodConfig):
     """Hyperparameters of MEND (Mitchell et al. 2021); the defaults are those of its public code.
 
-    For an edit: editor, the file that `errata train mend` wrote; scale, a factor on every update (1 as trained).
+    For an edit: editor, the file that `errata train mend` wrote (editor_digest, of its content, is filled in); scale, a
+    factor on every update (1 as trained).
     For training: layers and matrices (names as up,down, or "mlp": all that the model's MLP has; on SmolLM2 the gate
     made each step a third longer and the validation no better); rank of the editor's
     residual layers (capped by their width) and their number `depth`; start_rate, the editing rate of each matrix at the
@@ -31,6 +32,7 @@ class MendConfig(MethodConfig):
     title: ClassVar[str] = "MEND"
 
     editor: str = ""
+    editor_digest: str = ""
     scale: float = 1.0
     matrices: str = "up,down"
     rank: int = 1920

@@ -34,7 +34,9 @@ def save_editor(
     save_tensors(path, editor.tensors(), made)
 
 
-def load_editor(lm: LanguageModel, path: Path) -> tuple[MendEditor, MendConfig, dict[str, Any]]:
+def load_editor(
+    lm: LanguageModel, path: Path, *, on_its_weights: bool = True
+) -> tuple[MendEditor, MendConfig, dict[str, Any]]:
     """The editor at `path`, the configuration it was trained with, and what is known of its training.
 
     Raises ConfigError where the file is no editor or one for other weights, CorruptFileError where it is damaged.
@@ -42,7 +44,8 @@ def load_editor(lm: LanguageModel, path: Path) -> tuple[MendEditor, MendConfig, 
     tensors, made = load_tensors(path)
     if made.get("format") != FORMAT:
         raise ConfigError(f"{path} is not a MEND editor of this errata; `errata train mend` makes one.")
-    _expect_trained_on(lm, path, made)
+    if on_its_weights:
+        _expect_trained_on(lm, path, made)
     try:
         fields = made["config"]
         config = MendConfig(**{**fields, "layers": tuple(fields["layers"])})

@@ -1,20 +1,20 @@
 """MEND (Mitchell et al. 2021): a trained editor turns each fact's fine-tuning gradient into an edit, in one pass."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from errata.core.updates import WeightUpdate
-from errata.edit.mend.config import EDIT_FIELDS, MendConfig
+from errata.edit.mend.config import MendConfig
 from errata.edit.mend.editor import MendEditor
 from errata.edit.mend.editor_file import load_editor
 from errata.edit.mend.gradients import entering, gradients
 from errata.edit.method import Edit, EditTask, Method
 from errata.errors import ConfigError
 from errata.models import LanguageModel, Place, encode_targets, weight_of
+from errata.store.digest import file_digest
 
 _LAST = 3  # the published choice: the last three layers
 
@@ -56,7 +56,8 @@ def edit_mend(task: EditTask) -> Edit:
     """Every fact's own gradient through the editor; the updates of all facts, of all chunks, are summed."""
     config: MendConfig = task.config
     with task.stage("editor"):
-        editor, trained, about = load_editor(task.lm, config.path)
+        # Its weights were looked at before any work; in batches, they hold the batches before by now.
+        editor, trained, about = load_editor(task.lm, config.path, on_its_weights=False)
     sums = {place: FactorSum() for place in editor.places}
     nll: list[Tensor] = []
     with task.stage("gradients"):
@@ -125,9 +126,8 @@ def settle(lm: LanguageModel, config: MendConfig, given: frozenset[str]) -> tupl
             "MEND edits with a trained editor: --set editor=FILE. Train one: errata train mend --facts FILE --out FILE."
         )
     _, trained, _ = load_editor(lm, config.path)
-    chosen: dict[str, Any] = {name: getattr(config, name) for name in EDIT_FIELDS}
-    settled = trained.replace(**chosen)
-    fixed = sorted(given - EDIT_FIELDS)
+    settled = trained.replace(editor=config.editor, scale=config.scale, editor_digest=file_digest(config.path))
+    fixed = sorted(given - {"editor", "scale"})
     if differ := [name for name in fixed if getattr(settled, name) != getattr(config, name)]:
         was = ", ".join(f"{name}={getattr(settled, name)}" for name in differ)
         raise ConfigError(f"The editor {config.editor} was trained with {was}; leave that to it, or train another.")
