@@ -27,10 +27,11 @@ SETTINGS = [
 @pytest.fixture
 def arguments(work: Path, model: Path):
     (work / "counterfact.json").write_text(json.dumps(RECORDS))
+    (work / "text.txt").write_text("\n\n".join(f"Number {i} is in Rome, the capital of Italy." for i in range(20)))
 
     def make(*more: object, methods="memit,shift", out="bench", n="1,3", data="counterfact.json") -> list[str]:
         base = ["bench", "--methods", methods, "--n", n, "--out", out, "--model", model, "--data", data, "--singles", 2]
-        base += ["--corpus", "corpus.txt", "--text", "corpus.txt", "--text-tokens", 40, "--quiet"]
+        base += ["--corpus", "corpus.txt", "--text", "text.txt", "--text-tokens", 40, "--quiet"]
         return [str(part) for part in [*base, *(x for s in SETTINGS for x in ("--set", s)), *more]]
 
     return make

@@ -274,3 +274,12 @@ def test_the_key_depends_on_the_model_and_its_tokenizer():
 def test_metadata_that_changes_no_value_changes_no_key():
     fields = {"subject": FACTS[0].subject, "prompt": FACTS[0].prompt, "target_new": FACTS[0].target_new}
     assert _key(fact=Fact(**fields, id="x", relation="P1", target_true="Paris", paraphrases=("{} is in",))) == _key()
+
+
+def test_what_was_kept_says_what_it_took(tmp_path):
+    lm = tiny_model("llama")
+    first, second = (collect_values(lm, FACTS, CONFIG, PREFIXES, cache=tmp_path) for _ in range(2))
+    assert first.kept_seconds == 0
+    assert second.kept_seconds > 0
+    part = collect_values(lm, FACTS[:1], CONFIG, PREFIXES, cache=tmp_path)
+    assert part.kept_seconds == pytest.approx(second.kept_seconds / len(FACTS))

@@ -1,5 +1,6 @@
 """Target values for any number of facts: in batches, each finished one kept, so that a run resumes where it stopped."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -42,29 +43,37 @@ def collect_values(
     """
     store = Cache(cache if cache is not None else home() / "values", notify)
     keys = value_keys(lm, facts, config, prefixes, site)
-    values = _known(store, keys, plan_batches(lm, facts, range(len(facts)), batch_size))
+    values, spent = _known(store, keys, plan_batches(lm, facts, range(len(facts)), batch_size))
     missing = [i for i in range(len(facts)) if i not in values]
+    kept_seconds = sum(spent.values(), 0.0)
     each = evaluations(config)
     with progress.stage("target values", each * len(facts), "evaluations", done=each * len(values)) as advance:
         for batch in plan_batches(lm, facts, missing, batch_size):
+            began = time.monotonic()
             found = target_values(lm, [facts[i] for i in batch], config, prefixes, site=site, advance=advance)
-            company = _company(keys, batch)
+            company, each_took = _company(keys, batch), (time.monotonic() - began) / len(batch)
             for at, i in enumerate(batch):
                 values[i] = {name: tensor[at].cpu().clone() for name, tensor in found.tensors().items()}
-                store.save(keys[i], values[i], {"fact": facts[i].id, "company": company})
+                store.save(keys[i], values[i], {"fact": facts[i].id, "company": company, "seconds": each_took})
     rows = [values[i] for i in range(len(facts))]
-    return TargetValues(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
+    stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    return TargetValues(**stacked, kept_seconds=kept_seconds)
 
 
-def _known(store: Cache, keys: Sequence[str], batches: Sequence[Sequence[int]]) -> dict[int, dict[str, Tensor]]:
-    """The kept values by fact number, but for those of a batch that an interruption left half kept."""
+def _known(
+    store: Cache, keys: Sequence[str], batches: Sequence[Sequence[int]]
+) -> tuple[dict[int, dict[str, Tensor]], dict[int, float]]:
+    """The kept values by fact number, but for those of a batch that an interruption left half kept; and their times."""
     known: dict[int, dict[str, Tensor]] = {}
+    seconds: dict[int, float] = {}
     for batch in batches:
         company = _company(keys, batch)
         entries = {i: entry for i in batch if (entry := store.load(keys[i])) is not None}
         is_whole = len(entries) == len(batch)
-        known |= {i: e[0] for i, e in entries.items() if is_whole or e[1].get("company") != company}
-    return known
+        usable = {i: e for i, e in entries.items() if is_whole or e[1].get("company") != company}
+        known |= {i: e[0] for i, e in usable.items()}
+        seconds |= {i: float(e[1].get("seconds", 0.0)) for i, e in usable.items()}
+    return known, seconds
 
 
 def _company(keys: Sequence[str], batch: Sequence[int]) -> str:

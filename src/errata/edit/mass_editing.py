@@ -64,6 +64,7 @@ def edit_by_values(
         warnings=(*warn_of_last_layer(task.lm, config.layers), *diagnose(values, solution, strength)),
         not_converged=tuple(_missed(task.facts, values, solution)),
         values=values.value.cpu(),
+        kept_seconds=values.kept_seconds,
         keys={layer.layer: layer.keys for layer in solution.layers},
     )
 

@@ -48,6 +48,7 @@ class Edit:
     """What a method gives; the model is as it was.
 
     metrics and not_converged are plain JSON for the report; summary is what a reader is told in a few lines.
+    kept_seconds: what earlier runs spent on parts that were found in the cache.
     """
 
     updates: Mapping[Place, WeightUpdate]
@@ -57,6 +58,7 @@ class Edit:
     not_converged: tuple[Mapping[str, Any], ...] = ()
     values: Float[Tensor, "fact d_model"] | None = None
     keys: Mapping[int, Float[Tensor, "fact d_mlp"]] = field(default_factory=dict)
+    kept_seconds: float = 0.0
 
     def with_metrics(self, metrics: Mapping[str, Any], line: str) -> "Edit":
         """The same edit with more to tell."""

@@ -8,7 +8,7 @@ full forwards (tests/reference/memit.py).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -52,9 +52,11 @@ class TargetValues:
     loss: Float[Tensor, " fact"]
     updates: Int[Tensor, " fact"]
     converged: Int[Tensor, " fact"]
+    # What an earlier run spent on those that were found in the cache.
+    kept_seconds: float = field(default=0.0, compare=False)
 
     def tensors(self) -> dict[str, Tensor]:
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
 
 def target_values(

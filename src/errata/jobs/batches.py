@@ -100,6 +100,7 @@ def _together(sums: _Sums, edits: Sequence[Edit], told: list[dict[str, Any]], fa
         not_converged=tuple(one for edit in edits for one in edit.not_converged),
         values=torch.cat(values) if len(values) == len(edits) else None,
         keys=sums.past_keys(),
+        kept_seconds=sum((edit.kept_seconds for edit in edits), 0.0),
     )
 
 

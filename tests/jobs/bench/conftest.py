@@ -43,6 +43,14 @@ def data(tmp_path):
 
 
 @pytest.fixture
+def text(tmp_path):
+    """Held-out text: another one than the second moments'."""
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n".join(f"The capital of Italy is Rome, and number {i} is in China." for i in range(20)))
+    return path
+
+
+@pytest.fixture
 def corpus(tmp_path):
     path = tmp_path / "corpus.txt"
     path.write_text("\n\n".join(f"Tower {i} is in Paris, which is the capital of France." for i in range(40)))

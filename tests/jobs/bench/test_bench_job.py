@@ -32,11 +32,26 @@ OPTIONS = BenchOptions(methods=("memit", "rome", "shift"), counts=(1, 4), single
 
 
 @pytest.fixture
-def bench(data, corpus, tmp_path):
+def bench(data, corpus, text, tmp_path):
     def run(out="out", options=OPTIONS, **more):
-        return run_bench(tiny_model("llama"), data, tmp_path / out, options=options, corpus=corpus, text=corpus, **more)
+        sources = {"corpus": corpus, "text": text, **more}
+        return run_bench(tiny_model("llama"), data, tmp_path / out, options=options, **sources)
 
     return run
+
+
+def of(method, **changes):
+    """The options with one method alone."""
+    return replace(OPTIONS, methods=(method,), settings={method: SETTINGS[method]}, **changes)
+
+
+def counted(method, monkeypatch):
+    """The tasks that a method is given from now on."""
+    calls, edit = [], METHODS[method].edit
+    monkeypatch.setitem(
+        METHODS, method, replace(METHODS[method], edit=lambda task: (calls.append(task), edit(task))[1])
+    )
+    return calls
 
 
 def by_name(result):
@@ -79,7 +94,7 @@ def test_what_is_written(bench, tmp_path):
     for part in ("## 3 single edits", "## 4 edits", "Published figures", "GPT-J 6B", "## Settings", "KL drift"):
         assert part in text
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    for name in ("tables/cells.csv", "tables/relations.csv", "tables/prompts.parquet", "figures/scaling_score.pdf",
+    for name in ("tables/cells.csv", "tables/relations.csv", "figures/scaling_score.pdf",
                  "figures/scaling_ns.png", "figures/relations_es.png", "bench.json"):  # fmt: skip
         assert name in names
     cells = list(csv.DictReader((out / "tables" / "cells.csv").open()))
@@ -87,8 +102,9 @@ def test_what_is_written(bench, tmp_path):
         ("unedited", "3 single edits"),
         ("memit", "3 single edits"),
     ]
-    prompts = pq.read_table(out / "tables" / "prompts.parquet").to_pylist()
+    prompts = pq.read_table(out / "prompts").to_pylist()
     assert len(prompts) == 4 * (3 + 4) * 3  # methods × facts × (prompt, paraphrase, neighbour)
+    assert len(list((out / "prompts").iterdir())) == 4 * 2
     assert {"before_nll_new", "after_nll_new", "after_first", "kind", "relation"} <= set(prompts[0])
     assert {row["relation"] for row in prompts} == {"{} is in", "{} speaks"}
     about = json.loads((out / "bench.json").read_text())
@@ -104,8 +120,8 @@ def test_a_finished_benchmark_is_not_run_again(bench, monkeypatch):
 
 
 @pytest.mark.parametrize("at", [1, 3, 6])
-def test_a_killed_benchmark_goes_on_and_ends_with_the_same_figures(bench, monkeypatch, at):
-    whole = by_name(bench("whole"))
+def test_a_killed_benchmark_goes_on_and_ends_with_the_same_figures(bench, monkeypatch, tmp_path, at):
+    whole = by_name(bench("whole", cache=tmp_path / "cache"))  # the killed one finds nothing of it
     calls = []
 
     def interrupted(task, edit):
@@ -168,6 +184,9 @@ def test_a_method_that_diverges_is_marked_and_the_rest_go_on(bench, monkeypatch)
     assert found["memit", "4 edits"].outcomes == []
     assert found["memit", "3 single edits"].mark.startswith("1 of 3 single edits left out")
     assert len(found["memit", "3 single edits"].outcomes) == 2
+    assert found["shift", "3 single edits"].mark.startswith(
+        "3 of 3 single edits counted all the same; the first exploded"
+    )
     assert "down of layer 1" in found["rome", "4 edits"].mark
     assert "exploded" in found["shift", "4 edits"].mark
     assert len(found["shift", "4 edits"].outcomes) == 4
@@ -178,7 +197,7 @@ def test_a_method_that_diverges_is_marked_and_the_rest_go_on(bench, monkeypatch)
 def test_texts_for_entropy_and_reference_score(bench):
     from errata.evaluate.references import References
 
-    options = replace(OPTIONS, methods=("shift",), counts=(1, 2), text_tokens=0)
+    options = of("shift", counts=(1, 2), text_tokens=0)
     plain = by_name(bench("plain", options=options))
     assert plain["shift", "2 edits"].extras == {}
     texts = {("{} is in", "China"): ("The Great Wall is in China.",), ("{} speaks", "French"): ("I am",)}
@@ -192,8 +211,58 @@ def test_texts_for_entropy_and_reference_score(bench):
     assert entropy["shift", "2 edits"].extras["ge"] == found["shift", "2 edits"].extras["ge"]
 
 
+def test_one_fact_without_target_value_costs_no_other_single_edit(bench, monkeypatch):
+    def prepare(_task):
+        raise NumericsError("one fact's value is not finite")
+
+    monkeypatch.setitem(METHODS, "memit", replace(METHODS["memit"], prepare=prepare))
+    found = by_name(bench(options=of("memit", counts=(1,))))
+    assert found["memit", "3 single edits"].mark == ""
+    assert len(found["memit", "3 single edits"].outcomes) == 3
+
+
+def test_more_single_edits_take_those_that_are_done(bench, monkeypatch):
+    few = by_name(bench(options=of("memit", counts=(1,), singles=2)))
+    calls = []
+    counted = replace(
+        METHODS["memit"], edit=lambda task, edit=METHODS["memit"].edit: (calls.append(task), edit(task))[1]
+    )
+    monkeypatch.setitem(METHODS, "memit", counted)
+    more = by_name(bench(options=of("memit", counts=(1,), singles=4, in_batches=2)))
+    assert len(calls) == 2
+    assert more["memit", "4 single edits"].outcomes[:2] == few["memit", "2 single edits"].outcomes
+
+
+def test_times_count_what_an_earlier_cell_made(bench, monkeypatch):
+    known = METHODS["memit"]
+    slow = replace(known, edit=lambda task: replace(known.edit(task), kept_seconds=1000.0))
+    monkeypatch.setitem(METHODS, "memit", slow)
+    found = by_name(bench(options=of("memit", counts=(1, 4))))
+    assert 1000 < found["memit", "4 edits"].seconds["edit"] < 1100
+    assert 3000 < found["memit", "3 single edits"].seconds["edit"] < 3100
+
+
+def test_other_settings_of_the_model_are_another_benchmark(bench, monkeypatch):
+    bench(options=of("shift", counts=(2,)))
+    calls = []
+    counted = replace(
+        METHODS["shift"], edit=lambda task, edit=METHODS["shift"].edit: (calls.append(task), edit(task))[1]
+    )
+    monkeypatch.setitem(METHODS, "shift", counted)
+    bench(options=of("shift", counts=(2,)))
+    assert not calls
+    monkeypatch.setattr(tiny_model("llama").hf.config, "rms_norm_eps", 1e-3)
+    bench(options=of("shift", counts=(2,)))
+    assert len(calls) == 1
+
+
+def test_text_that_the_second_moments_are_taken_of_is_not_held_out(bench, corpus):
+    with pytest.raises(ConfigError, match="leave that very text alone"):
+        bench(text=corpus)
+
+
 def test_mixed_relations_against_their_separate_runs(bench, data):
-    options = replace(OPTIONS, methods=("memit",), counts=(2, 4), mixed=("{} is in", "{} speaks"))
+    options = of("memit", counts=(2, 4), mixed=("{} is in", "{} speaks"))
     result = bench(options=options)
     found = by_name(result)
     facts = read_facts(data).facts
@@ -202,18 +271,23 @@ def test_mixed_relations_against_their_separate_runs(bench, data):
     assert [outcome["id"] for outcome in both.outcomes] == [f.id for f in (*halves[0], *halves[1])]
     assert [o["id"] for o in found["memit", "4: second"].outcomes] == [f.id for f in halves[1]]
     assert both.outcomes != [*found["memit", "4: first"].outcomes, *found["memit", "4: second"].outcomes]
+    counts = {cell.label: cell.count for cell, _ in result.cells if cell.study == "mixed"}
+    assert counts["4: first"] == counts["4: both"] == 4  # the settings of four facts for all three
     assert "## Mixed relations" in result.summary
     with pytest.raises(FactsError, match=r"0 records have that relation, 2 are needed. Try '\{\}"):
         bench("other", options=replace(options, mixed=("{} is in", "{} sings")))
 
 
-def test_batches_and_one_after_another(bench):
-    at_once = by_name(bench(options=replace(OPTIONS, counts=(4,), methods=("memit",))))
-    sequence = by_name(bench("b", options=replace(OPTIONS, counts=(4,), methods=("memit",), in_batches=1)))
+def test_batches_and_one_after_another(bench, tmp_path):
+    at_once = by_name(bench(options=of("memit", counts=(4,))))
+    sequence = by_name(bench("b", options=of("memit", counts=(4,), in_batches=1)))
     result = sequence["memit", "4 edits"]
     assert result.outcomes != at_once["memit", "4 edits"].outcomes
     assert [batch["facts"] for batch in result.told["batches"]] == [1] * 4
     assert "es" in result.told["batches"][0]["immediately"]
+    rows = list(csv.DictReader((tmp_path / "b" / "tables" / "batches.csv").open()))
+    assert [row["count"] for row in rows] == ["1"] * 4
+    assert "Right after each batch" in (tmp_path / "b" / "summary.md").read_text()
 
 
 def test_the_study_says_when_there_is_too_little(bench):
@@ -229,6 +303,9 @@ def test_the_study_says_when_there_is_too_little(bench):
         ({"methods": ("memit", "memit")}, "twice"), ({"counts": (1, 1)}, "twice"), ({"counts": (0,)}, "--n"),
         ({"dataset": "wiki"}, "Unknown data set"), ({"first": -1}, "first"), ({"singles": 0}, "singles"),
         ({"in_batches": 0}, "in_batches"), ({"text_tokens": -1}, "text_tokens"),
+        ({"counts": (1,), "generate": True}, "--generate"), ({"counts": (1,), "mixed": ("a", "b")}, "--mixed"),
+        ({"settings": {"ft": {}}}, "ft is not among the methods"),
+        ({"settings": {"memit": {"prior_weight": -1.0}}}, "prior_weight must be positive"),
     ],
 )  # fmt: skip
 def test_bad_options(changes, said):
@@ -250,6 +327,8 @@ def test_options_as_text():
         parse_settings(["prior_weight=3"])
     with pytest.raises(ConfigError, match="prior_weight"):
         parse_settings(["memit.prior_wieght=3"])
+    with pytest.raises(ConfigError, match="set twice"):
+        parse_settings(["memit.prior_weight=3", "memit.prior_weight=4"])
 
 
 def test_too_few_records_and_folders_that_are_not_ours(bench, tmp_path):

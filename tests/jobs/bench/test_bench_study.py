@@ -34,7 +34,10 @@ def test_features_equal_the_slow_way(variant):
     rows = torch.randn(2 * lm.d_mlp, lm.d_mlp, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     moment = rows.T @ rows / len(rows)
     before = {score.id: score for score in measure(lm, facts).facts}
-    found = features(lm, facts, before, layer, moment)
+    found = features(lm, facts, before, layer, moment, together=True)
+    apart = features(lm, facts, before, layer, moment, together=False)
+    assert torch.equal(apart[:, 1:-1].nan_to_num(), found[:, 1:-1].nan_to_num())
+    assert apart[:, -1].isnan().all()
     keys = torch.stack([reference.context_keys(lm, fact, layer, [""])[0] for fact in facts]).double()
     inverse = torch.linalg.inv(moment)
     for i, fact in enumerate(facts):
@@ -114,6 +117,9 @@ def test_missing_and_constant_features():
     assert found.auc is not None
     assert found.auc > 0.8
     assert found.single["noise"] == 0.5
+    rows[:, 1] = np.nan
+    alone = predict(NAMES, rows, labels, failure="prompt", seed=0)
+    assert list(alone.single) == ["signal"]
 
 
 def test_too_few_failures_give_no_statement():

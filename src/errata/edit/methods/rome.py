@@ -94,6 +94,7 @@ def edit_rome(task: EditTask) -> Edit:
         ),
         not_converged=tuple(_missed(task.facts, values)),
         values=values.value.cpu(),
+        kept_seconds=values.kept_seconds,
         keys={layer: mean.float().cpu()},
     )
 

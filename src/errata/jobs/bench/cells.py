@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +13,7 @@ from errata.errors import ConfigError, NumericsError
 from errata.evaluate import FactScore, measure
 from errata.evaluate.metrics import Metric, metric
 from errata.facts import Fact
-from errata.jobs.batches import checked_edit, edit_in_batches
+from errata.jobs.batches import checked_edit, edit_in_batches, right_after
 from errata.jobs.bench.options import BenchOptions
 from errata.jobs.bench.outcomes import Outcome, outcome_of
 from errata.jobs.memory import peak_memory_mib
@@ -36,10 +36,17 @@ class Cell:
     method: str
     facts: tuple[Fact, ...]
     singly: bool = False
+    # The number of edits whose settings are used, where it is not that of the facts (halves of a mixed study).
+    count: int | None = None
 
     @property
     def name(self) -> str:
         return f"{self.method}, {self.label}"
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What its rows in a table begin with."""
+        return {"study": self.study, "method": self.method, "facts": self.label}
 
 
 @dataclass
@@ -53,7 +60,7 @@ class CellResult:
     seconds: dict[str, float] = field(default_factory=dict)
     relative_norm: float = 0.0
     mark: str = ""
-    failed: list[dict[str, str]] = field(default_factory=list)
+    failed: list[dict[str, Any]] = field(default_factory=list)
     extras: dict[str, list[Any]] = field(default_factory=dict)
     told: dict[str, Any] = field(default_factory=dict)
 
@@ -93,8 +100,9 @@ class Bench:
 
     def settings(self, cell: Cell) -> Settings:
         """The preset for so many facts at a time, or a guess, with the benchmark's own fields."""
-        at_once = 1 if cell.singly else self.options.in_batches or len(cell.facts)
-        return settings_for(self.lm, at_once, method=cell.method, **self.options.settings.get(cell.method, {}))
+        together = cell.count or len(cell.facts)
+        at_once = 1 if cell.singly else min(self.options.in_batches or together, together)
+        return settings_for(self.lm, at_once, method=cell.method, **self.options.fields(cell.method))
 
     def prefixes(self, method: Method, config: Any) -> tuple[str, ...]:
         """The context prefixes of a configuration, sampled once."""
@@ -138,16 +146,15 @@ class Bench:
         if self.options.in_batches is None:
             edit = checked_edit(method, task)
         else:
-            right_after = lambda batch: measure(self.lm, batch).summary.to_json()  # noqa: E731
-            edit = edit_in_batches(task, method, self.options.in_batches, right_after)
+            after = _Timed(lambda batch: right_after(self.lm, batch))
+            edit = edit_in_batches(task, method, self.options.in_batches, after)
+            began += after.seconds
         return self._measured(edit, task.facts, time.monotonic() - began, singly=False)
 
     def _singly(self, method: Method, task: EditTask, keep: Keep) -> CellResult:
-        began = time.monotonic()
-        prepared = _guarded(lambda: CellResult(told={"prepared": method.prepare(task) is not None}))
-        if prepared.mark:
-            return prepared
-        total, extras = CellResult(seconds={"edit": time.monotonic() - began}), {}
+        with suppress(NumericsError):  # of one fact: its own edit will say so
+            method.prepare(task)
+        total, extras = CellResult(), {}
         quiet = replace(task, progress=SILENT)
         with self.progress.stage("single edits", len(task.facts), "facts") as advance:
             for fact in task.facts:
@@ -155,9 +162,7 @@ class Bench:
                 _add(total, extras, fact, one)
                 advance(1)
         total.extras = _plain({name: metric(values, scale=1.0) for name, values in extras.items()})
-        if total.failed:
-            reason = total.failed[0]["reason"]
-            total.mark = f"{len(total.failed)} of {len(task.facts)} single edits left out; the first {reason}"
+        total.mark = _marks(total, len(task.facts))
         return total
 
     def _single(self, method: Method, task: EditTask, fact: Fact) -> CellResult:
@@ -173,7 +178,7 @@ class Bench:
         norm = _relative_norm(self.lm, edit)
         return CellResult(
             outcomes=[outcome_of(self.lm, f, self.before[f.id], s) for f, s in zip(facts, scores, strict=True)],
-            seconds={"edit": seconds, "evaluation": time.monotonic() - began},
+            seconds={"edit": seconds + edit.kept_seconds, "evaluation": time.monotonic() - began},
             relative_norm=norm,
             mark=f"exploded: ‖ΔW‖/‖W‖ = {norm:.3g}" if norm > _EXPLODED else "",
             extras=extras,
@@ -198,8 +203,31 @@ def _add(total: CellResult, extras: dict[str, list[float]], fact: Fact, one: Cel
         total.seconds[name] = total.seconds.get(name, 0.0) + seconds
     for name, (value, *_) in one.extras.items():
         extras.setdefault(name, []).append(value)
-    if one.mark and not one.outcomes:
-        total.failed.append({"id": fact.id, "reason": one.mark})
+    if one.mark:
+        total.failed.append({"id": fact.id, "reason": one.mark, "left_out": not one.outcomes})
+
+
+def _marks(total: CellResult, count: int) -> str:
+    """What is to be known of single edits that failed or exploded."""
+    parts = []
+    for left_out, what in ((True, "left out"), (False, "counted all the same")):
+        found = [one["reason"] for one in total.failed if one["left_out"] == left_out]
+        if found:
+            parts.append(f"{len(found)} of {count} single edits {what}; the first {found[0]}")
+    return "; ".join(parts)
+
+
+class _Timed:
+    """A function and the seconds spent in it."""
+
+    def __init__(self, work: Callable[[Sequence[Fact]], dict[str, Any]]) -> None:
+        self.work, self.seconds = work, 0.0
+
+    def __call__(self, facts: Sequence[Fact]) -> dict[str, Any]:
+        began = time.monotonic()
+        found = self.work(facts)
+        self.seconds += time.monotonic() - began
+        return found
 
 
 def _relative_norm(lm: LanguageModel, edit: Edit) -> float:

@@ -31,11 +31,14 @@ def features(
     before: Mapping[str, FactScore],
     layer: int,
     second_moment: Float64[Tensor, "d_mlp d_mlp"],
+    *,
+    together: bool,
     progress: ProgressSink = SILENT,
 ) -> Float64[Tensor, "fact feature"]:
     """The features of `FEATURES`, in its order, on the unedited model; NaN where a fact lacks what one needs.
 
     `before`: the unedited model's scores by fact id.  `layer`: whose MLP is edited, `second_moment` being its keys'.
+    `together`: whether the facts are edited together; else there is no other key to be similar to.
     """
     keys = bare_keys(lm, facts, layer).double().cpu()
     whitened = torch.cholesky_solve(keys.T, cholesky(second_moment.cpu()).factor).T
@@ -43,7 +46,8 @@ def features(
     norms = gram.diagonal().clamp_min(1e-30)
     cosines = gram / (norms[:, None] * norms[None]).sqrt()
     cosines.fill_diagonal_(-1)
-    similar = cosines.amax(1) if len(facts) > 1 else torch.full((1,), float("nan"), dtype=torch.float64)
+    alone = torch.full((len(facts),), float("nan"), dtype=torch.float64)
+    similar = cosines.amax(1) if together and len(facts) > 1 else alone
     ranks, vjps = _ranks_and_vjps(lm, facts, layer, progress)
     subjects = [len(encoding.ids) for encoding in encode(lm.tokenizer, [fact.subject for fact in facts])]
     scores = [before[fact.id] for fact in facts]

@@ -11,6 +11,7 @@ import numpy as np
 
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit import Settings, find_method, settings_for
+from errata.errors import ConfigError
 from errata.evaluate.drift import Drift
 from errata.evaluate.generation import GenerationConfig, generate
 from errata.evaluate.metrics import Metric, Tally
@@ -24,8 +25,9 @@ from errata.jobs.bench.report import write_report
 from errata.jobs.bench.store import Folder, check_folder, facts_digest, is_edit
 from errata.jobs.bench.study import FAILURES, failed, predict, rows_of
 from errata.jobs.eval_job import add_texts
+from errata.jobs.eval_states import model_digest
 from errata.jobs.held_out import HeldOut, held_out
-from errata.models import LanguageModel, tokenizer_digest
+from errata.models import LanguageModel
 from errata.stats import Corpus, open_corpus
 from errata.store import digest
 
@@ -75,14 +77,20 @@ def run_bench(
         held = held_out(lm, corpus=text, field=field, tokens=options.text_tokens, seed=options.seed)
     generation = GenerationConfig(seed=options.seed) if options.generate else None
     extras = _Extras(lm, held, generation, references)
+    texts = None if references is None else references.digest
     bench = Bench(lm, options, opened, cache, progress, extras)
     records = _checked(bench, records)
     cells = _cells(options, records)
-    folder = Folder(out, _shared(lm, options, held, opened, references))
+    if opened is not None and held is not None and opened.digest in held.recipe:
+        raise ConfigError(
+            f"{opened.name} is given for the second moments and as held-out text: methods that use the moments are "
+            "told to leave that very text alone. Name another --text."
+        )
+    folder = Folder(out, _shared(lm, held, opened), digest(options.in_batches, options.generate, options.seed, texts))
     plan = [(cell, bench.settings(cell) if is_edit(cell) else None) for cell in cells]
     results = _run(bench, folder, plan)
     done = [(cell, result) for (cell, _), result in zip(plan, results, strict=True)]
-    predictions = _study(bench, folder, records, done) if options.study else []
+    predictions = _study(bench, folder, done) if options.study else []
     about = _about(lm, data, options, plan, results)
     summary = write_report(out, about, done, records.types, options, predictions)
     return BenchResult(out, summary, tuple(done))
@@ -157,7 +165,10 @@ def _mixed(options: BenchOptions, halves: tuple[tuple[Fact, ...], tuple[Fact, ..
             one, other = (half[: count // 2] for half in halves)
             if one:
                 parts = {"first": one, "second": other, "both": (*one, *other)}
-                cells += [Cell("mixed", f"{count:,}: {name}", method, facts) for name, facts in parts.items()]
+                cells += [
+                    Cell("mixed", f"{count:,}: {name}", method, facts, count=2 * len(one))
+                    for name, facts in parts.items()
+                ]
     return cells
 
 
@@ -176,63 +187,53 @@ def _run(bench: Bench, folder: Folder, plan: Sequence[tuple[Cell, Settings | Non
         for i in missing:
             cell, settings = plan[i]
             bench.progress.note(f"{cell.name} ({settings.source if settings else 'no edit'})")
-            result = bench.run(cell, folder.keep(keys[i]))
+            result = bench.run(cell, folder.keep(cell, settings))
             if result.mark:
                 bench.progress.note(f"{cell.name}: {result.mark}")
-            folder.save(keys[i], result)
-            results[i] = result
+            results[i] = folder.save(keys[i], cell, result)
             advance(1)
     return [result for result in results if result is not None]
 
 
-def _study(
-    bench: Bench, folder: Folder, records: Records, done: Sequence[tuple[Cell, CellResult]]
-) -> list[dict[str, Any]]:
+def _study(bench: Bench, folder: Folder, done: Sequence[tuple[Cell, CellResult]]) -> list[dict[str, Any]]:
     """What predicts failures, a row for each method, number of edits and kind of failure."""
-    table = _features(bench, folder, records.facts)
     rows = []
     for cell, result in done:
         if cell.study != "scaling" or not is_edit(cell):
             continue
+        table = _features(bench, folder, cell)
         for kind in FAILURES:
             told = [(outcome["id"], failed(outcome, kind)) for outcome in result.outcomes]
-            known = [(name, state) for name, state in told if state is not None]
+            known = [(name, bool(state)) for name, state in told if state is not None]
             values = np.array([table[name] for name, _ in known], dtype=float).reshape(len(known), len(FEATURES))
-            found = predict(
-                list(FEATURES), values, [bool(state) for _, state in known], failure=kind, seed=bench.options.seed
-            )
+            states = [state for _, state in known]
+            found = predict(list(FEATURES), values, states, failure=kind, seed=bench.options.seed)
             rows.append(rows_of(found, cell.method, cell.label))
     return rows
 
 
-def _features(bench: Bench, folder: Folder, facts: Sequence[Fact]) -> dict[str, list[float | None]]:
-    """Each fact's features on the unedited model, at the layer where MEMIT would edit it; kept with the cells."""
+def _features(bench: Bench, folder: Folder, cell: Cell) -> dict[str, list[float | None]]:
+    """Features of a cell's facts on the unedited model, at the layer where MEMIT would edit it; kept with the cells."""
     config = settings_for(bench.lm, method="memit").config
     layer = config.layers[-1]
 
     def work() -> dict[str, list[float | None]]:
         moments = bench.moments(find_method("memit"), config.replace(layers=(layer,)))
         assert moments is not None
-        bench.measure_unedited(facts)
-        rows = features(bench.lm, facts, bench.before, layer, moments[layer], bench.progress).tolist()
-        plain = [[None if math.isnan(value) else value for value in row] for row in rows]
-        return dict(zip((fact.id for fact in facts), plain, strict=True))
+        bench.measure_unedited(cell.facts)
+        found = features(
+            bench.lm, cell.facts, bench.before, layer, moments[layer], together=not cell.singly, progress=bench.progress
+        )
+        plain = [[None if math.isnan(value) else value for value in row] for row in found.tolist()]
+        return dict(zip((fact.id for fact in cell.facts), plain, strict=True))
 
-    return folder.remember("features", [layer, config.moment_tokens, facts_digest(facts)], work)
+    return folder.remember("features", [layer, config.moment_tokens, cell.singly, facts_digest(cell.facts)], work)
 
 
-def _shared(
-    lm: LanguageModel,
-    options: BenchOptions,
-    text: HeldOut | None,
-    corpus: Corpus | None,
-    references: References | None,
-) -> str:
-    """What every cell depends on beside its method and facts."""
-    where = [str(lm.dtype), lm.device.type]
+def _shared(lm: LanguageModel, text: HeldOut | None, corpus: Corpus | None) -> str:
+    """What every figure depends on beside method and facts."""
     recipes = [None if text is None else list(text.recipe), None if corpus is None else corpus.digest]
-    asked = [options.in_batches, options.generate, options.seed, None if references is None else references.digest]
-    return digest(lm.digest(), tokenizer_digest(lm.tokenizer), where, recipes, asked)
+    return digest(model_digest(lm), recipes)
 
 
 def _about(

@@ -1,5 +1,6 @@
 """What a benchmark is asked for, checked before anything is loaded."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,8 +50,25 @@ class BenchOptions:
         bad = [f"{name} must be at least {low}" for name, low in least.items() if getattr(self, name) < low]
         bad += ["every --n must be at least 1"] * (min(self.counts) < 1)
         bad += ["in_batches must be at least 1"] * (self.in_batches is not None and self.in_batches < 1)
+        bad += ["--generate writes texts for facts edited together, and --n asks for none"] * self._idle(self.generate)
+        bad += ["--mixed needs an --n of at least 2"] * self._idle(self.mixed is not None)
+        others = sorted(set(self.settings) - set(self.methods))
+        bad += [f"--set {name}.…: {name} is not among the methods" for name in others]
         if bad:
             raise ConfigError(f"Benchmark options: {'; '.join(bad)}.")
+        for name in self.methods:
+            # What can be judged without the model, before it is loaded.
+            find_method(name).config_type(**{"layers": (0,), **self.fields(name)})
+
+    def fields(self, method: str) -> dict[str, Any]:
+        """The fields of a method's configuration that the benchmark sets; where it draws anything, the seed too."""
+        names = {field.name for field in dataclasses.fields(find_method(method).config_type)}
+        # MEND's seed is its training's.
+        seed = {"seed": self.seed} if "seed" in names and "editor" not in names else {}
+        return {**seed, **self.settings.get(method, {})}
+
+    def _idle(self, asked: bool) -> bool:
+        return asked and max(self.counts) < 2
 
     @property
     def needed(self) -> int:
@@ -74,5 +92,7 @@ def parse_settings(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
         if not dot:
             raise ConfigError(f"{text!r} is not METHOD.NAME=VALUE (for example memit.prior_weight=300).")
         name, value = parse_override(find_method(method).config_type, rest)
-        found.setdefault(method, {})[name] = value
+        if name in found.setdefault(method, {}):
+            raise ConfigError(f"{method}.{name} is set twice; give it once.")
+        found[method][name] = value
     return found

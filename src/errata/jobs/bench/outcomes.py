@@ -1,6 +1,6 @@
 """What became of one fact in one cell, as plain JSON: its numbers for every metric, and a row for each prompt."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from errata.evaluate import FactScore, Summary, ZsreSummary
@@ -23,7 +23,7 @@ def outcome_of(lm: LanguageModel, fact: Fact, before: FactScore, after: FactScor
         "relation": relation_of(fact),
         "values": {**fact_values(after), **changed_values(before, after)},
         "before": fact_values(before),
-        "rows": result_rows([fact], {"before": state_rows(lm, [before]), "after": state_rows(lm, [after])}),
+        "rows": [{**row, "relation": relation_of(fact)} for row in _rows(lm, fact, before, after)],
     }
 
 
@@ -41,8 +41,5 @@ def totals(outcomes: Sequence[Outcome], which: str = "values") -> tuple[Summary,
     return summary_of(tally), zsre_summary_of(tally), {key: tally.metric(key) for key in CHANGES}
 
 
-def table_rows(cell: Mapping[str, Any], outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
-    """Rows for Parquet: one for each record and prompt, under the cell's own columns."""
-    for outcome in outcomes:
-        for row in outcome["rows"]:
-            yield {**cell, **row, "relation": outcome["relation"]}
+def _rows(lm: LanguageModel, fact: Fact, before: FactScore, after: FactScore) -> list[dict[str, Any]]:
+    return result_rows([fact], {"before": state_rows(lm, [before]), "after": state_rows(lm, [after])})

@@ -20,7 +20,7 @@ def prediction_parts(folder: OutputFolder, rows: Sequence[dict[str, Any]]) -> It
     cells = [
         [row["method"], row["facts"], row["failure"], f"{100 * row['share']:.0f} %",
          f"{row['auc']:.2f} ({row['auc_low']:.2f}–{row['auc_high']:.2f})",
-         *(f"{row[f'auc_{name}']:.2f}" for name in names)] for row in known
+         *("–" if row.get(f"auc_{name}") is None else f"{row[f'auc_{name}']:.2f}" for name in names)] for row in known
     ]  # fmt: skip
     header = ["method", "facts", "failure", "share", "AUC, all features", *names]
     failures = "; ".join(f"{name}: {meaning}" for name, meaning in FAILURES.items())

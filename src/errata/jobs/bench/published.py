@@ -40,7 +40,10 @@ _SINGLE = Published(
     },
 )
 _ZSRE = Published(
-    title="MEMIT (Meng et al. 2023), GPT-J 6B, zsRE, 10,000 edits",
+    title=(
+        "MEMIT (Meng et al. 2023), GPT-J 6B, zsRE, 10,000 edits; there the true answer is edited in, here `alt`, a new "
+        "one: the unedited rows are of different questions"
+    ),
     metrics=("zsRE Score", "zsRE efficacy", "zsRE paraphrase", "zsRE specificity"),
     rows={
         "unedited": (26.4, 26.4, 25.8, 27.0),

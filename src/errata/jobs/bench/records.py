@@ -39,7 +39,10 @@ def read_records(path: Path, options: BenchOptions) -> Records:
     wanted = options.first + options.needed
     types: dict[str, str] = {}
     if options.dataset == "relations":
-        found = relation_edits(read_relations(path), limit=int(wanted * _SPARE_SHARE) + _SPARE, seed=options.seed)
+        relations = read_relations(path)
+        every = sum(len(relation.samples) for relation in relations)
+        limit = every if options.mixed else int(wanted * _SPARE_SHARE) + _SPARE
+        found = relation_edits(relations, limit=limit, seed=options.seed)
         facts, types = found.facts, found.types
     else:
         limit = None if options.mixed else int(wanted * _SPARE_SHARE) + _SPARE

@@ -9,7 +9,7 @@ from typing import Any
 from errata.evaluate.metrics import Metric, metric_info
 from errata.jobs.bench.cells import UNEDITED, Cell, CellResult
 from errata.jobs.bench.options import BenchOptions
-from errata.jobs.bench.outcomes import Outcome, table_rows, totals
+from errata.jobs.bench.outcomes import Outcome, totals
 from errata.jobs.bench.prediction_report import prediction_parts
 from errata.jobs.bench.published import PUBLISHED
 from errata.jobs.output_folder import OutputFolder
@@ -38,13 +38,10 @@ def write_report(
     folder = OutputFolder(out)
     scaling = [(cell, result) for cell, result in done if cell.study == "scaling"]
     parts = [_head(about, options), *_tables(folder, scaling, options), *_failures(done)]
-    parts += _curves(folder, scaling, options)
-    parts += _relations(folder, scaling, types)
+    parts += [*_batches(folder, scaling), *_curves(folder, scaling, options)]
+    parts += _relations(folder, scaling, types, options)
     parts += _mixed(folder, [(cell, result) for cell, result in done if cell.study == "mixed"], options)
     parts += [*prediction_parts(folder, predictions), _published(options), _settings(about)]
-    rows = [row for cell, result in done for row in table_rows(_columns(cell), result.outcomes)]
-    if rows:
-        folder.table("prompts", rows)
     text = "\n\n".join(part for part in parts if part) + "\n"
     atomic_write_text(out / "bench.json", json.dumps(dict(about), indent=1, ensure_ascii=False, default=list) + "\n")
     atomic_write_text(out / "summary.md", text)
@@ -61,10 +58,6 @@ def figures_of(result: CellResult) -> dict[str, Metric]:
     return found | {name: Metric(*values) for name, values in result.extras.items()}
 
 
-def _columns(cell: Cell) -> dict[str, Any]:
-    return {"study": cell.study, "method": cell.method, "facts": cell.label}
-
-
 def _keys(options: BenchOptions, results: Sequence[CellResult]) -> list[str]:
     """The columns of the main table: those of the data set, then drift where it was measured."""
     own = _ZSRE if options.dataset == "zsre" else _COUNTERFACT
@@ -79,8 +72,10 @@ def _head(about: Mapping[str, Any], options: BenchOptions) -> str:
         f"# {options.dataset} on {about['model']['name']}\n\n"
         f"Records of {about['data']}{seeds}; facts are edited {order}, single edits each on the unedited model. "
         f"± is half of a 95 % interval over facts. Weights {about['model']['digest']}, facts {about['facts']}. "
-        "Success (ES, PS, NS) compares two answers; accuracy asks for the model's first choice. Drift of single edits is "
-        "their mean, on the first tokens of the held-out text only."
+        "Success (ES, PS, NS) compares two answers; accuracy asks for the model's first choice. Drift (perplexity, KL, "
+        "changed tokens) has its interval over documents; that of single edits is their mean, on the first tokens of "
+        "the held-out text only. Edit times include what target values took, whichever run made them, but no second "
+        "moments. Every prompt: prompts/*.parquet."
     )
 
 
@@ -123,7 +118,7 @@ def _shown(key: str, found: Metric | None) -> str:
 
 def _flat(cell: Cell, result: CellResult) -> dict[str, Any]:
     found = figures_of(result)
-    flat: dict[str, Any] = {**_columns(cell), "n": len(cell.facts), "mark": result.mark}
+    flat: dict[str, Any] = {**cell.columns, "n": len(cell.facts), "mark": result.mark}
     for key in (*_COUNTERFACT, *_MORE, *_ZSRE, *_DRIFT):
         one = found.get(key) or Metric(None, None, 0)
         flat |= {key: one.value, f"{key}_interval": one.interval}
@@ -147,7 +142,9 @@ def _curves(folder: OutputFolder, done: Done, options: BenchOptions) -> Iterator
     for key in _ZSRE if options.dataset == "zsre" else _CURVES:
         lines, bands = {}, {}
         for method in dict.fromkeys(cell.method for cell, _ in done):
-            points = [of[method, count].get(key) if (method, count) in of else None for count in counts]
+            points = [of.get((method, count), {}).get(key) for count in counts]
+            if key in _DRIFT and counts[0] == 1:
+                points[0] = None  # measured on less text
             values = [math.nan if p is None or p.value is None else p.value for p in points]
             if not all(map(math.isnan, values)):
                 lines[method] = values
@@ -167,17 +164,45 @@ def _curves(folder: OutputFolder, done: Done, options: BenchOptions) -> Iterator
     yield "Scaling curves: " + ", ".join(drawn) + "."
 
 
-def _relations(folder: OutputFolder, done: Done, types: Mapping[str, str]) -> Iterator[str]:
+def _batches(folder: OutputFolder, done: Done) -> Iterator[str]:
+    """What each batch gave while nothing had been written on top of it."""
+    rows = []
+    for cell, result in done:
+        for number, batch in enumerate(result.told.get("batches", ()), 1):
+            found = batch["immediately"]
+            zsre = {f"zsre_{key}": found["zsre"][key] for key in ("score", "efficacy", "paraphrase", "specificity")}
+            figures = {key: found[key] for key in _COUNTERFACT}
+            rows.append({**cell.columns, "batch": number, "count": batch["facts"], **figures, **zsre})
+    if not rows:
+        return
+    folder.table("batches", rows)
+    lines = []
+    for method, facts in dict.fromkeys((row["method"], row["facts"]) for row in rows):
+        own = [row for row in rows if (row["method"], row["facts"]) == (method, facts)]
+        told = []
+        for key in ("es", "ps", "ns", "accuracy"):
+            known = [(row[key], row["count"]) for row in own if row[key] is not None]
+            if known:
+                mean = sum(value * count for value, count in known) / sum(count for _, count in known)
+                told.append(f"{metric_info(key).label} {mean:.1f}")
+        lines.append(f"- {method}, {facts}: {', '.join(told)}")
+    yield "Right after each batch (means over facts; tables/batches.csv):\n\n" + "\n".join(lines)
+
+
+def _relations(folder: OutputFolder, done: Done, types: Mapping[str, str], options: BenchOptions) -> Iterator[str]:
     """Success by relation, and by type where relations have types, at the largest number of edits."""
     edited = [(cell, result) for cell, result in done if cell.method != UNEDITED and result.outcomes]
     if not edited:
         return
     label = max(edited, key=lambda one: (not one[0].singly, len(one[0].facts)))[0].label
     group = {cell.method: result for cell, result in done if cell.label == label and result.outcomes}
-    folder.table("relations", list(_by(group, lambda outcome: outcome["relation"], "relation")))
-    shown, figures = _largest(group)
+    own = _ZSRE if options.dataset == "zsre" else _COUNTERFACT
+    by_relation = list(_by(group, lambda outcome: outcome["relation"], "relation", own))
+    folder.table("relations", by_relation)
+    drawn = own[1:4]
+    shown, figures = _largest(group, by_relation, drawn)
     if len(shown) > 1:
-        for key in ("es", "ps", "ns"):
+        for key in drawn:
             info = metric_info(key)
             folder.figure(
                 f"relations_{key}",
@@ -186,40 +211,45 @@ def _relations(folder: OutputFolder, done: Done, types: Mapping[str, str]) -> It
                     xlabel=f"{info.label} (%), {label}", title=f"{info.label} by relation", limits=(-3.0, 103.0),
                 ),
             )  # fmt: skip
-        yield f"By relation ({label}): tables/relations.csv, figures/relations_{{es,ps,ns}}.pdf."
+        yield f"By relation ({label}): tables/relations.csv, figures/relations_{{{','.join(drawn)}}}.pdf."
     if types:
-        rows = list(_by(group, lambda outcome: types[outcome["relation"]], "type"))
+        rows = list(_by(group, lambda outcome: types[outcome["relation"]], "type", own))
         folder.table("types", rows)
         cells = [
-            [row["type"], row["method"], str(row["count"]), *(_number(row[key]) for key in _COUNTERFACT)]
-            for row in rows
+            [row["type"], row["method"], str(row["count"]), *(_with_interval(row, key) for key in own)] for row in rows
         ]
-        header = ["type", "method", "facts", *(metric_info(key).label for key in _COUNTERFACT)]
+        header = ["type", "method", "facts", *(metric_info(key).label for key in own)]
         yield f"## By type ({label})\n\n" + text_table(header, cells, right=range(2, len(header)))
 
 
-def _by(group: Mapping[str, CellResult], name_of: Callable[[Outcome], str], column: str) -> Iterator[dict[str, Any]]:
+def _by(
+    group: Mapping[str, CellResult], name_of: Callable[[Outcome], str], column: str, keys: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Each method's figures for the facts of each name, with half of their 95 % intervals."""
     for method, result in group.items():
         parts: dict[str, list[Outcome]] = {}
         for outcome in result.outcomes:
             parts.setdefault(name_of(outcome), []).append(outcome)
         for name in sorted(parts):
-            figures = figures_of(CellResult(parts[name]))
-            values = {key: figures[key].value for key in _COUNTERFACT}
-            yield {column: name, "method": method, "count": len(parts[name]), **values}
+            yield {column: name, "method": method, "count": len(parts[name]), **_values(parts[name], keys)}
 
 
-def _largest(group: Mapping[str, CellResult]) -> tuple[list[str], dict[tuple[str, str], dict[str, float]]]:
+def _values(outcomes: Sequence[Outcome], keys: Sequence[str]) -> dict[str, float | None]:
+    found = figures_of(CellResult(list(outcomes)))
+    values = {key: found[key].value for key in keys}
+    return {**values, **{f"{key}_interval": found[key].interval for key in keys}}
+
+
+def _largest(
+    group: Mapping[str, CellResult], rows: Sequence[dict[str, Any]], keys: Sequence[str]
+) -> tuple[list[str], dict[tuple[str, str], dict[str, float]]]:
     """The relations with most facts, and each method's figures for them."""
-    rows = list(_by(group, lambda outcome: outcome["relation"], "relation"))
     counts = {row["relation"]: row["count"] for row in rows}
     shown = sorted(counts, key=lambda name: (-counts[name], name))[:_RELATIONS]
-    figures = {
-        (row["method"], row["relation"]): {k: row[k] for k in ("es", "ps", "ns") if row[k] is not None} for row in rows
-    }
-    for method in group:
-        for name in shown:
-            figures.setdefault((method, name), {})
+    figures = {(method, name): {} for method in group for name in shown}
+    for row in rows:
+        if row["relation"] in shown:
+            figures[row["method"], row["relation"]] = {key: row[key] for key in keys if row[key] is not None}
     return shown, figures
 
 
@@ -228,6 +258,7 @@ def _mixed(folder: OutputFolder, done: Done, options: BenchOptions) -> Iterator[
     if not done or options.mixed is None:
         return
     of = {(cell.method, cell.label): result for cell, result in done}
+    own = _ZSRE if options.dataset == "zsre" else _COUNTERFACT
     rows: list[dict[str, Any]] = []
     for method in dict.fromkeys(cell.method for cell, _ in done):
         for count in options.counts:
@@ -237,14 +268,12 @@ def _mixed(folder: OutputFolder, done: Done, options: BenchOptions) -> Iterator[
             if first.outcomes and second.outcomes and both.outcomes:
                 apart = CellResult([*first.outcomes, *second.outcomes])
                 for name, result in (("separate", apart), ("mixed", both)):
-                    found = figures_of(result)
-                    values = {key: found[key].value for key in _COUNTERFACT}
-                    rows.append({"method": method, "n": count, "run": name, **values})
+                    rows.append({"method": method, "n": count, "run": name, **_values(result.outcomes, own)})
     if not rows:
         return
     folder.table("mixed", rows)
-    header = ["method", "edits", "run", *(metric_info(key).label for key in _COUNTERFACT)]
-    cells = [[r["method"], f"{r['n']:,}", r["run"], *(_number(r[key]) for key in _COUNTERFACT)] for r in rows]
+    header = ["method", "edits", "run", *(metric_info(key).label for key in own)]
+    cells = [[r["method"], f"{r['n']:,}", r["run"], *(_with_interval(r, key) for key in own)] for r in rows]
     one, other = options.mixed
     yield (
         f"## Mixed relations\n\nEqual halves of {one!r} and {other!r}: written together (mixed), and each half by "
@@ -273,5 +302,5 @@ def _settings(about: Mapping[str, Any]) -> str:
     return "## Settings\n\n" + text_table(["method", "facts", "source", "configuration"], cells)
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+def _with_interval(row: Mapping[str, Any], key: str) -> str:
+    return _shown(key, Metric(row[key], row[f"{key}_interval"], 0))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +10,60 @@ from errata.edit import Settings
 from errata.errors import InputError
 from errata.facts import Fact
 from errata.jobs.bench.cells import UNEDITED, Cell, CellResult
+from errata.jobs.eval_rows import result_columns
+from errata.jobs.parts import write_parquet
 from errata.store import atomic_write_text, digest
 from errata.store.atomic import check_writable
 
 # Raise it when the same cell no longer gives the same figures.
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 class Folder:
-    """`shared`: the digest of all that every cell depends on (model, what is measured, how facts are ordered)."""
+    """`shared` is the digest of all that every figure depends on, `together` of what only facts edited together do."""
 
-    def __init__(self, out: Path, shared: str) -> None:
-        self.out, self.shared = out, shared
+    def __init__(self, out: Path, shared: str, together: str) -> None:
+        self.out, self.shared, self.together = out, shared, together
 
     def key(self, cell: Cell, settings: Settings | None) -> str:
         """The digest of everything a cell's figures depend on."""
-        config = None if settings is None else [type(settings.config).__name__, asdict(settings.config)]
-        return digest("bench", CODE_VERSION, self.shared, cell.method, config, cell.singly, facts_digest(cell.facts))
+        together = None if cell.singly else self.together
+        return digest(self._edit_key(cell, settings), together, cell.singly, facts_digest(cell.facts))
 
     def load(self, key: str) -> CellResult | None:
-        """A finished cell, or None where it is missing or was damaged."""
-        return _load(self._cell(key))
+        """A finished cell, or None where it is missing or was damaged; without the rows of its prompts."""
+        return _load(self._cell(key)) if self.prompts(key).is_file() else None
 
-    def save(self, key: str, result: CellResult) -> None:
-        _save(self._cell(key), result)
+    def save(self, key: str, cell: Cell, result: CellResult) -> CellResult:
+        """Keep a cell: its prompts as Parquet, the rest as JSON; returns it as it will be loaded."""
+        rows = [{**cell.columns, **row} for outcome in result.outcomes for row in outcome["rows"]]
+        columns = dict.fromkeys(cell.columns, "string") | result_columns(("before", "after"))
+        write_parquet(self.prompts(key), [rows], columns)
+        slim = replace(result, outcomes=[{k: v for k, v in one.items() if k != "rows"} for one in result.outcomes])
+        _save(self._cell(key), slim)
+        return slim
+
+    def prompts(self, key: str) -> Path:
+        """The Parquet file of a cell's prompts."""
+        return self.out / "prompts" / f"{key[:32]}.parquet"
+
+    def keep(self, cell: Cell, settings: Settings | None) -> Callable[[Fact, Callable[[], CellResult]], CellResult]:
+        """How the single edits of a cell are kept: each by itself, so that more of them take those that are done."""
+        edit = self._edit_key(cell, settings)
+
+        def kept(fact: Fact, work: Callable[[], CellResult]) -> CellResult:
+            path = self.out / "singles" / f"{digest(edit, facts_digest([fact]))[:32]}.json"
+            found = _load(path)
+            if found is None:
+                found = work()
+                _save(path, found)
+            return found
+
+        return kept
+
+    def _edit_key(self, cell: Cell, settings: Settings | None) -> str:
+        config = None if settings is None else [type(settings.config).__name__, asdict(settings.config)]
+        return digest("bench", CODE_VERSION, self.shared, cell.method, config)
 
     def remember(self, name: str, depends_on: Any, work: Callable[[], Any]) -> Any:
         """Plain JSON that an earlier run made from the same things, or what `work` makes now."""
@@ -43,19 +73,6 @@ class Folder:
             found = json.loads(json.dumps(work()))
             _write(path, found)
         return found
-
-    def keep(self, key: str) -> Callable[[Fact, Callable[[], CellResult]], CellResult]:
-        """How the single edits of a cell are kept."""
-
-        def kept(fact: Fact, work: Callable[[], CellResult]) -> CellResult:
-            path = self.out / "singles" / f"{digest(key, facts_digest([fact]))[:32]}.json"
-            found = _load(path)
-            if found is None:
-                found = work()
-                _save(path, found)
-            return found
-
-        return kept
 
     def _cell(self, key: str) -> Path:
         return self.out / "cells" / f"{key[:32]}.json"

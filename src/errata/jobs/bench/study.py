@@ -52,15 +52,20 @@ def failed(outcome: Outcome, failure: str) -> bool | None:
 
 
 def predict(names: Sequence[str], features: Array, failures: Sequence[bool], *, failure: str, seed: int) -> Prediction:
-    """How well the features, a row a record, tell failures from others. Raises nothing: too few of either give None."""
+    """How well the features, a row a record, tell failures from others; None where there are too few of either.
+
+    A feature that no record has is left out.
+    """
     labels = np.array(failures, dtype=bool)
     share, count = float(labels.mean()) if len(labels) else 0.0, len(labels)
     if min(labels.sum(), (~labels).sum()) < _LEAST:
         return Prediction(failure, share, count, None, None, {}, {})
-    rows = _standardised(features)
+    known = [i for i in range(len(names)) if not np.isnan(features[:, i]).all()]
+    rows, kept = features[:, known], [names[i] for i in known]
     scores = _out_of_fold(rows, labels, seed)
-    single = {name: auc(labels, rows[:, i]) for i, name in enumerate(names)}
-    weights = dict(zip(names, map(float, _fit(rows, labels).coef_[0]), strict=True))
+    every = _standardised(rows, rows)
+    single = {name: auc(labels, every[:, i]) for i, name in enumerate(kept)}
+    weights = dict(zip(kept, map(float, _fit(every, labels).coef_[0]), strict=True))
     return Prediction(failure, share, count, auc(labels, scores), _bootstrap(labels, scores, seed), single, weights)
 
 
@@ -82,11 +87,13 @@ def rows_of(prediction: Prediction, method: str, facts: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _standardised(features: Array) -> Array:
-    """Zero mean, unit variance; a missing number becomes the mean, a constant feature zero."""
-    mean = np.nanmean(features, axis=0)
-    filled = np.where(np.isnan(features), mean, features)
-    spread = filled.std(axis=0)
+def _standardised(rows: Array, seen: Array) -> Array:
+    """Rows in units of the records `seen`: zero mean, unit variance; a missing number is their mean."""
+    present = ~np.isnan(seen)
+    counts = np.maximum(present.sum(axis=0), 1)
+    mean = np.where(present, seen, 0.0).sum(axis=0) / counts
+    spread = np.sqrt(np.where(present, (seen - mean) ** 2, 0.0).sum(axis=0) / counts)
+    filled = np.where(np.isnan(rows), mean, rows)
     return (filled - mean) / np.where(spread > 0, spread, 1.0)
 
 
@@ -94,7 +101,8 @@ def _out_of_fold(rows: Array, labels: NDArray[np.bool_], seed: int) -> Array:
     scores = np.zeros(len(labels))
     for held in _folds(labels, seed):
         rest = np.setdiff1d(np.arange(len(labels)), held)
-        scores[held] = _fit(rows[rest], labels[rest]).decision_function(rows[held])
+        fitted = _fit(_standardised(rows[rest], rows[rest]), labels[rest])
+        scores[held] = fitted.decision_function(_standardised(rows[held], rows[rest]))
     return scores
 
 
