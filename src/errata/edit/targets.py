@@ -289,7 +289,10 @@ def _optimise(problem: _Problem, config: ValueConfig, advance: Callable[[int], N
         value=(start + shift)[:, -1],
         shift_norm=shift[:, -1].norm(dim=1),
         start_norm=start_norm[:, -1],
-        **result,
+        first_nll=result["first_nll"],
+        nll=result["nll"],
+        kl=result["kl"],
+        loss=result["loss"],
         updates=updates,
         converged=(result["loss"] < config.stop_loss).long(),
     )
