@@ -32,7 +32,8 @@ class LayerEdit:
     """One edited layer: its update, the facts' keys when it was first written, and how far they were from the targets.
 
     residual: mean ‖z − h^L‖ over the facts before this layer's first update.  relative_norm: ‖ΔW‖/‖W‖ (Frobenius).
-    jitter: what the solve added to the diagonal, relative to its mean.
+    jitter: what the solve added to the diagonal, relative to its mean.  moment_jitter: of it, what a singular second
+    moment needed.
     """
 
     layer: int
@@ -42,6 +43,7 @@ class LayerEdit:
     relative_norm: float
     form: str
     jitter: float
+    moment_jitter: float
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class _LayerWork:
             relative_norm=float(update.matrix().norm()) / float(self.original.float().norm()),
             form=self.solved[0].form,
             jitter=max(ridge.jitter for ridge in self.solved),
+            moment_jitter=max(ridge.moment_jitter for ridge in self.solved),
         )
 
     def _update(self) -> WeightUpdate:
