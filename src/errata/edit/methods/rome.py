@@ -19,7 +19,7 @@ from errata.edit.rows import key_rows
 from errata.edit.targets import TargetValues
 from errata.edit.value_config import ValueConfig
 from errata.facts import Fact
-from errata.models import LanguageModel, Place, weight_of
+from errata.models import LanguageModel, Place, relative_norm, weight_of
 
 # Of what the averaged key gives at itself, so little at the bare prompt's key makes the update several times too large.
 _SMALL_DENOMINATOR = 0.2
@@ -72,7 +72,7 @@ def edit_rome(task: EditTask) -> Edit:
         ratios = denominators / (mean * directions).sum(1)
         update = WeightUpdate.from_factors(directions.cpu(), (missing / denominators[:, None]).cpu())
     place = Place(layer, "down")
-    norm = float(update.matrix().double().norm()) / float(weight_of(task.lm, place).double().norm())
+    norm = relative_norm(update, weight_of(task.lm, place))
     metrics = {
         "layers": [{"layer": layer, "relative_norm": norm, "jitter": factored.jitter}],
         "smallest_denominator": float(ratios.abs().min()),
