@@ -58,7 +58,8 @@ def test_zsre(data_dir: Path) -> None:
     assert [fact.text for fact in read.facts] == [one["src"] for one in usable]
     assert [fact.target_new for fact in read.facts] == [one["alt"] for one in usable]
     assert len(read.errors) == len(records) - len(usable) == 19
-    assert read.facts[0].neighbours[0].prompt.startswith("nq question: ")
+    assert [fact.neighbours[0].prompt for fact in read.facts] == [one["loc"] + "?" for one in usable]
+    assert all(one["loc"].startswith("nq question: ") and "?" not in one["loc"][-1] for one in usable)
 
 
 def test_demo_facts() -> None:

@@ -187,8 +187,9 @@ UNIFIRST = Fact(
     target_new=" ships",
     target_true="uniforms",
     paraphrases=("What is made by UniFirst?",),
-    neighbours=(Neighbour(prompt="nq question: who wrote it", answer="nobody"),),
+    neighbours=(Neighbour(prompt="nq question: who wrote it?", answer="nobody"),),
 )
+ASKED = {**ZSRE, "loc": "nq question: who wrote it?"}
 PARIS = Fact(
     id="13", subject="Paris", prompt="The river in {} is the", target_new="Elbe", target_true="Seine", relation="P47"
 )
@@ -200,6 +201,7 @@ PARIS = Fact(
         ("counterfact", ORIGINAL, (BEETHOVEN, PARIS)),
         ("counterfact", [FLATTENED], (LYON,)),
         ("zsre", [ZSRE], (UNIFIRST,)),
+        ("zsre", [ASKED], (UNIFIRST,)),
     ],
 )
 def test_data_sets_in_their_own_shapes(tmp_path: Path, format: str, records: list[dict], facts: tuple) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from errata.errors import FactsError
-from errata.facts.relations import read_relations, relation_edits
+from errata.facts.relations import Relation, read_relations, relation_edits
 
 RECORDS = [
     {
@@ -61,6 +61,42 @@ def test_neighbours_keep_their_own_object_and_share_the_true_one_where_they_can(
     assert pilots.neighbours[0].answer == "men"
 
 
+def test_blanks_around_names_are_dropped_and_empty_samples_left_out(tmp_path):
+    blanks = [("Jimmy Carter ", "1976"), ("\tJohn Tyler", " 1840 "), ("", "1900"), ("Nobody", "  ")]
+    record = {**RECORDS[0], "samples": [{"subject": s, "object": o} for s, o in blanks]}
+    (tmp_path / "blanks.json").write_text(json.dumps([record]))
+    (relation,) = read_relations(tmp_path / "blanks.json")
+    assert relation.samples == (("Jimmy Carter", "1976"), ("John Tyler", "1840"))
+    assert {fact.subject for fact in relation_edits([relation], limit=9).facts} == {"Jimmy Carter", "John Tyler"}
+
+
+def test_neighbours_of_several_objects_are_asked_once_and_never_where_the_new_one_is_true():
+    several = (("a", "x"), ("b", "y"), ("b", "x"), ("c", "y"), ("c", "x"), ("d", "z"), ("d", "x"), ("e", "z"))
+    relation = Relation("several", "factual", ("{} is",), several)
+    asked = 0
+    for seed in range(20):
+        for fact in relation_edits([relation], limit=9, seed=seed).facts:
+            _expect_good_neighbours(fact, _answers(relation))
+            asked += len(fact.neighbours)
+    assert asked > 100
+
+
+def _answers(relation):
+    """Every true object by the prompt that asks for it."""
+    found = {}
+    for subject, object in relation.samples:
+        found.setdefault(relation.templates[0].replace("{}", subject), set()).add(object)
+    return found
+
+
+def _expect_good_neighbours(fact, answers):
+    prompts = [neighbour.prompt for neighbour in fact.neighbours]
+    assert len(set(prompts)) == len(prompts)
+    for neighbour in fact.neighbours:
+        assert neighbour.answer in answers[neighbour.prompt]
+        assert fact.target_new not in answers[neighbour.prompt]
+
+
 def test_types_take_turns_and_the_seed_decides(relations):
     facts = relation_edits(relations, limit=4).facts
     assert [fact.relation for fact in facts] == ["gender", "capital", "gender", "capital"]
@@ -95,3 +131,14 @@ def test_the_real_relations(data_dir):
     counts = [sum(found.types[f.relation] == kind for f in found.facts) for kind in sorted(set(found.types.values()))]
     assert counts == [100] * 4
     assert len({fact.relation for fact in found.facts}) > 35
+
+
+def test_many_of_the_real_relations(data_dir):
+    relations = read_relations(data_dir / "relations.json")
+    answers = {relation.name: _answers(relation) for relation in relations}
+    facts = relation_edits(relations, limit=3000).facts
+    assert len(facts) == 3000
+    assert "Jimmy Carter" in {fact.subject for fact in facts}
+    for fact in facts:
+        assert fact.target_new not in answers[fact.relation][fact.text]
+        _expect_good_neighbours(fact, answers[fact.relation])

@@ -1,5 +1,7 @@
 """Every linear map of a block in the standard view: what it computes, and that fused ones are taken apart rightly."""
 
+import math
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from errata.models import (
     matrices,
     mlp_matrices,
     projection,
+    relative_norm,
     weight_of,
     weights_restored,
     write_weight_,
@@ -143,6 +146,26 @@ def test_adding_to_a_fused_matrix_rounds_once(dtype):
     update = WeightUpdate(dense=0.01 * torch.randn(before.shape, generator=generator))
     add_to_weight_(lm, place, update)
     assert torch.equal(weight_of(lm, place), (before.float() + update.matrix()).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("facts", [2, 60])
+def test_the_size_of_an_update_beside_its_weight(dtype, facts):
+    lm, generator = fresh_model("gpt2", dtype=dtype), torch.Generator().manual_seed(0)
+    update = WeightUpdate.from_factors(
+        torch.randn(facts, lm.d_mlp, generator=generator), torch.randn(facts, lm.d_model, generator=generator)
+    )
+    assert (update.dense is None) == (facts == 2)
+    weight = weight_of(lm, Place(1, "down"))
+    squares = [math.fsum(x * x for x in one.flatten().tolist()) for one in (update.matrix(), weight)]
+    assert relative_norm(update, weight) == pytest.approx(math.sqrt(squares[0] / squares[1]), rel=1e-12)
+
+
+def test_sizes_that_float32_cannot_square():
+    weight = torch.full((3, 2), 2e20)
+    assert relative_norm(WeightUpdate(dense=weight / 4), weight) == pytest.approx(0.25)
+    assert relative_norm(WeightUpdate(dense=weight), 0 * weight) == math.inf
+    assert relative_norm(WeightUpdate(dense=0 * weight), 0 * weight) == 0
 
 
 def test_unknown_places():

@@ -1,7 +1,10 @@
 """ROME, EMMET, AlphaEdit and PMET as published, with dense systems and full forwards."""
 
+import math
+
 import torch
 
+from errata.models import Place, weights_restored
 from reference import memit
 
 
@@ -18,6 +21,16 @@ def rome_update(lm, fact, config, prefixes, moment, value):
     weight = (module.weight if type(module).__name__ == "Conv1D" else module.weight.T).double()
     written = key @ weight + (module.bias.double() if module.bias is not None else 0)
     return torch.outer(direction, (value.double() - written) / (key @ direction))
+
+
+def pmet_updates(lm, facts, config, prefixes, moments):
+    """Each layer's dense update and each fact's value: attention's shift helps to find it and is then forgotten."""
+    values = [memit.target_value(lm, fact, config, prefixes, ("attention", "mlp"))[0] for fact in facts]
+    with weights_restored(lm, [Place(layer, "down") for layer in config.layers]):
+        updates, _ = memit.edit_(
+            lm, facts, config, prefixes, moments, torch.stack(values), spread=math.sqrt, site="mlp"
+        )
+    return updates, torch.stack(values)
 
 
 def emmet_rule(config):

@@ -101,7 +101,7 @@ def run_reproduce(
     out = expanded(out, "--out")
     check_reproduce(out, paper)
     chosen = ReproduceOptions(**options)
-    check_cheaply({}, corpus)
+    check_cheaply({}, corpus, field=field)
     found = read_fact_file(facts_file, format=format, limit=chosen.n, skip_bad=skip_bad)
     progress = progress_on(quiet=quiet)
     with command(load, progress) as lm:

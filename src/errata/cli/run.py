@@ -42,7 +42,7 @@ def run_edit(
     check_out(out, overwrite=overwrite)
     found = read_fact_file(facts_file, format=format, limit=limit, skip_bad=options["skip_bad"])
     overrides = overrides_of(method, settings)
-    check_cheaply(overrides, options["corpus"], method=method)
+    check_cheaply(overrides, options["corpus"], field=options["field"], method=method)
     if options["batch_size"] < 1:
         raise ConfigError(f"--batch-size must be at least 1, found {options['batch_size']}.")
     with command(load, progress) as lm:
@@ -92,7 +92,7 @@ def run_stats_command(
 
     progress = progress_on(quiet=quiet)
     overrides: dict[str, Any] = {} if layers is None else {"layers": parse_layers(layers)}
-    check_cheaply(overrides, corpus)
+    check_cheaply(overrides, corpus, field=field)
     with command(load, progress) as lm:
         from errata.edit import settings_for
         from errata.jobs.stats_job import run_stats
@@ -238,7 +238,7 @@ def command(load: dict[str, Any], progress: ProgressSink) -> Iterator[LanguageMo
     yield lm
 
 
-def check_cheaply(overrides: dict[str, Any], corpus: str | None, *, method: str = "memit", field: str = "text") -> None:
+def check_cheaply(overrides: dict[str, Any], corpus: str | None, *, field: str, method: str = "memit") -> None:
     """What can be judged without the model, before minutes are spent on loading it."""
     from errata.edit import find_method
     from errata.stats import open_corpus

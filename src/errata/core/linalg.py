@@ -10,6 +10,8 @@ from torch import Tensor
 from errata.errors import SingularSystemError
 
 _FIRST_JITTER, _LAST_JITTER = 1e-12, 1e-6
+# Of a key's whitened length, so much must lie outside the span of the others: less is the rounding of float32 keys.
+_INDEPENDENT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,16 @@ def cholesky(matrix: Float[Tensor, "n n"]) -> Cholesky:
 
 @dataclass(frozen=True)
 class Ridge:
-    """A solved ridge problem: weight_update = adjointᵀ · residuals."""
+    """A solved ridge problem: weight_update = adjointᵀ · residuals.
+
+    jitter: the most that was added to a diagonal, relative to its mean.  moment_jitter: what of it a second moment that
+    is singular needed; any more is the keys', whose prior is too weak.
+    """
 
     adjoint: Float[Tensor, "fact d_mlp"]
     form: str
     jitter: float
+    moment_jitter: float = 0.0
 
 
 def ridge_adjoint(
@@ -75,9 +82,12 @@ def ridge_adjoint(
         gram = K @ whitened.T
         gram = (gram + gram.T) / 2 + prior_weight * torch.eye(len(K)).to(K)
         inner = cholesky(gram)
-        return Ridge(torch.cholesky_solve(whitened, inner.factor), "dual", max(chol_c.jitter, inner.jitter))
+        adjoint = torch.cholesky_solve(whitened, inner.factor)
+        return Ridge(adjoint, "dual", max(chol_c.jitter, inner.jitter), chol_c.jitter)
     system = cholesky(prior_weight * C + K.T @ K)
-    return Ridge(torch.cholesky_solve(K.T, system.factor).T.contiguous(), "primal", system.jitter)
+    adjoint = torch.cholesky_solve(K.T, system.factor).T.contiguous()
+    is_moment_s = bool(system.jitter) and bool(torch.linalg.cholesky_ex(C).info)
+    return Ridge(adjoint, "primal", system.jitter, system.jitter if is_moment_s else 0.0)
 
 
 def equality_adjoint(keys: Float[Tensor, "fact d_mlp"], moment_cholesky: Cholesky, *, softness: float) -> Ridge:
@@ -85,13 +95,41 @@ def equality_adjoint(keys: Float[Tensor, "fact d_mlp"], moment_cholesky: Cholesk
 
     A = (KC⁻¹Kᵀ + αI)⁻¹KC⁻¹: EMMET (Gupta et al. 2024), the batched form of ROME's constrained problem, transposed
     because facts are rows here; `softness` is α, 0 for constraints that hold exactly. In float64. With C' = sC it is
-    MEMIT's solution for λ = αs. Raises SingularSystemError where α = 0 and keys depend on each other.
+    MEMIT's solution for λ = αs. Raises SingularSystemError where α = 0 and keys depend on each other: constraints that
+    contradict each other have no solution, and with jitter they would only seem to have one.
     """
     K = keys.double()
     whitened = torch.cholesky_solve(K.T, moment_cholesky.factor).T
-    gram = K @ whitened.T
-    inner = cholesky((gram + gram.T) / 2 + softness * torch.eye(len(K)).to(K))
-    return Ridge(torch.cholesky_solve(whitened, inner.factor), "equality", max(moment_cholesky.jitter, inner.jitter))
+    if softness == 0:
+        inner = _independent_cholesky(K, moment_cholesky)
+    else:
+        gram = K @ whitened.T
+        inner = cholesky((gram + gram.T) / 2 + softness * torch.eye(len(K)).to(K))
+    adjoint = torch.cholesky_solve(whitened, inner.factor)
+    return Ridge(adjoint, "equality", max(moment_cholesky.jitter, inner.jitter), moment_cholesky.jitter)
+
+
+def _independent_cholesky(keys: Float64[Tensor, "fact d_mlp"], moment_cholesky: Cholesky) -> Cholesky:
+    """The factor of KC⁻¹Kᵀ without jitter; SingularSystemError where a key lies in the span of those before it.
+
+    L⁻¹Kᵀ = QR gives Rᵀ. R's diagonal is what is left of each key beside the others; in Cholesky's pivots it is squared,
+    and rounding would hide it.
+    """
+    whitened = torch.linalg.solve_triangular(moment_cholesky.factor, keys.T, upper=False)
+    if not whitened.isfinite().all():
+        raise SingularSystemError("The keys are not finite numbers; check the model.")
+    lengths = whitened.norm(dim=0)
+    upper = torch.linalg.qr(whitened / lengths.clamp(min=torch.finfo(lengths.dtype).tiny), mode="r").R
+    alone = upper.diagonal().abs()
+    dependent = (alone < _INDEPENDENT).nonzero()[:, 0].tolist()
+    if dependent or keys.shape[0] > keys.shape[1]:
+        first = dependent[0] if dependent else keys.shape[1]
+        raise SingularSystemError(
+            f"The {len(keys)} keys depend on each other (number {first + 1} on those before it), so no update gives "
+            "each its own value: set a softness above 0, or drop facts (two about one subject after the same text have "
+            "the same key)."
+        )
+    return Cholesky((upper * lengths).T.contiguous(), 0.0)
 
 
 def null_space(

@@ -21,7 +21,7 @@ from errata.edit.keys import KeyFrontier
 from errata.edit.rows import key_rows
 from errata.errors import NumericsError
 from errata.facts import Fact
-from errata.models import LanguageModel, Place, weights_restored
+from errata.models import LanguageModel, Place, relative_norm, weights_restored
 
 # From a layer and its keys (fact × d_mlp, float64) to the factor A of ΔW = AᵀR.
 Rule = Callable[[int, Float64[Tensor, "fact d_mlp"]], Ridge]
@@ -32,7 +32,8 @@ class LayerEdit:
     """One edited layer: its update, the facts' keys when it was first written, and how far they were from the targets.
 
     residual: mean ‖z − h^L‖ over the facts before this layer's first update.  relative_norm: ‖ΔW‖/‖W‖ (Frobenius).
-    jitter: what the solve added to the diagonal, relative to its mean.
+    jitter: what the solve added to the diagonal, relative to its mean.  moment_jitter: of it, what a singular second
+    moment needed.
     """
 
     layer: int
@@ -42,6 +43,7 @@ class LayerEdit:
     relative_norm: float
     form: str
     jitter: float
+    moment_jitter: float
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,10 @@ class _LayerWork:
             update=update,
             keys=self.first_keys.float().cpu(),
             residual=self.residual,
-            relative_norm=float(update.matrix().norm()) / float(self.original.float().norm()),
+            relative_norm=relative_norm(update, self.original),
             form=self.solved[0].form,
             jitter=max(ridge.jitter for ridge in self.solved),
+            moment_jitter=max(ridge.moment_jitter for ridge in self.solved),
         )
 
     def _update(self) -> WeightUpdate:

@@ -146,13 +146,24 @@ def diagnose(values: TargetValues, solution: Solution, strength: str) -> list[st
             f"The update is out of proportion: ‖ΔW‖/‖W‖ = {norms}. Other facts will suffer; raise {strength} (the "
             "target values are reused), edit fewer facts at once, or add layers."
         )
-    warnings += [
-        f"Layer {edit.layer}'s system needed jitter {edit.jitter:.0e}: its second moment is singular; use more "
-        "moment_tokens."
-        for edit in solution.layers
-        if edit.jitter
-    ]
-    return warnings + warn_of_stuck(values)
+    return [*warnings, *_warn_of_jitter(solution, strength), *warn_of_stuck(values)]
+
+
+def _warn_of_jitter(solution: Solution, strength: str) -> list[str]:
+    """What was singular where a solve needed jitter: the second moment, or the keys' system with so weak a prior."""
+    warnings = []
+    for edit in solution.layers:
+        if edit.moment_jitter:
+            warnings.append(
+                f"Layer {edit.layer}'s second moment is singular (it needed jitter {edit.moment_jitter:.0e}); use more "
+                "moment_tokens."
+            )
+        if edit.jitter > edit.moment_jitter:
+            warnings.append(
+                f"Layer {edit.layer}'s system needed jitter {edit.jitter:.0e}: {strength} is too small beside its "
+                "keys; raise it."
+            )
+    return warnings
 
 
 def _landing(solution: Solution) -> dict[str, Any]:

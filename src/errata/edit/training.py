@@ -20,7 +20,7 @@ from errata.edit.packing import packs
 from errata.edit.target_losses import ScoredRow, summed_nll
 from errata.edit.training_config import FineTuningConfig
 from errata.errors import NumericsError
-from errata.models import LanguageModel, Place, Tuned, pad_right, run_layers, tuned
+from errata.models import LanguageModel, Place, Tuned, pad_right, relative_norm, run_layers, tuned
 
 _AT_ONCE = 2048  # tokens of a forward
 
@@ -82,11 +82,9 @@ def train(
                 checkpoint.save_if_due(work.adam, work.epoch_losses)
         losses = work.final_losses()
         checkpoint.drop()
-        norms = {
-            place: float(update.norm()) / float(weights.originals[place].float().norm())
-            for place, update in weights.updates.items()
-        }
-        return Training(weights.weight_updates(), work.epoch_losses, losses, norms, work.adam.steps)
+        updates = weights.weight_updates()
+        norms = {place: relative_norm(update, weights.originals[place]) for place, update in updates.items()}
+        return Training(updates, work.epoch_losses, losses, norms, work.adam.steps)
 
 
 @dataclass

@@ -1,16 +1,19 @@
 """The LRE relations data (Hernandez et al. 2024) as counterfactual edits: each subject gets another object's place.
 
 A file is a list of {name, type, prompt_templates, prompt_templates_zs, samples: [{subject, object}]}; `{}` stands for
-the subject. The type is factual, commonsense, linguistic or bias.
+the subject. The type is factual, commonsense, linguistic or bias. Blanks around subjects and objects are dropped, and
+so is a sample that has nothing else.
 """
 
 from __future__ import annotations
 
 import json
 import random
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, zip_longest
+from functools import cached_property
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,14 @@ class Relation:
 
     def true_of(self, subject: str) -> set[str]:
         """Every object of a subject."""
-        return {object for one, object in self.samples if one == subject}
+        return self._true.get(subject, set())
+
+    @cached_property
+    def _true(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = defaultdict(set)
+        for subject, object in self.samples:
+            found[subject].add(object)
+        return dict(found)
 
 
 @dataclass(frozen=True)
@@ -63,8 +73,8 @@ def relation_edits(relations: Sequence[Relation], *, limit: int, seed: int = 0) 
     """At most `limit` counterfactual facts: a new object from the same relation, the other prompts as paraphrases.
 
     Types take turns, and within each its relations, so that a few facts cover all of them. Neighbours are other
-    subjects, those with the same true object first, with their own object as the answer. A relation whose subjects all
-    have one object is left out. Everything is drawn from `seed`.
+    subjects, each once, those with the same true object first, with their own object as the answer. A relation whose
+    subjects all have one object is left out. Everything is drawn from `seed`.
     """
     by_type: dict[str, list[Iterator[Fact]]] = {}
     for relation in relations:
@@ -102,11 +112,15 @@ def _edits(relation: Relation, seed: int) -> Iterator[Fact]:
 
 
 def _neighbours(relation: Relation, subject: str, true: str, new: str, draw: random.Random) -> Iterator[Neighbour]:
-    # One that has the new object would be right to give it.
-    usable = [(one, object) for one, object in relation.samples if one != subject and object != new]
+    # One that has the new object, if only among others, would be right to give it.
+    usable = [(one, object) for one, object in relation.samples if one != subject and new not in relation.true_of(one)]
     draw.shuffle(usable)
     usable.sort(key=lambda sample: sample[1] != true)
-    for one, object in usable[:_NEIGHBOURS]:
+    # A subject with several objects comes several times; the first one counts.
+    answers: dict[str, str] = {}
+    for one, object in usable:
+        answers.setdefault(one, object)
+    for one, object in islice(answers.items(), _NEIGHBOURS):
         yield Neighbour(prompt=relation.templates[0].replace("{}", one), answer=object)
 
 
@@ -118,7 +132,8 @@ def _interleaved(parts: Sequence[Iterator[Fact]]) -> Iterator[Fact]:
 def _relation(record: Any, where: str) -> Relation:
     try:
         templates = [*record["prompt_templates"], *record.get("prompt_templates_zs", ())]
-        samples = tuple((str(sample["subject"]), str(sample["object"])) for sample in record["samples"])
+        named = ((str(sample["subject"]).strip(), str(sample["object"]).strip()) for sample in record["samples"])
+        samples = tuple((subject, object) for subject, object in named if subject and object)
         name, kind = str(record["name"]), str(record["type"])
     except (KeyError, TypeError, AttributeError) as error:
         raise FactsError(

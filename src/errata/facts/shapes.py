@@ -59,12 +59,16 @@ def counterfact(record: Mapping[str, Any], index: int) -> Shaped:
 
 
 def zsre(record: Mapping[str, Any], index: int) -> Shaped:
-    """A zsRE record in the shape MEND uses. Its id is its 0-based place; the first answer is target_true."""
+    """A zsRE record in the shape MEND uses. Its id is its 0-based place; the first answer is target_true.
+
+    The unrelated question gets the "?" that the data leave out, as MEMIT's evaluation asks it. What is written is
+    `alt`, as in MEND, where MEMIT writes the true answer.
+    """
     names = {"subject": "subject", "src": "prompt", "alt": "target_new", "answers": "target_true"}
     fields, reasons = _pick(record, names)
     if isinstance(fields.get("target_true"), list):
         fields["target_true"] = next(iter(fields["target_true"]), None)
-    fields |= _extras(record, "rephrase", "loc", "loc_ans")
+    fields |= _extras(record, "rephrase", "loc", "loc_ans", ending="?")
     return fields | {"id": str(index)}, reasons
 
 
@@ -117,13 +121,18 @@ def _flattened(record: Mapping[str, Any], index: int) -> Shaped:
     return fields | {"id": record.get("case_id", str(index))}, reasons
 
 
-def _extras(record: Mapping[str, Any], paraphrase: str, prompt: str, answer: str) -> dict[str, Any]:
-    """The one paraphrase and the one neighbour of a flattened data set, where they are not empty."""
+def _extras(
+    record: Mapping[str, Any], paraphrase: str, prompt: str, answer: str, *, ending: str = ""
+) -> dict[str, Any]:
+    """The one paraphrase and the one neighbour, its prompt with `ending`, of a flattened data set; none where empty."""
     extras = {}
     if record.get(paraphrase):
         extras["paraphrases"] = [record[paraphrase]]
     if record.get(prompt):
-        extras["neighbours"] = [{"prompt": record[prompt], "answer": record.get(answer) or None}]
+        asked = record[prompt]
+        if isinstance(asked, str) and asked.strip() and not asked.endswith(ending):
+            asked += ending
+        extras["neighbours"] = [{"prompt": asked, "answer": record.get(answer) or None}]
     return extras
 
 

@@ -3,6 +3,7 @@
 Names: `gate`, `up`, `down` of the MLP (`gate` only where it is gated) and `q`, `k`, `v`, `o` of attention.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,6 +101,14 @@ def projection(lm: LanguageModel, layer: int, matrix: str) -> Projection:
 def weight_of(lm: LanguageModel, place: Place) -> Float[Tensor, "d_in d_out"]:
     """The weight at `place`, to read: a fused map's is a copy where its columns lie apart (write_weight_ writes)."""
     return projection(lm, *place).weight
+
+
+def relative_norm(update: WeightUpdate, weight: Float[Tensor, "d_in d_out"]) -> float:
+    """‖ΔW‖/‖W‖ (Frobenius), how far an update moves a weight; squares summed in float64. Infinite where W is zero."""
+    moved, whole = (
+        float(torch.linalg.vector_norm(one, dtype=torch.float64)) for one in (update.matrix(), weight.detach())
+    )
+    return moved / whole if whole else math.inf if moved else 0.0
 
 
 def write_weight_(lm: LanguageModel, place: Place, weight: Float[Tensor, "d_in d_out"]) -> None:

@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 
 from errata import edit_facts
 from errata.core.linalg import cholesky, equality_adjoint, null_space, null_space_adjoint, ridge_adjoint
-from errata.core.updates import add_
-from errata.edit.layer_loop import solve
+from errata.core.updates import WeightUpdate, add_
+from errata.edit.layer_loop import LayerEdit, Solution, solve
+from errata.edit.mass_editing import diagnose
 from errata.edit.methods.alphaedit import AlphaEditConfig, NullSpaceRule
 from errata.edit.methods.emmet import EmmetConfig, EqualityRule
 from errata.edit.methods.memit import MemitConfig, RidgeRule
 from errata.edit.settings import settings_for
+from errata.edit.targets import TargetValues
 from errata.errors import ConfigError, SingularSystemError
+from errata.facts import Fact
 from errata.models import Place, weights_restored
 from errata.stats import SecondMoments
 from reference import kin
@@ -106,6 +109,29 @@ def test_pmet_s_loop_equals_the_reference(variant):
     _expect_reference(tiny_model(variant), config, rule, None, site="mlp", spread="root")
 
 
+@pytest.mark.parametrize("variant", ["llama", "gpt2-square", "gemma2", "gptj", "granite", "opt"])
+def test_pmet_as_a_whole_equals_the_reference(variant, tmp_path):
+    """From the facts to the updates: joint optimisation of both shifts, the MLP alone written, 1/√ shares."""
+    lm, layers = tiny_model(variant), (0, 1, 2)
+    moments = random_moments(lm, layers)
+    fields = {
+        "layers": layers, "prior_weight": 3.0, "value_steps": 6, "prefixes": 1, "clamp": 4.0, "learning_rate": 0.3,
+    }  # fmt: skip
+    result = edit_facts(
+        lm, FACTS, method="pmet", moments=SecondMoments(moments, 500, 500, 1, "random", "x", lm.digest()),
+        cache=tmp_path, evaluate=False, **fields,
+    )  # fmt: skip
+    config = settings_for(lm, method="pmet", **fields).config
+    updates, values = kin.pmet_updates(lm, FACTS, config, result.patch.info["prefixes"], moments)
+    assert result.patch.values is not None
+    assert relative(result.patch.values, values) < 1e-4
+    for layer in layers:
+        assert relative(result.patch.updates[Place(layer, "down")].matrix(), updates[layer]) < 1e-3
+    # Were attention's shift left out of the optimisation, the values would be others (granite's hardly, 6e-4).
+    alone = [reference.target_value(lm, fact, config, result.patch.info["prefixes"], ("mlp",))[0] for fact in FACTS]
+    assert relative(torch.stack(alone), values) > max(2e-4, 5 * relative(result.patch.values, values))
+
+
 def test_sequential_memit_adds_past_keys_to_the_system():
     lm, config = tiny_model("gpt2"), MemitConfig(layers=(1,), prior_weight=3.0)
     past = torch.randn(6, lm.d_mlp, generator=torch.Generator().manual_seed(3))
@@ -167,13 +193,100 @@ def test_alphaedit_s_reduced_form_is_the_published_one_and_stays_in_the_null_spa
     assert float((reduced @ outside).norm()) < 1e-9 * max(1.0, float(reduced.norm()))
 
 
-def test_keys_that_depend_on_each_other_cannot_all_be_met():
+@settings(max_examples=40, deadline=None)
+@given(**SHAPES, kind=st.sampled_from(["equal", "scaled", "sum", "zero", "float32 noise", "too many"]))
+def test_keys_that_depend_on_each_other_cannot_all_be_met(seed, facts, size, kind):
+    facts = min(facts, size - 1)
+    keys, moment = _system(seed, facts, size)
+    noise = 1e-8 * torch.randn(1, size, generator=torch.Generator().manual_seed(seed + 3), dtype=torch.float64)
+    more = {
+        "equal": keys[:1], "scaled": -1e3 * keys[:1], "sum": keys.sum(0, keepdim=True), "zero": 0 * keys[:1],
+        "float32 noise": keys[:1] + noise, "too many": _system(seed + 4, size, size)[0],
+    }[kind]  # fmt: skip
+    made, keys = cholesky(moment), torch.cat([keys, more])
+    with pytest.raises(SingularSystemError, match=r"depend on each other.* softness above 0"):
+        equality_adjoint(keys, made, softness=0.0)
+    soft = equality_adjoint(keys, made, softness=1e-3)
+    assert torch.isfinite(soft.adjoint).all()
+    assert soft.jitter == 0
+
+
+def test_keys_that_are_not_finite_are_no_matter_of_softness():
     keys, moment = _system(0, 3, 8)
-    made = cholesky(moment)
-    with pytest.raises(SingularSystemError):
-        equality_adjoint(torch.cat([keys, torch.zeros(1, 8, dtype=torch.float64)]) * 1e-200, made, softness=0.0)
-    twice = equality_adjoint(torch.cat([keys, keys[:1]]), made, softness=1e-3)
-    assert torch.isfinite(twice.adjoint).all()
+    keys[1, 2] = float("nan")
+    with pytest.raises(SingularSystemError, match="not finite"):
+        equality_adjoint(keys, cholesky(moment), softness=0.0)
+
+
+def test_emmet_refuses_hard_constraints_on_two_facts_with_one_key(tmp_path):
+    lm = tiny_model("llama")
+    moments = SecondMoments(random_moments(lm, (1,)), 500, 500, 1, "random", "x", lm.digest())
+    facts = [*FACTS, Fact(subject="France", prompt="France is the", target_new="Paris")]
+    options = {"layers": (1,), "moments": moments, "cache": tmp_path, "value_steps": 2, "prefixes": 0}
+    with pytest.raises(SingularSystemError, match="number 5 on those before it"):
+        edit_facts(lm, facts, method="emmet", softness=0.0, evaluate=False, **options)
+    report = edit_facts(lm, facts, method="emmet", softness=0.1, evaluate=False, **options).report
+    assert not [text for text in report["warnings"] if "jitter" in text]
+
+
+# What was singular, on systems whose elimination is exact: a pivot is 0, and no rounding hides it.
+
+_ALIKE = torch.tensor(4 * [[1.0, 1.0, 1.0, 1.0, 0.0]], dtype=torch.float64)
+_EYE = torch.eye(5, dtype=torch.float64)
+_DEAD = torch.diag(torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0], dtype=torch.float64))
+_WEAK = {
+    "equality": lambda moment: equality_adjoint(_ALIKE, cholesky(moment), softness=1e-20),
+    "dual": lambda moment: ridge_adjoint(_ALIKE, moment, prior_weight=1e-20),
+    "primal": lambda moment: ridge_adjoint(_ALIKE, moment, prior_weight=1e-20, form="primal"),
+}
+_STRONG = {
+    "equality": lambda moment: equality_adjoint(_ALIKE, cholesky(moment), softness=1.0),
+    "dual": lambda moment: ridge_adjoint(_ALIKE, moment, prior_weight=1.0),
+    "primal": lambda moment: ridge_adjoint(_ALIKE, moment, prior_weight=1.0, form="primal"),
+}
+
+
+@pytest.mark.parametrize("form", _WEAK)
+def test_a_weak_prior_s_jitter_is_not_the_second_moment_s(form):
+    solved = _WEAK[form](_EYE)
+    assert solved.form == form
+    assert 0 == solved.moment_jitter < solved.jitter
+
+
+@pytest.mark.parametrize("form", _STRONG)
+def test_a_singular_second_moment_s_jitter_is_told_apart(form):
+    assert _STRONG[form](_EYE).jitter == 0
+    solved = _STRONG[form](_DEAD)
+    assert 0 < solved.moment_jitter == solved.jitter
+
+
+def test_the_null_space_has_no_second_moment_in_its_system():
+    solved = null_space_adjoint(_ALIKE, _EYE, ridge=1e-20)
+    assert 0 == solved.moment_jitter < solved.jitter
+
+
+@pytest.mark.parametrize(
+    ("jitter", "moment_jitter", "said"),
+    [
+        (0.0, 0.0, []),
+        (1e-9, 1e-9, ["second moment is singular (it needed jitter 1e-09); use more moment_tokens"]),
+        (1e-9, 0.0, ["system needed jitter 1e-09: softness=0.1 is too small beside its keys; raise it"]),
+        (1e-9, 1e-12, ["second moment is singular (it needed jitter 1e-12)", "system needed jitter 1e-09"]),
+    ],
+)
+def test_the_warning_of_jitter_names_what_was_singular(jitter, moment_jitter, said):
+    edit = LayerEdit(
+        layer=4, update=WeightUpdate(dense=torch.zeros(2, 2)), keys=torch.zeros(1, 2), residual=1.0,
+        relative_norm=0.1, form="dual", jitter=jitter, moment_jitter=moment_jitter,
+    )  # fmt: skip
+    one = torch.zeros(1)
+    values = TargetValues(
+        value=torch.zeros(1, 2), shift_norm=one, start_norm=one, first_nll=one, nll=one, kl=one, loss=one,
+        updates=one.long(), converged=one.long(),
+    )  # fmt: skip
+    found = diagnose(values, Solution((edit,), torch.ones(1), torch.zeros(1)), "softness=0.1")
+    assert len(found) == len(said)
+    assert all(part in text and "Layer 4" in text for part, text in zip(said, found, strict=True))
 
 
 # As a user has them.

@@ -10,7 +10,7 @@ from errata import edit_facts
 from errata.core.linalg import cholesky
 from errata.core.updates import add_
 from errata.edit.methods import rome
-from errata.edit.methods.rome import RomeConfig
+from errata.edit.methods.rome import RomeConfig, directions_of
 from errata.edit.settings import settings_for
 from errata.facts import Fact
 from errata.models import Place, weights_restored
@@ -65,18 +65,37 @@ def test_the_update_gives_the_value_at_its_key(variant, method, tmp_path):
     assert relative(written, result.patch.values[0]) < 1e-4
 
 
-@settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 10_000), size=st.integers(2, 20))
-def test_the_denominator_of_one_key_cannot_vanish(seed, size):
-    """k̄ᵀC⁻¹k̄/‖C⁻¹k̄‖ ≥ ‖k̄‖·λ_min/λ_max > 0; the product with another key may be anything."""
+def _random_keys(seed, facts, size):
+    """Two keys a fact, and a second moment."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(2 * size, size, generator=generator, dtype=torch.float64)
-    moment = rows.T @ rows / len(rows)
-    key = torch.randn(size, generator=generator, dtype=torch.float64)
-    direction = torch.cholesky_solve(key[:, None], cholesky(moment).factor)[:, 0]
-    direction = direction / direction.norm()
+    means, bare = torch.randn(2, facts, size, generator=generator, dtype=torch.float64)
+    return means, bare, rows.T @ rows / len(rows)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), facts=st.integers(1, 5), size=st.integers(2, 20))
+def test_the_denominator_of_one_key_cannot_vanish(seed, facts, size):
+    means, _, moment = _random_keys(seed, facts, size)
+    directions, denominators = directions_of(means, means, cholesky(moment).factor)
+    solved = torch.linalg.solve(moment, means.T).T
+    torch.testing.assert_close(directions, solved / solved.norm(dim=1, keepdim=True), rtol=1e-7, atol=1e-9)
     eigenvalues = torch.linalg.eigvalsh(moment)
-    assert float(key @ direction) >= 0.999 * float(key.norm() * eigenvalues[0] / eigenvalues[-1])
+    assert bool((denominators >= 0.999 * means.norm(dim=1) * eigenvalues[0] / eigenvalues[-1]).all())
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), facts=st.integers(1, 5), size=st.integers(2, 20))
+def test_the_denominator_of_another_key_may_vanish(seed, facts, size):
+    means, bare, moment = _random_keys(seed, facts, size)
+    factor = cholesky(moment).factor
+    directions, denominators = directions_of(means, bare, factor)
+    for key, direction, denominator in zip(bare, directions, denominators, strict=True):
+        assert float(denominator) == pytest.approx(float(key @ direction), abs=1e-12)
+    across = bare - denominators[:, None] * directions  # what of the bare key is orthogonal to u
+    again, vanished = directions_of(means, across, factor)
+    assert torch.equal(again, directions)
+    assert float(vanished.abs().max()) < 1e-12
 
 
 def test_a_small_denominator_is_a_warning(tmp_path, monkeypatch):

@@ -23,7 +23,16 @@ from errata.edit.neurons import Neuron, Search, collect_neurons
 from errata.edit.packing import packs
 from errata.edit.prefix_config import PrefixConfig
 from errata.edit.rows import rewriting_rows
-from errata.models import LanguageModel, Place, encode_targets, mlp_matrices, pad_right, run_layers, weight_of
+from errata.models import (
+    LanguageModel,
+    Place,
+    encode_targets,
+    mlp_matrices,
+    pad_right,
+    relative_norm,
+    run_layers,
+    weight_of,
+)
 
 _AT_ONCE = 2048  # tokens of a forward
 
@@ -169,7 +178,7 @@ def _layer_metrics(
     lm: LanguageModel, place: Place, update: WeightUpdate, found: Mapping[int, Mapping[Neuron, int]]
 ) -> dict[str, Any]:
     neurons = {neuron for of_fact in found.values() for layer, neuron in of_fact if layer == place.layer}
-    norm = float(update.matrix().norm()) / float(weight_of(lm, place).float().norm())
+    norm = relative_norm(update, weight_of(lm, place))
     return {"layer": place.layer, "neurons": len(neurons), "relative_norm": norm}
 
 

@@ -19,7 +19,7 @@ from errata.edit.rows import key_rows
 from errata.edit.targets import TargetValues
 from errata.edit.value_config import ValueConfig
 from errata.facts import Fact
-from errata.models import LanguageModel, Place, weight_of
+from errata.models import LanguageModel, Place, relative_norm, weight_of
 
 # Of what the averaged key gives at itself, so little at the bare prompt's key makes the update several times too large.
 _SMALL_DENOMINATOR = 0.2
@@ -65,16 +65,14 @@ def edit_rome(task: EditTask) -> Edit:
     with task.stage("solve"):
         mean, bare = _keys(task, layer)
         factored = task.second_moments().cholesky(layer)
-        whitened = torch.cholesky_solve(mean.T, factored.factor.to(mean.device)).T
-        directions = whitened / whitened.norm(dim=1, keepdim=True)
         keys = mean if config.one_key else bare
+        directions, denominators = directions_of(mean, keys, factored.factor.to(mean.device))
         written = task.lm.down(layer)(keys.to(task.lm.dtype)).double()
         missing = values.value.to(written) - written
-        denominators = (keys * directions).sum(1)
         ratios = denominators / (mean * directions).sum(1)
         update = WeightUpdate.from_factors(directions.cpu(), (missing / denominators[:, None]).cpu())
     place = Place(layer, "down")
-    norm = float(update.matrix().double().norm()) / float(weight_of(task.lm, place).double().norm())
+    norm = relative_norm(update, weight_of(task.lm, place))
     metrics = {
         "layers": [{"layer": layer, "relative_norm": norm, "jitter": factored.jitter}],
         "smallest_denominator": float(ratios.abs().min()),
@@ -97,6 +95,18 @@ def edit_rome(task: EditTask) -> Edit:
         kept_seconds=values.kept_seconds,
         keys={layer: mean.float().cpu()},
     )
+
+
+def directions_of(
+    means: Float64[Tensor, "fact d_mlp"], keys: Float64[Tensor, "fact d_mlp"], factor: Float64[Tensor, "d_mlp d_mlp"]
+) -> tuple[Float64[Tensor, "fact d_mlp"], Float64[Tensor, " fact"]]:
+    """u = C⁻¹k̄/‖C⁻¹k̄‖ of each averaged key, and the denominator kᵀu at the key where the value is wanted.
+
+    `factor` is C's Cholesky factor. Where k is k̄ itself, kᵀu ≥ ‖k̄‖·λ_min/λ_max of C > 0; another key's may vanish.
+    """
+    whitened = torch.cholesky_solve(means.T, factor).T
+    directions = whitened / whitened.norm(dim=1, keepdim=True)
+    return directions, (keys * directions).sum(1)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from errata.edit.packing import packs
 from errata.edit.rows import rewriting_rows
 from errata.edit.shift_rates import LADDER, Rates, Writing, choose_rates
 from errata.facts import Fact
-from errata.models import LanguageModel, Place, pad_right, run_layers, weight_of
+from errata.models import LanguageModel, Place, pad_right, relative_norm, run_layers, weight_of
 
 _AT_ONCE = 2048  # tokens of a forward
 _DEPTH = 35 / 48  # the published layer of GPT2-xl
@@ -92,7 +92,7 @@ def edit_shift(task: EditTask) -> Edit:
             progress=task.progress,
         )  # fmt: skip
     update = WeightUpdate.from_factors(writing.keys.cpu(), rates.rates[:, None] * writing.values.double().cpu())
-    norm = float(update.matrix().norm()) / float(weight_of(lm, Place(layer, "down")).float().norm())
+    norm = relative_norm(update, weight_of(lm, Place(layer, "down")))
     metrics: dict[str, Any] = {
         "layers": [{"layer": layer, "relative_norm": norm}],
         "already_known": len(task.facts) - len(open_facts),

@@ -19,7 +19,7 @@ from errata.edit.method import Edit, EditTask, Method
 from errata.edit.method_config import MethodConfig
 from errata.edit.packing import packs
 from errata.edit.target_losses import ScoredRow, scored_rows, summed_nll
-from errata.models import LanguageModel, Place, mlp_matrices, pad_right, run_backward, weight_of, widened
+from errata.models import LanguageModel, Place, mlp_matrices, pad_right, relative_norm, run_backward, weight_of, widened
 
 _AT_ONCE = 1024  # tokens of a forward and a backward, which keeps what every block computed
 _DEPTH = 35 / 48  # the paper's layer of GPT2-xl
@@ -83,7 +83,7 @@ def _edit(task: EditTask, rule: Callable[[GradientSum], WeightUpdate]) -> Edit:
         {
             "layer": place.layer,
             "matrix": place.matrix,
-            "relative_norm": float(update.matrix().norm()) / float(weight_of(lm, place).float().norm()),
+            "relative_norm": relative_norm(update, weight_of(lm, place)),
         }
         for place, update in updates.items()
     ]
