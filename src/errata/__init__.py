@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from errata.jobs.ask_job import ask
     from errata.jobs.edit_job import EditResult, edit_facts
     from errata.jobs.progress import progress_on
+    from errata.jobs.train_job import train_mend
     from errata.lens import BackwardLens, LensTable, backward_lens, backward_lenses
     from errata.models import LanguageModel, load, wrap
     from errata.patches import Patch
@@ -29,6 +30,7 @@ _HOMES = {
     "errata.jobs.ask_job": ("ask",),
     "errata.jobs.edit_job": ("EditResult", "edit_facts"),
     "errata.jobs.progress": ("progress_on",),
+    "errata.jobs.train_job": ("train_mend",),
     "errata.lens": ("BackwardLens", "LensTable", "backward_lens", "backward_lenses"),
     "errata.models": ("LanguageModel", "load", "wrap"),
     "errata.patches": ("Patch",),
@@ -53,6 +55,7 @@ __all__ = [  # noqa: RUF022 (grouped by the order of work)
     "settings_for",
     "second_moments",
     "SecondMoments",
+    "train_mend",
     "edit_facts",
     "EditResult",
     "Patch",

@@ -220,7 +220,7 @@ def test_the_report_says_what_the_editor_is(editor_file):
     assert report["config_source"] == "editor tiny-llama.safetensors"
     assert report["editor"] == {"step": 7}
     assert [(row["layer"], row["matrix"]) for row in report["layers"]] == list(editor.places)
-    assert any("1 fact(s) at a time" in warning for warning in report["warnings"])
+    assert any("edits of 1 at a time" in warning for warning in report["warnings"])
     assert not any("Nobody has measured" in warning for warning in report["warnings"])
     assert not any("at a time" in warning for warning in edit(lm, path, FACTS[:1]).report["warnings"])
 

@@ -41,7 +41,10 @@ class StepReport:
 
 
 class Trainer:
-    """An editor in training. `cache_bytes`: kept hidden states of batches that come again each epoch."""
+    """An editor in training. `cache_bytes`: kept hidden states of batches that come again each epoch.
+
+    One Adam with two groups is two Adams: networks and editing rates each have their own rate and moments.
+    """
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class Trainer:
         self._held_out_entered: list[Entered] | None = None
 
     def advance(self) -> StepReport:
-        """One step. Raises NumericsError where a loss or a gradient is not finite; the state is then as it was."""
+        """One step. Raises NumericsError where a loss or a gradient is not finite; nothing of that step is saved."""
         batch = self.schedule(self.standing.step)
         entered = self._enter(batch)
         found = batch_gradients(self.lm, batch, entered, self.editor)
