@@ -77,7 +77,7 @@ class Trainer:
         # What the statistics of this step are made of counts in them, as in the public code.
         for place, gradient in found.by_place.items():
             self.editor.observe(place, *gradient.rows())
-        losses = editor_losses(self.lm, self.editor, batch, entered, found, together=self.config.facts_at_once)
+        losses = editor_losses(self.lm, self.editor, batch, entered, found, self.config)
         loss = losses.total(self.config)
         self._expect_finite(float(loss.detach()), "loss")
         self.adam.zero_grad()
