@@ -11,7 +11,7 @@ from errata.edit.mend.checkpoint import checkpoint_path
 from errata.edit.mend.editor_file import load_editor
 from errata.errors import ConfigError, CorpusError, CorruptFileError, FactsError, NumericsError, StorageError
 from errata.facts import Fact, Neighbour
-from errata.jobs import train_job
+from errata.jobs import train_job, train_work
 from errata.jobs.train_job import train_mend
 from errata.stats import Corpus
 from errata.store.tensors import load_tensors
@@ -315,6 +315,9 @@ def test_on_the_embedded_model_three_steps_bring_the_targets_closer(smollm2, tmp
         for i, name in enumerate(places)
     ]  # fmt: skip
     digest = smollm2.digest()
+    preset, source = train_work.train_settings(smollm2, {})
+    assert (preset.layers, preset.rank, preset.prompt_weight) == ((27, 28, 29), 256, 0.5)
+    assert source.startswith("preset SmolLM2-135M, measured")
     out = tmp_path / "e.safetensors"
     result = run(out, lm=smollm2, facts=facts, steps=3, layers=(28, 29), batch=2, rank=16, learning_rate=1e-4,
                  rate_learning_rate=1e-4, start_rate=1e-4)  # fmt: skip
