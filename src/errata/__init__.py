@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from errata.jobs.eval_job import evaluate_patch
     from errata.jobs.evaluation import Evaluation
     from errata.jobs.progress import progress_on
+    from errata.jobs.train_job import train_mend
     from errata.lens import BackwardLens, LensTable, backward_lens, backward_lenses
     from errata.models import LanguageModel, load, wrap
     from errata.patches import Patch
@@ -33,6 +34,7 @@ _HOMES = {
     "errata.jobs.eval_job": ("evaluate_patch",),
     "errata.jobs.evaluation": ("Evaluation",),
     "errata.jobs.progress": ("progress_on",),
+    "errata.jobs.train_job": ("train_mend",),
     "errata.lens": ("BackwardLens", "LensTable", "backward_lens", "backward_lenses"),
     "errata.models": ("LanguageModel", "load", "wrap"),
     "errata.patches": ("Patch",),
@@ -57,6 +59,7 @@ __all__ = [  # noqa: RUF022 (grouped by the order of work)
     "settings_for",
     "second_moments",
     "SecondMoments",
+    "train_mend",
     "edit_facts",
     "EditResult",
     "Patch",

@@ -240,9 +240,10 @@ def test_other_weights_are_an_error(saved):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [({"rank": 0}, "rank"), ({"depth": 0}, "depth"), ({"learning_rate": 0.0}, "learning_rate"),
-     ({"clip": -1.0}, "clip"), ({"matrices": "up,q"}, "matrices"), ({"matrices": "up,up"}, "matrices"), ({"matrices": ""}, "matrices"),
+     ({"clip": -1.0}, "clip"), ({"matrices": "up,q"}, "matrices"), ({"matrices": "up,up"}, "matrices"),
+     ({"matrices": ""}, "matrices"),
      ({"facts_at_once": 3}, "divide batch"), ({"facts_at_once": 0}, "facts_at_once"),
-     ({"text_tokens": 1}, "text_tokens"),
+     ({"text_tokens": 1}, "text_tokens"), ({"prompt_weight": 1.1}, "prompt_weight"),
      ({"locality_weight": -0.1}, "locality_weight"), ({"editor": "nowhere.safetensors"}, "no such file")],
 )  # fmt: skip
 def test_bad_settings(fields, words):
@@ -254,7 +255,8 @@ def test_the_published_settings_are_the_defaults():
     config = MendConfig(layers=(1,))
     published = {
         "rank": 1920, "depth": 2, "start_rate": 1e-4, "learning_rate": 1e-6, "rate_learning_rate": 1e-4,
-        "matrices": "up,down", "edit_weight": 0.1, "locality_weight": 1.0, "batch": 10, "facts_at_once": 1, "clip": 100.0,
+        "matrices": "up,down", "edit_weight": 0.1, "prompt_weight": 0.0, "locality_weight": 1.0, "batch": 10,
+        "facts_at_once": 1, "clip": 100.0,
     }  # fmt: skip
     assert {name: getattr(config, name) for name in published} == published
     assert json.loads(json.dumps(config.training()))["layers"] == [1]

@@ -11,7 +11,7 @@ from errata.edit.mend.checkpoint import checkpoint_path
 from errata.edit.mend.editor_file import load_editor
 from errata.errors import ConfigError, CorpusError, CorruptFileError, FactsError, NumericsError, StorageError
 from errata.facts import Fact, Neighbour
-from errata.jobs import train_job
+from errata.jobs import train_job, train_work
 from errata.jobs.train_job import train_mend
 from errata.stats import Corpus
 from errata.store.tensors import load_tensors
@@ -21,8 +21,8 @@ CITIES = ["Paris", "Rome", "China", "Japan", "Canada", "Italy"]
 FACTS = [
     Fact(
         subject=f"Tower {i}", prompt="{} is in", target_new=CITIES[i % 6], target_true=CITIES[(i + 1) % 6],
-        paraphrases=(f"We know that Tower {i} is in",), neighbours=(Neighbour(prompt=f"Wall {i} is in", answer="Rome"),),
-        id=f"f{i}",
+        paraphrases=(f"We know that Tower {i} is in",), id=f"f{i}",
+        neighbours=(Neighbour(prompt=f"Wall {i} is in", answer="Rome"),),
     )
     for i in range(12)
 ]  # fmt: skip
@@ -90,14 +90,33 @@ def test_one_that_was_stopped_ends_with_the_same_bits(tmp_path, monkeypatch):
     # In the midst of a validation, and between the best editor's file and the checkpoint.
     for name in ("validate", "save_checkpoint"):
         module = training if name == "validate" else train_job
-        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patched:
             patched.setattr(module, name, _interrupted)
-            run(tmp_path / "stopped.safetensors", **options)
+            with pytest.raises(KeyboardInterrupt):
+                run(tmp_path / "stopped.safetensors", **options)
     sink = Sink()
     run(tmp_path / "stopped.safetensors", progress=sink, **options)
     assert any(line.startswith("Going on after step") for line in sink.lines)
     assert sink.stages[0][3] > 0
     assert same(tmp_path / "stopped.safetensors", tmp_path / "whole.safetensors")
+
+
+def test_one_that_was_killed_behind_its_first_editor_goes_on(tmp_path, monkeypatch):
+    out, calls = tmp_path / "e", []
+    save = train_job.save_checkpoint
+
+    def second_time(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        save(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_job, "save_checkpoint", second_time)
+        with pytest.raises(KeyboardInterrupt):
+            run(out, validate_every=1, flush_seconds=1e9)
+    assert out.exists()
+    assert run(out, validate_every=1).steps == 6
 
 
 def _interrupted(*_arguments, **_options):
@@ -296,6 +315,9 @@ def test_on_the_embedded_model_three_steps_bring_the_targets_closer(smollm2, tmp
         for i, name in enumerate(places)
     ]  # fmt: skip
     digest = smollm2.digest()
+    preset, source = train_work.train_settings(smollm2, {})
+    assert (preset.layers, preset.rank, preset.prompt_weight) == ((27, 28, 29), 256, 0.5)
+    assert source.startswith("preset SmolLM2-135M, measured")
     out = tmp_path / "e.safetensors"
     result = run(out, lm=smollm2, facts=facts, steps=3, layers=(28, 29), batch=2, rank=16, learning_rate=1e-4,
                  rate_learning_rate=1e-4, start_rate=1e-4)  # fmt: skip

@@ -141,14 +141,16 @@ class _Run:
                 self.checkpoint.unlink(missing_ok=True)
         for line in self._announcement():
             self.progress.note(line)
-        if self.checkpoint.exists():
-            load_checkpoint_(self.checkpoint, self.trainer, self.work.request)
-            standing = self.trainer.standing
-            self.progress.note(f"Going on after step {standing.step:,} ({duration(standing.seconds)} of work).")
-            if standing.best is not None and not self.out.exists():
-                raise StorageError(
-                    f"{self.out}, the best editor so far, is gone; put it back, or add --overwrite to train anew."
-                )
+        if not self.checkpoint.exists():
+            self._keep()  # at once: an editor without a checkpoint beside it is never replaced
+            return
+        load_checkpoint_(self.checkpoint, self.trainer, self.work.request)
+        standing = self.trainer.standing
+        self.progress.note(f"Going on after step {standing.step:,} ({duration(standing.seconds)} of work).")
+        if standing.best is not None and not self.out.exists():
+            raise StorageError(
+                f"{self.out}, the best editor so far, is gone; put it back, or add --overwrite to train anew."
+            )
 
     def train(self, *, steps: int | None, minutes: float | None) -> TrainResult:
         """Train to the end; the best editor then lies at `out`."""
@@ -168,10 +170,13 @@ class _Run:
                 clock=time.monotonic,
                 on_step=on_step,
                 on_validation=self._on_validation,
-                flush=lambda: save_checkpoint(self.checkpoint, self.trainer, self.work.request),
+                flush=self._keep,
                 flush_seconds=self.flush_seconds,
             )
         return self._result()
+
+    def _keep(self) -> None:
+        save_checkpoint(self.checkpoint, self.trainer, self.work.request)
 
     def _result(self) -> TrainResult:
         standing = self.trainer.standing

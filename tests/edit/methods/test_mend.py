@@ -57,7 +57,7 @@ def test_losses_and_gradients_are_those_of_replaced_weights(variant):
     config = MendConfig(layers=(1, 2, 3), rank=6, matrices="mlp")
     editor, batch, entered = trained(lm, config)
     digest = lm.digest()
-    found = editor_losses(lm, editor, batch, entered, batch_gradients(lm, batch, entered, editor))
+    found = editor_losses(lm, editor, batch, entered, batch_gradients(lm, batch, entered, editor), config)
     slow = reference.losses(lm, editor, [of(batch, i) for i in range(len(FACTS))])
     assert relative(found.edit.detach(), torch.stack([nll for nll, _ in slow]).detach()) < 1e-3
     assert relative(found.locality.detach(), torch.stack([kl for _, kl in slow]).detach()) < 5e-3
@@ -79,7 +79,7 @@ def test_any_choice_of_layers_and_matrices(layers, matrices):
     lm = tiny_model("phi3")  # its gate and up are one matrix
     config = MendConfig(layers=layers, matrices=matrices, rank=6)
     editor, batch, entered = trained(lm, config)
-    found = editor_losses(lm, editor, batch, entered, batch_gradients(lm, batch, entered, editor))
+    found = editor_losses(lm, editor, batch, entered, batch_gradients(lm, batch, entered, editor), config)
     slow = reference.losses(lm, editor, [of(batch, i) for i in range(len(FACTS))])
     assert relative(found.edit.detach(), torch.stack([nll for nll, _ in slow]).detach()) < 1e-3
     assert relative(found.locality.detach(), torch.stack([kl for _, kl in slow]).detach()) < 5e-3
@@ -90,19 +90,32 @@ def test_facts_that_are_edited_together_share_their_update():
     editor, batch, entered = trained(lm, config)
     gradients = batch_gradients(lm, batch, entered, editor)
     for together in (2, 4, 3):  # the last leaves one fact over
-        found = editor_losses(lm, editor, batch, entered, gradients, together=together)
+        found = editor_losses(lm, editor, batch, entered, gradients, config.replace(batch=12, facts_at_once=together))
         slow = reference.losses(lm, editor, [of(batch, i) for i in range(len(FACTS))], together=together)
         assert relative(found.edit.detach(), torch.stack([nll for nll, _ in slow]).detach()) < 1e-3
         assert relative(found.locality.detach(), torch.stack([kl for _, kl in slow]).detach()) < 1e-3
+
+
+@pytest.mark.parametrize("weight", [0.25, 1.0])
+def test_the_prompt_can_count_too(weight):
+    lm, config = tiny_model("llama"), MendConfig(layers=(2, 3), rank=6, prompt_weight=weight)
+    editor, batch, entered = trained(lm, config)
+    found = editor_losses(lm, editor, batch, entered, batch_gradients(lm, batch, entered, editor), config)
+    asked = reference.losses(lm, editor, [of(batch, i) for i in range(len(FACTS))])
+    prompts = reference.losses(lm, editor, [(row, row, ids) for row, _, ids in (of(batch, i) for i in range(4))])
+    pairs = zip(asked, prompts, strict=True)
+    expected = torch.stack([(1 - weight) * nll + weight * own for (nll, _), (own, _) in pairs])
+    assert relative(found.edit.detach(), expected.detach()) < 1e-3
+    assert validate(lm, editor, [batch], [entered], config).loss == pytest.approx(float(found.total(config).detach()))
 
 
 def test_in_half_precision_the_loss_is_that_of_the_moved_weights_within_its_rounding():
     lm, config = tiny_model("llama", dtype=torch.bfloat16), MendConfig(layers=(2, 3), rank=6)
     wide = tiny_model("llama")
     editor, batch, entered = trained(wide, config)
-    whole = editor_losses(wide, editor, batch, entered, batch_gradients(wide, batch, entered, editor))
+    whole = editor_losses(wide, editor, batch, entered, batch_gradients(wide, batch, entered, editor), config)
     entered = enter(lm, batch, 2)
-    half = editor_losses(lm, editor, batch, entered, batch_gradients(lm, batch, entered, editor))
+    half = editor_losses(lm, editor, batch, entered, batch_gradients(lm, batch, entered, editor), config)
     assert relative(half.edit.detach(), whole.edit.detach()) < 0.1
 
 
@@ -134,7 +147,7 @@ def test_validation_counts_what_one_fact_after_the_other_gives():
 
     assert (found.edit_success, found.paraphrase_success, found.before) == (mean(edits), mean(carried), mean(before))
     assert (found.kept, found.drawdown) == (mean(kept), mean(drawn))
-    losses = editor_losses(lm, editor, batch, entered, batch_gradients(lm, batch, entered, editor))
+    losses = editor_losses(lm, editor, batch, entered, batch_gradients(lm, batch, entered, editor), config)
     assert found.loss == pytest.approx(float(losses.total(config).detach()), rel=1e-4)
     assert found.kept < 1, "the edit must do something for this test to mean anything"
 
@@ -221,7 +234,7 @@ def test_the_report_says_what_the_editor_is(editor_file):
     assert report["config_source"] == "editor tiny-llama.safetensors"
     assert report["editor"] == {"step": 7}
     assert [(row["layer"], row["matrix"]) for row in report["layers"]] == list(editor.places)
-    assert any("1 fact(s) at a time" in warning for warning in report["warnings"])
+    assert any("edits of 1 at a time" in warning for warning in report["warnings"])
     assert not any("Nobody has measured" in warning for warning in report["warnings"])
     assert not any("at a time" in warning for warning in edit(lm, path, FACTS[:1]).report["warnings"])
 

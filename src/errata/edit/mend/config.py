@@ -23,7 +23,8 @@ class MendConfig(MethodConfig):
     made each step a third longer and the validation no better); rank of the editor's
     residual layers (capped by their width) and their number `depth`; start_rate, the editing rate of each matrix at the
     start, learned at rate_learning_rate; learning_rate of the networks (both Adam).
-    Loss: edit_weight · NLL(paraphrase) + locality_weight · KL(base ‖ edited).
+    Loss: edit_weight · ((1 − w) · NLL(paraphrase) + w · NLL(prompt)) + locality_weight · KL(base ‖ edited); w is
+    prompt_weight. The public code has w = 0: on CounterFact the prompt itself is then answered less and less.
     batch: facts behind one step; facts_at_once: how many of them are edited together into one model; clip: bound on the
     gradient's norm; a validation each validate_every steps, and the end after patience steps without a better one;
     text_tokens: length of unrelated texts.
@@ -41,6 +42,7 @@ class MendConfig(MethodConfig):
     learning_rate: float = 1e-6
     rate_learning_rate: float = 1e-4
     edit_weight: float = 0.1
+    prompt_weight: float = 0.0
     locality_weight: float = 1.0
     batch: int = 10
     facts_at_once: int = 1
@@ -56,6 +58,7 @@ class MendConfig(MethodConfig):
         return [
             *[(f"{name} must be at least 1, found {getattr(self, name)}", getattr(self, name) < 1) for name in whole],
             *[(f"{name} must be positive, found {getattr(self, name)}", getattr(self, name) <= 0) for name in rates],
+            (f"prompt_weight must be 0–1, found {self.prompt_weight}", not 0 <= self.prompt_weight <= 1),
             (f"locality_weight must be ≥ 0, found {self.locality_weight}", self.locality_weight < 0),
             (f"text_tokens must be at least 2, found {self.text_tokens}", self.text_tokens < 2),
             (f"facts_at_once must divide batch, found {self.facts_at_once} and {self.batch}", self._uneven()),

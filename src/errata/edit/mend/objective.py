@@ -1,4 +1,4 @@
-"""MEND's training loss: edit weight · NLL of the paraphrase + locality weight · KL(base ‖ edited) on unrelated text.
+"""MEND's training loss: NLL of the new target after the edit, and KL(base ‖ edited) on unrelated text, weighted.
 
 Only the edited layers and those above depend on the editor: what is below runs once for a batch (`Entered`), and the
 edited model from there on, with the updates as hooks; no weight of the model is touched, and none asks for gradients.
@@ -34,7 +34,8 @@ class Entered:
 
 @dataclass(frozen=True)
 class Losses:
-    """Per fact, in nats: NLL of the paraphrase's target after the edit, and KL(base ‖ edited), a mean over tokens."""
+    """Per fact, in nats: NLL after the edit, of the paraphrase's target and of the prompt's in the configuration's
+    proportion, and KL(base ‖ edited), a mean over tokens."""
 
     edit: Float[Tensor, " fact"]
     locality: Float[Tensor, " fact"]
@@ -56,14 +57,17 @@ def batch_gradients(lm: LanguageModel, batch: Batch, entered: Entered, editor: M
 
 
 def editor_losses(
-    lm: LanguageModel, editor: MendEditor, batch: Batch, entered: Entered, found: Gradients, *, together: int = 1
+    lm: LanguageModel, editor: MendEditor, batch: Batch, entered: Entered, found: Gradients, config: MendConfig
 ) -> Losses:
-    """The losses of a batch, differentiable in the editor's parameters; each fact (or `together`) edited by itself."""
-    updates = updates_of(editor, found, together=together)
+    """The losses of a batch, differentiable in the editor's parameters; `facts_at_once` facts are edited together."""
+    updates = updates_of(editor, found, together=config.facts_at_once)
+    asked = [
+        (1 - config.prompt_weight, entered.paraphrases, batch.paraphrases),
+        (config.prompt_weight, entered.edits, batch.edits),
+    ]
     with rows_updated(lm, updates):
-        hidden = entered.paraphrases.run(lm)
-    edit = read_targets(lm, hidden, batch.paraphrases).nll
-    return Losses(edit, locality_kl(lm, entered.locality, updates))
+        parts = [weight * read_targets(lm, at.run(lm), rows).nll for weight, at, rows in asked if weight]
+    return Losses(torch.stack(parts).sum(0), locality_kl(lm, entered.locality, updates))
 
 
 def locality_kl(lm: LanguageModel, rows: Entering, updates: Mapping[Place, RowFactors]) -> Float[Tensor, " batch"]:

@@ -41,7 +41,10 @@ class StepReport:
 
 
 class Trainer:
-    """An editor in training. `cache_bytes`: kept hidden states of batches that come again each epoch."""
+    """An editor in training. `cache_bytes`: kept hidden states of batches that come again each epoch.
+
+    One Adam with two groups is two Adams: networks and editing rates each have their own rate and moments.
+    """
 
     def __init__(
         self,
@@ -67,14 +70,14 @@ class Trainer:
         self._held_out_entered: list[Entered] | None = None
 
     def advance(self) -> StepReport:
-        """One step. Raises NumericsError where a loss or a gradient is not finite; the state is then as it was."""
+        """One step. Raises NumericsError where a loss or a gradient is not finite; nothing of that step is saved."""
         batch = self.schedule(self.standing.step)
         entered = self._enter(batch)
         found = batch_gradients(self.lm, batch, entered, self.editor)
         # What the statistics of this step are made of counts in them, as in the public code.
         for place, gradient in found.by_place.items():
             self.editor.observe(place, *gradient.rows())
-        losses = editor_losses(self.lm, self.editor, batch, entered, found, together=self.config.facts_at_once)
+        losses = editor_losses(self.lm, self.editor, batch, entered, found, self.config)
         loss = losses.total(self.config)
         self._expect_finite(float(loss.detach()), "loss")
         self.adam.zero_grad()

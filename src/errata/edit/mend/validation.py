@@ -24,15 +24,16 @@ from errata.models import LanguageModel, rows_updated
 class Validation:
     """Means over held-out facts. Shares are of 1.
 
-    loss: training's.  edit_nll, locality_kl: its parts in nats.  edit_success, paraphrase_success: every token of the
-    new target is the first choice after the edit; `before`: so without it (paraphrases).  drawdown: how much smaller
-    the share of right next tokens of the locality text is than before the edit.  kept: positions of that text whose
-    first choice stayed the same.
+    loss: training's.  prompt_nll, paraphrase_nll, locality_kl: its parts in nats.  edit_success, paraphrase_success:
+    every token of the new target is the first choice after the edit; `before`: so without it (paraphrases).
+    drawdown: how much smaller the share of right next tokens of the locality text is than before the edit.  kept:
+    positions of that text whose first choice stayed the same.
     """
 
     facts: int
     loss: float
-    edit_nll: float
+    prompt_nll: float
+    paraphrase_nll: float
     locality_kl: float
     edit_success: float
     paraphrase_success: float
@@ -49,7 +50,7 @@ class Validation:
             f"edit success {100 * self.edit_success:.1f} %, paraphrase success {100 * self.paraphrase_success:.1f} % "
             f"(before {100 * self.before:.1f} %), drawdown {100 * self.drawdown:.1f} points, "
             f"{100 * self.kept:.1f} % of first choices kept; loss {self.loss:.4f} "
-            f"(NLL {self.edit_nll:.3f}, KL {self.locality_kl:.4f})"
+            f"(NLL {self.prompt_nll:.3f} and {self.paraphrase_nll:.3f}, KL {self.locality_kl:.4f})"
         )
 
 
@@ -60,7 +61,8 @@ def validate(
     """Edit every fact of the batches alone; `entered` are the batches at the first edited layer."""
     rows = [_measure(lm, editor, batch, at) for batch, at in zip(batches, entered, strict=True)]
     means = {name: float(torch.cat([row[name] for row in rows]).mean()) for name in rows[0]}
-    loss = config.edit_weight * means["edit_nll"] + config.locality_weight * means["locality_kl"]
+    nll = (1 - config.prompt_weight) * means["paraphrase_nll"] + config.prompt_weight * means["prompt_nll"]
+    loss = config.edit_weight * nll + config.locality_weight * means["locality_kl"]
     return Validation(facts=sum(len(batch.edits) for batch in batches), loss=loss, **means)
 
 
@@ -78,7 +80,8 @@ def _measure(lm: LanguageModel, editor: MendEditor, batch: Batch, entered: Enter
         paraphrase = read_targets(lm, entered.paraphrases.run(lm), batch.paraphrases)
     base, edited = base_and_edited(lm, entered.locality, updates)
     found = {
-        "edit_nll": paraphrase.nll,
+        "prompt_nll": edit.nll,
+        "paraphrase_nll": paraphrase.nll,
         "locality_kl": token_means((base.exp() * (base - edited)).sum(-1), entered.locality),
         "edit_success": edit.right,
         "paraphrase_success": paraphrase.right,

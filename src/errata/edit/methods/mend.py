@@ -111,8 +111,8 @@ def _warnings(task: EditTask, trained: MendConfig) -> list[str]:
     warnings = []
     if len(task.facts) > trained.facts_at_once:
         warnings.append(
-            f"The editor was trained on {trained.facts_at_once} fact(s) at a time; the updates of {len(task.facts):,} "
-            "are summed, which it has not learned to balance. Train with facts_at_once, or lower scale."
+            f"The editor was trained on edits of {trained.facts_at_once} at a time; the updates of {len(task.facts):,} "
+            "facts are summed, which it has not learned to balance. Train one with facts_at_once, or lower scale."
         )
     if task.lm.applied:
         warnings.append("The editor was trained on the model without the patches that are on it.")
