@@ -240,9 +240,10 @@ def test_other_weights_are_an_error(saved):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [({"rank": 0}, "rank"), ({"depth": 0}, "depth"), ({"learning_rate": 0.0}, "learning_rate"),
-     ({"clip": -1.0}, "clip"), ({"matrices": "up,q"}, "matrices"), ({"matrices": "up,up"}, "matrices"), ({"matrices": ""}, "matrices"),
+     ({"clip": -1.0}, "clip"), ({"matrices": "up,q"}, "matrices"), ({"matrices": "up,up"}, "matrices"),
+     ({"matrices": ""}, "matrices"),
      ({"facts_at_once": 3}, "divide batch"), ({"facts_at_once": 0}, "facts_at_once"),
-     ({"text_tokens": 1}, "text_tokens"),
+     ({"text_tokens": 1}, "text_tokens"), ({"scale": 0.0}, "scale must be positive"), ({"scale": -1.0}, "scale"),
      ({"locality_weight": -0.1}, "locality_weight"), ({"editor": "nowhere.safetensors"}, "no such file")],
 )  # fmt: skip
 def test_bad_settings(fields, words):
