@@ -255,7 +255,8 @@ def test_the_published_settings_are_the_defaults():
     config = MendConfig(layers=(1,))
     published = {
         "rank": 1920, "depth": 2, "start_rate": 1e-4, "learning_rate": 1e-6, "rate_learning_rate": 1e-4,
-        "matrices": "up,down", "edit_weight": 0.1, "locality_weight": 1.0, "batch": 10, "facts_at_once": 1, "clip": 100.0,
+        "matrices": "up,down", "edit_weight": 0.1, "locality_weight": 1.0, "batch": 10, "facts_at_once": 1,
+        "clip": 100.0,
     }  # fmt: skip
     assert {name: getattr(config, name) for name in published} == published
     assert json.loads(json.dumps(config.training()))["layers"] == [1]

@@ -21,7 +21,8 @@ CITIES = ["Paris", "Rome", "China", "Japan", "Canada", "Italy"]
 FACTS = [
     Fact(
         subject=f"Tower {i}", prompt="{} is in", target_new=CITIES[i % 6], target_true=CITIES[(i + 1) % 6],
-        paraphrases=(f"We know that Tower {i} is in",), neighbours=(Neighbour(prompt=f"Wall {i} is in", answer="Rome"),),
+        paraphrases=(f"We know that Tower {i} is in",),
+        neighbours=(Neighbour(prompt=f"Wall {i} is in", answer="Rome"),),
         id=f"f{i}",
     )
     for i in range(12)
@@ -90,9 +91,10 @@ def test_one_that_was_stopped_ends_with_the_same_bits(tmp_path, monkeypatch):
     # In the midst of a validation, and between the best editor's file and the checkpoint.
     for name in ("validate", "save_checkpoint"):
         module = training if name == "validate" else train_job
-        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patched:
             patched.setattr(module, name, _interrupted)
-            run(tmp_path / "stopped.safetensors", **options)
+            with pytest.raises(KeyboardInterrupt):
+                run(tmp_path / "stopped.safetensors", **options)
     sink = Sink()
     run(tmp_path / "stopped.safetensors", progress=sink, **options)
     assert any(line.startswith("Going on after step") for line in sink.lines)
