@@ -244,6 +244,7 @@ def test_other_weights_are_an_error(saved):
      ({"matrices": ""}, "matrices"),
      ({"facts_at_once": 3}, "divide batch"), ({"facts_at_once": 0}, "facts_at_once"),
      ({"text_tokens": 1}, "text_tokens"), ({"prompt_weight": 1.1}, "prompt_weight"),
+     ({"scale": 0.0}, "scale must be positive"), ({"scale": -1.0}, "scale"),
      ({"locality_weight": -0.1}, "locality_weight"), ({"editor": "nowhere.safetensors"}, "no such file")],
 )  # fmt: skip
 def test_bad_settings(fields, words):

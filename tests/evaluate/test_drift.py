@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from errata.errors import InputError, NumericsError
-from errata.evaluate import drift as module
+from errata.evaluate import text_states as module
 from errata.evaluate.drift import Drift
 from errata.evaluate.perplexity import perplexity
 from reference import evaluation as reference

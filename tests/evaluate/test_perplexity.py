@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from errata.errors import InputError
-from errata.evaluate import perplexity as module
+from errata.evaluate import text_states as module
+from errata.evaluate.drift import Drift
 from errata.evaluate.perplexity import perplexity
-from tiny import VARIANTS, tiny_model, tiny_tokenizer
+from tiny import VARIANTS, fresh_model, tiny_model, tiny_tokenizer
 
 TEXTS = ["The tower is tall.", "Danielle Darrieux speaks French; her mother tongue is French.", "a", "", "Toyota"]
 
@@ -38,6 +39,24 @@ def test_rows_beyond_the_context_are_cut():
     lm = tiny_model("gpt2")
     row = [5 + i % 200 for i in range(400)]
     assert perplexity(lm, [row]) == pytest.approx(perplexity(lm, [row[:256]]))
+
+
+def test_it_is_drift_s_own_and_its_logits_are_bounded(monkeypatch):
+    lm = fresh_model("llama")
+    rows = [tiny_tokenizer()(text)["input_ids"] for text in TEXTS]
+    assert perplexity(lm, rows) == pytest.approx(Drift(lm, rows).measure().perplexity.value, rel=1e-14)
+    heads, expected = [], slow(lm, rows)
+    lm.lm_head.register_forward_hook(lambda _module, _arguments, output: heads.append(output.shape[0]))
+    monkeypatch.setattr(module, "_LOGITS_AT_ONCE", 3 * lm.d_vocab + 1)
+    assert perplexity(lm, rows) == pytest.approx(expected, rel=1e-5)
+    assert max(heads) == 3
+
+
+def test_broken_weights_have_no_perplexity():
+    lm = fresh_model("llama")
+    with torch.no_grad():
+        lm.down_weight(1)[:] = torch.inf
+    assert math.isnan(perplexity(lm, [[3, 4, 5]]))
 
 
 @pytest.mark.parametrize("rows", [[], [[]], [[3]]])

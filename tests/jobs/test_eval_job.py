@@ -250,6 +250,24 @@ def test_bad_input_before_any_work(tmp_path, monkeypatch):
         evaluate_patch(lm, patch, cache=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("options", "seeds"),
+    [
+        ({"text_tokens": 20, "seed": 7, "generation": CONFIG}, (7, 3)),
+        ({"text_tokens": 20, "seed": 7}, (7, None)),
+        ({"text_tokens": 20, "seed": 7, "corpus": CORPUS, "generation": CONFIG}, (None, 3)),
+        ({"text_tokens": 0, "seed": 7, "generation": CONFIG}, (None, 3)),
+    ],
+)
+def test_the_report_holds_every_seed_that_had_a_part(tmp_path, options, seeds):
+    lm = fresh_model("llama")
+    found = evaluate_patch(lm, patch_of(lm), cache=tmp_path, **options)
+    held_out_seed, generation = (report(found)[name] for name in ("held_out_seed", "generation"))
+    assert (held_out_seed, generation and generation["seed"]) == seeds
+    assert ("(seed 7)" in evaluation_text(found)) == (seeds[0] == 7)
+    assert (", seed 3." in evaluation_text(found)) == (seeds[1] == 3)
+
+
 def test_unusable_facts_are_left_out_on_demand(tmp_path):
     lm = fresh_model("llama")
     long = Fact(subject="Rome", prompt="Rome is " + "very " * 300 + "in", target_new="Peru", id="long")

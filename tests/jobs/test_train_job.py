@@ -235,6 +235,36 @@ def test_a_loss_that_is_not_finite_says_what_to_lower(tmp_path, rates):
     assert not (tmp_path / "e").exists()
 
 
+@pytest.mark.parametrize("what", ["loss", "gradient of the editor"])
+def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(tmp_path, monkeypatch, what):
+    """To the bit: parameters, statistics, Adam's moments, the step; and the next step is what it would have been."""
+    trainers = []
+    advance = training.Trainer.advance
+    monkeypatch.setattr(training.Trainer, "advance", lambda self: trainers.append(self) or advance(self))
+    run(tmp_path / "e", steps=2)
+    trainer = trainers[0]
+
+    def state():
+        adam = {name: one.clone() for i, part in enumerate(trainer.adam.state.values())
+                for name, one in ((f"{i} {key}", value) for key, value in part.items())}  # fmt: skip
+        return {**{name: one.clone() for name, one in trainer.editor.tensors().items()}, **adam}
+
+    before, expect = state(), trainer._expect_finite
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            trainer, "_expect_finite", lambda value, name: expect(float("nan") if name == what else value, name)
+        )
+        with pytest.raises(NumericsError, match=f"{what} is nan at step 3"):
+            advance(trainer)
+    after = state()
+    assert set(after) == set(before)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert trainer.standing.step == 2
+    advance(trainer)
+    run(tmp_path / "whole", steps=3)
+    assert all(torch.equal(one, trainers[-1].editor.tensors()[n]) for n, one in trainer.editor.tensors().items())
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [({"steps": 0}, "at least 1"), ({"minutes": 1.0}, "choose one"), ({"steps": None, "minutes": -1.0}, "positive"),

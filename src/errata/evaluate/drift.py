@@ -6,7 +6,7 @@ all but each document's last. Equals full logits of both models (tests/reference
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,10 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from errata.errors import InputError, NumericsError
+from errata.errors import NumericsError
 from errata.evaluate.metrics import Metric
-from errata.models import LanguageModel, pad_right, run_layers
-
-_BATCH_TOKENS = 2048
-# Elements of a block of logits, in float64: 32 MiB, of which a few exist at a time.
-_LOGITS_AT_ONCE = 1 << 22
-
-Row = tuple[int, ...]
+from errata.evaluate.text_states import blocks, hidden_states, log_probs, next_tokens, usable_rows
+from errata.models import LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,33 +57,20 @@ class Drift:
     """
 
     def __init__(self, lm: LanguageModel, rows: Sequence[Sequence[int]]) -> None:
-        usable = [tuple(row[: lm.max_tokens]) for row in rows if len(row) > 1]
-        if not usable:
-            raise InputError("Drift needs text of at least two tokens.")
         self.lm = lm
-        self.rows: list[Row] = sorted(usable, key=len)
-        self._before = [hidden.cpu() for _, hidden in self._hidden()]
+        self.rows = usable_rows(lm, rows, what="Drift")
+        self._before = [hidden.cpu() for _, hidden in hidden_states(lm, self.rows)]
 
     def measure(self) -> DriftScore:
         """How far the model, as it is now, is from what it was."""
         sums = torch.zeros(len(self.rows), 4, dtype=torch.float64)
         document = 0
-        for before, (batch, after) in zip(self._before, self._hidden(), strict=True):
+        for before, (batch, after) in zip(self._before, hidden_states(self.lm, self.rows), strict=True):
             lengths = torch.tensor([len(row) - 1 for row in batch])
             owners = torch.repeat_interleave(torch.arange(len(batch)), lengths) + document
-            targets = torch.tensor([token for row in batch for token in row[1:]])
-            sums.index_add_(0, owners, self._compared(before, after, targets))
+            sums.index_add_(0, owners, self._compared(before, after, next_tokens(batch)))
             document += len(batch)
         return self._score(sums)
-
-    @torch.no_grad()
-    def _hidden(self) -> Iterator[tuple[list[Row], Float[Tensor, "row d_head"]]]:
-        """Batches of rows, and the backbone's output at each of their positions but the last."""
-        for batch in _batches(self.rows):
-            ids, mask = pad_right(batch, device=self.lm.device)
-            hidden = run_layers(self.lm, ids, mask).hidden
-            assert hidden is not None
-            yield batch, hidden[:, :-1][mask[:, 1:].bool()]
 
     @torch.no_grad()
     def _compared(
@@ -96,26 +78,24 @@ class Drift:
     ) -> Float64[Tensor, "row 4"]:
         """Of each position: NLL before and after, KL, and whether the first choice changed."""
         device, found = self.lm.device, []
-        for at in range(0, len(targets), block := max(1, _LOGITS_AT_ONCE // self.lm.d_vocab)):
-            cut = slice(at, at + block)
+        for cut in blocks(self.lm, len(targets)):
             # Not batched with the others' rows: a product of the same shape gives the same bits, and no drift is 0.
             p, q = (self._log_probs(hidden[cut].to(device)) for hidden in (before, after))
             chosen = targets[cut].to(device)[:, None]
-            nll = [-log_probs.gather(1, chosen)[:, 0] for log_probs in (p, q)]
+            nll = [-one.gather(1, chosen)[:, 0] for one in (p, q)]
             changed = (p.argmax(1) != q.argmax(1)).double()
             kl = (p.exp() * (p - q)).sum(1)
             found.append(torch.stack([*nll, kl, changed], dim=1).cpu())
         return torch.cat(found)
 
     def _log_probs(self, hidden: Float[Tensor, "row d_head"]) -> Float64[Tensor, "row d_vocab"]:
-        # float64: a small KL is a difference of nearly equal numbers, which float32 would drown.
-        log_probs = torch.log_softmax(self.lm.logits(hidden).double(), dim=-1)
-        if not log_probs.isfinite().all():
+        found = log_probs(self.lm, hidden)
+        if not found.isfinite().all():
             raise NumericsError(
                 f"{self.lm.name} gives probabilities that are not finite on held-out text: its weights are broken "
                 f"(remove the last patch, if one is applied), or {self.lm.dtype} is too narrow for it."
             )
-        return log_probs
+        return found
 
     def _score(self, sums: Float64[Tensor, "document 4"]) -> DriftScore:
         counts = torch.tensor([float(len(row) - 1) for row in self.rows], dtype=torch.float64)
@@ -128,17 +108,6 @@ class Drift:
             positions=int(counts.sum()),
             documents=len(self.rows),
         )
-
-
-def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """Rows by length, in batches of at most `_BATCH_TOKENS` tokens, or one row."""
-    batch: list[Row] = []
-    for row in rows:
-        if batch and (len(batch) + 1) * len(row) > _BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(row)
-    yield batch
 
 
 def _mean(sums: Float64[Tensor, " document"], counts: Float64[Tensor, " document"]) -> Metric:

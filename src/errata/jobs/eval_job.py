@@ -73,9 +73,10 @@ def evaluate_patch(
         "facts_digest": digest([chunk.digest for chunk in run.chunks]),
         "skipped": [str(problem) for problem in skipped],
         "held_out": None if text is None else text.name,
-        "generation": None if generation is None else {"tokens": generation.tokens, "top_k": generation.top_k},
+        # A corpus is read from its beginning: no seed has a part in it.
+        "held_out_seed": seed if text is not None and corpus is None else None,
+        "generation": None if generation is None else {n: getattr(generation, n) for n in ("tokens", "top_k", "seed")},
         "references": None if references is None else {"name": references.name, "digest": references.digest},
-        "seed": seed if generation is None else generation.seed,
     }
     before, after, changed = run.totals(references)
     info["seconds"] = round(time.monotonic() - started, 2)

@@ -68,12 +68,14 @@ def evaluation_text(evaluation: Evaluation) -> str:
     info, drift = evaluation.info, evaluation.drift
     told = [f"Patch {info['patch']} ({info['method']}) on {info['model']['name']}: {info['facts']:,} facts."]
     if drift is not None:
+        seed = "" if info["held_out_seed"] is None else f" (seed {info['held_out_seed']})"
         told.append(
-            f"Held-out text: {drift.positions:,} positions in {drift.documents:,} documents, {info['held_out']}."
+            f"Held-out text: {drift.positions:,} positions in {drift.documents:,} documents, {info['held_out']}{seed}."
         )
     if info["generation"]:
         told.append(
-            f"Generations: top-k {info['generation']['top_k']}, {info['generation']['tokens']} tokens in total."
+            f"Generations: top-k {info['generation']['top_k']}, {info['generation']['tokens']} tokens in total, "
+            f"seed {info['generation']['seed']}."
         )
     told.append(
         "± is half a 95 % interval: over facts, for held-out text over its documents. Success (ES, PS, NS) compares "

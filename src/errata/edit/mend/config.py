@@ -59,6 +59,7 @@ class MendConfig(MethodConfig):
             *[(f"{name} must be at least 1, found {getattr(self, name)}", getattr(self, name) < 1) for name in whole],
             *[(f"{name} must be positive, found {getattr(self, name)}", getattr(self, name) <= 0) for name in rates],
             (f"prompt_weight must be 0–1, found {self.prompt_weight}", not 0 <= self.prompt_weight <= 1),
+            (f"scale must be positive, found {self.scale}; 1 is the edit as trained", self.scale <= 0),
             (f"locality_weight must be ≥ 0, found {self.locality_weight}", self.locality_weight < 0),
             (f"text_tokens must be at least 2, found {self.text_tokens}", self.text_tokens < 2),
             (f"facts_at_once must divide batch, found {self.facts_at_once} and {self.batch}", self._uneven()),

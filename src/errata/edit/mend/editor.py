@@ -132,10 +132,17 @@ class MendEditor(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that makes the editor up, by name: parameters in float32, statistics in float64."""
-        named: dict[str, Tensor] = {name: parameter.detach() for name, parameter in self.named_parameters()}
+        return {**{name: parameter.detach() for name, parameter in self.named_parameters()}, **self.statistics()}
+
+    def statistics(self) -> dict[str, Tensor]:
+        """The running statistics by name, as they are now: `observe` makes new tensors and leaves these alone."""
+        return {f"{shape}.{part}": getattr(found, part) for shape, found in self._moments() for part in _PARTS}
+
+    def set_statistics_(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the running statistics from `tensors`, which may hold others besides."""
         for shape, moments in self._moments():
-            named |= {f"{shape}.{part}": getattr(moments, part) for part in _PARTS}
-        return named
+            for part in _PARTS:
+                setattr(moments, part, tensors[f"{shape}.{part}"].double().cpu().clone())
 
     @torch.no_grad()
     def load_tensors_(self, tensors: Mapping[str, Tensor]) -> None:
@@ -145,9 +152,7 @@ class MendEditor(nn.Module):
             raise ConfigError("These tensors are those of another editor: their names or shapes differ.")
         for name, parameter in self.named_parameters():
             parameter.copy_(tensors[name])
-        for shape, moments in self._moments():
-            for part in _PARTS:
-                setattr(moments, part, tensors[f"{shape}.{part}"].double().cpu().clone())
+        self.set_statistics_(tensors)
 
     def _moments(self) -> Iterable[tuple[str, RunningMoments]]:
         for name, net in self.nets.items():

@@ -13,6 +13,7 @@ import torch
 from errata.edit.mend.config import MendConfig
 from errata.edit.mend.editor import MendEditor
 from errata.edit.mend.examples import Batch, Schedule
+from errata.edit.mend.gradients import Gradients
 from errata.edit.mend.objective import Entered, batch_gradients, editor_losses, enter
 from errata.edit.mend.validation import Validation, validate, validation_batches
 from errata.errors import NumericsError
@@ -74,9 +75,21 @@ class Trainer:
         batch = self.schedule(self.standing.step)
         entered = self._enter(batch)
         found = batch_gradients(self.lm, batch, entered, self.editor)
+        before = self.editor.statistics()
         # What the statistics of this step are made of counts in them, as in the public code.
         for place, gradient in found.by_place.items():
             self.editor.observe(place, *gradient.rows())
+        try:
+            report = self._gradient(batch, entered, found)
+        except NumericsError:
+            self.editor.set_statistics_(before)
+            raise
+        self.adam.step()
+        self.standing.step += 1
+        return report
+
+    def _gradient(self, batch: Batch, entered: Entered, found: Gradients) -> StepReport:
+        """Losses of the step, and their gradient, clipped, in the editor's parameters."""
         losses = editor_losses(self.lm, self.editor, batch, entered, found, self.config)
         loss = losses.total(self.config)
         self._expect_finite(float(loss.detach()), "loss")
@@ -84,8 +97,6 @@ class Trainer:
         loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(self.editor.parameters(), self.config.clip))
         self._expect_finite(norm, "gradient of the editor")
-        self.adam.step()
-        self.standing.step += 1
         means = losses.edit.detach().mean(), losses.locality.detach().mean()
         return StepReport(float(loss.detach()), float(means[0]), float(means[1]), norm)
 

@@ -20,8 +20,8 @@ class EmmetConfig(MassConfig):
     """Hyperparameters of EMMET.
 
     layers: one in the paper; several are written as MEMIT writes them.  moment_scale: s, C' = sC, the corpus tokens
-    that the mean stands for.  softness: α, how far the constraints may be missed; 0 holds them exactly. Only α·s
-    matters, and it is what MEMIT calls λ.
+    that the mean stands for.  softness: α, how far the constraints may be missed; 0 holds them exactly, and refuses
+    facts whose keys depend on each other. Only α·s matters, and it is what MEMIT calls λ.
     """
 
     title: ClassVar[str] = "EMMET"
