@@ -1,6 +1,9 @@
 # make setup | demo | test | check | clean.  PYTHON=... chooses the interpreter; ARGS=... goes to pytest or the demo.
 
 PYTHON ?= python3
+# The suite runs in so many processes of so many threads: most of it is small models, which gain nothing from a second.
+WORKERS ?= 2
+THREADS ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
@@ -14,7 +17,7 @@ demo: setup
 	@$(BIN)/errata demo $(ARGS)
 
 test: setup
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: setup
 	@scripts/check $(ARGS)
