@@ -19,8 +19,8 @@ class MendConfig(MethodConfig):
 
     For an edit: editor, the file that `errata train mend` wrote (editor_digest, of its content, is filled in); scale, a
     factor on every update (1 as trained).
-    For training: layers and matrices (names as up,down, or "mlp": all that the model's MLP has; on SmolLM2 the gate
-    made each step a third longer and the validation no better); rank of the editor's
+    For training: layers and matrices (names as up,down, or "mlp": all that the model's MLP has; with the gate SmolLM2's
+    validation was no better, for half as many matrices again); rank of the editor's
     residual layers (capped by their width) and their number `depth`; start_rate, the editing rate of each matrix at the
     start, learned at rate_learning_rate; learning_rate of the networks (both Adam).
     Loss: edit_weight · ((1 − w) · NLL(paraphrase) + w · NLL(prompt)) + locality_weight · KL(base ‖ edited); w is
