@@ -8,6 +8,7 @@ from typing import Any
 from errata.edit.mend.config import MendConfig
 from errata.edit.method import Preset
 from errata.edit.method_config import MethodConfig
+from errata.edit.methods.alphaedit import AlphaEditConfig
 from errata.edit.methods.knowledge_neurons import KnowledgeNeuronsConfig
 from errata.edit.methods.memit import MemitConfig
 from errata.edit.methods.rome import RomeConfig
@@ -62,6 +63,18 @@ MEMIT_PRESETS = (
     _row("Mistral-7B", "EasyEdit", MISTRAL, _memit(range(4, 9), **_EASYEDIT)),
     _row("Llama-3.2-3B", "EasyEdit", LLAMA_32, _memit(range(4, 9), **_EASYEDIT)),
     _row("Qwen2-7B, Qwen2.5-7B", "EasyEdit", QWEN2, _memit(range(4, 9), **_EASYEDIT)),
+)
+
+
+def _alphaedit(layers: range, **fields: Any) -> AlphaEditConfig:
+    return AlphaEditConfig(layers=tuple(layers), **fields)
+
+
+# MEMIT's layers and target values; threshold 2e-2 and ridge 10, the published defaults.
+ALPHAEDIT_PRESETS = (
+    _row("Llama-3-8B", "AlphaEdit", LLAMA_3, _alphaedit(range(4, 9), value_steps=25, learning_rate=0.1)),
+    _row("GPT-J 6B", "AlphaEdit", GPT_J, _alphaedit(range(3, 9), value_steps=25)),
+    _row("GPT-2 XL", "AlphaEdit", GPT2_XL, _alphaedit(range(13, 18))),
 )
 
 
@@ -154,7 +167,7 @@ MEND_PRESETS = (
 
 PRESETS: Mapping[str, tuple[Preset, ...]] = {
     "memit": MEMIT_PRESETS,
-    "alphaedit": (),
+    "alphaedit": ALPHAEDIT_PRESETS,
     "emmet": (),
     "pmet": (),
     "rome": ROME_PRESETS,
