@@ -13,7 +13,7 @@ from errata.edit.mend.editor_file import load_editor
 from errata.edit.mend.gradients import entering, gradients
 from errata.edit.method import Edit, EditTask, Method
 from errata.errors import ConfigError
-from errata.models import LanguageModel, Place, encode_targets, weight_of
+from errata.models import LanguageModel, Place, encode_targets, relative_norm, weight_of
 from errata.store.digest import file_digest
 
 _LAST = 3  # the published choice: the last three layers
@@ -66,7 +66,7 @@ def edit_mend(task: EditTask) -> Edit:
             for place, (left, right) in factors.items():
                 sums[place].add(left, right)
     updates = {place: found.update(config.scale) for place, found in sums.items()}
-    norms = {place: _relative_norm(task.lm, place, update) for place, update in updates.items()}
+    norms = {place: relative_norm(update, weight_of(task.lm, place)) for place, update in updates.items()}
     rates = dict(zip(editor.places, editor.rates.tolist(), strict=True))
     mean_nll = float(torch.cat(nll).mean())
     return Edit(
@@ -101,10 +101,6 @@ def _chunks(
             found = gradients(lm, chunk, entered, editor.places)
             yield found.nll, {place: editor(place, *one.rows()) for place, one in found.by_place.items()}
             advance(len(chunk))
-
-
-def _relative_norm(lm: LanguageModel, place: Place, update: WeightUpdate) -> float:
-    return float(update.matrix().norm()) / float(weight_of(lm, place).float().norm())
 
 
 def _warnings(task: EditTask, trained: MendConfig) -> list[str]:

@@ -1,5 +1,6 @@
 """One cell of a benchmark: a method edits some facts, the model is measured as it is then, and put back."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -18,7 +19,7 @@ from errata.jobs.bench.options import BenchOptions
 from errata.jobs.bench.outcomes import Outcome, outcome_of
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.stats_job import run_stats
-from errata.models import LanguageModel, updates_applied, weight_of
+from errata.models import LanguageModel, relative_norm, updates_applied, weight_of
 from errata.stats import Corpus, SecondMoments
 
 # ‖ΔW‖/‖W‖ from which on a cell is marked: of the weight's own little is left.
@@ -232,11 +233,9 @@ class _Timed:
 
 def _relative_norm(lm: LanguageModel, edit: Edit) -> float:
     """The largest ‖ΔW‖/‖W‖ of the matrices that were written."""
-    norms = [
-        float(update.matrix().double().norm()) / max(float(weight_of(lm, place).double().norm()), 1e-30)
-        for place, update in edit.updates.items()
-    ]
-    return max(norms, default=0.0)
+    norms = [relative_norm(update, weight_of(lm, place)) for place, update in edit.updates.items()]
+    # A weight of zeros makes it infinite, which JSON cannot hold.
+    return min(max(norms, default=0.0), sys.float_info.max)
 
 
 def _told(edit: Edit) -> dict[str, Any]:
