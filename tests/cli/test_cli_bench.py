@@ -102,6 +102,7 @@ def test_relations_and_the_study(errata, arguments, work) -> None:
         (["--mixed", "{} is in|{} sings"], {}, "0 records have that relation"),
         (["--in-batches", "2", "--one-by-one"], {}, "exclude each other"),
         (["--text", "absent.txt"], {}, "absent.txt"),
+        (["--text-tokens", "0"], {}, "asks for no drift"),
         (["--references", "corpus.txt"], {}, "add --generate"),
         (["--generate", "--references", "absent.jsonl"], {}, "absent.jsonl"),
         ([], {"out": "corpus.txt"}, "that is a file"),

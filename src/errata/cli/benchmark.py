@@ -37,6 +37,8 @@ def run_bench_command(
         "mixed": _pair(options["mixed"]),
     })  # fmt: skip
     check_folder(out.expanduser())
+    if sources["text"] is not None and not parsed.text_tokens:
+        raise ConfigError("--text is what drift is measured on, and --text-tokens 0 asks for no drift.")
     found = _data(data, parsed.dataset)
     read_records(found, parsed)
     for name in ("corpus", "text"):

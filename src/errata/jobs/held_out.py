@@ -41,8 +41,8 @@ def held_out(
     found = sum(map(len, rows))
     if found < tokens or not any(len(row) > 1 for row in rows):
         raise CorpusError(
-            f"{corpus.name} holds {found:,} tokens, {tokens:,} of held-out text were asked for: give more text "
-            "(--corpus), or ask for fewer (--text-tokens, at least 2)."
+            f"{corpus.name} holds {found:,} tokens, {tokens:,} of held-out text were asked for: give more text, "
+            "or ask for fewer (--text-tokens, at least 2)."
         )
     return HeldOut(corpus.name, ("corpus", corpus.digest, tokens), lambda: rows)
 

@@ -198,16 +198,16 @@ def test_texts_for_entropy_and_reference_score(bench):
     from errata.evaluate.references import References
 
     options = of("shift", counts=(1, 2), text_tokens=0)
-    plain = by_name(bench("plain", options=options))
+    plain = by_name(bench("plain", options=options, text=None))
     assert plain["shift", "2 edits"].extras == {}
     texts = {("{} is in", "China"): ("The Great Wall is in China.",), ("{} speaks", "French"): ("I am",)}
-    found = by_name(bench(options=replace(options, generate=True), references=References(texts)))
+    found = by_name(bench(options=replace(options, generate=True), references=References(texts), text=None))
     for name in (("unedited", "2 edits"), ("shift", "2 edits")):
         assert found[name].extras["ge"][0] > 0
         assert found[name].extras["ge"][2] == 2
         assert 0 <= found[name].extras["rs"][0] <= 100
     assert found["shift", "3 single edits"].extras == {}
-    entropy = by_name(bench("ge", options=replace(options, generate=True)))
+    entropy = by_name(bench("ge", options=replace(options, generate=True), text=None))
     assert entropy["shift", "2 edits"].extras["ge"] == found["shift", "2 edits"].extras["ge"]
 
 

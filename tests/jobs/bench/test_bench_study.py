@@ -8,6 +8,7 @@ from errata import measure
 from errata.facts import Fact, Neighbour
 from errata.jobs.bench.features import FEATURES, features
 from errata.jobs.bench.study import auc, failed, predict
+from errata.stats import SecondMoments
 from reference import memit as reference
 from tiny import VARIANTS, tiny_model
 
@@ -33,9 +34,10 @@ def test_features_equal_the_slow_way(variant):
     ]
     rows = torch.randn(2 * lm.d_mlp, lm.d_mlp, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     moment = rows.T @ rows / len(rows)
+    moments = SecondMoments({layer: moment}, 500, 500, 1, "random", "x", "y")
     before = {score.id: score for score in measure(lm, facts).facts}
-    found = features(lm, facts, before, layer, moment, together=True)
-    apart = features(lm, facts, before, layer, moment, together=False)
+    found = features(lm, facts, before, layer, moments, together=True)
+    apart = features(lm, facts, before, layer, moments, together=False)
     assert torch.equal(apart[:, 1:-1].nan_to_num(), found[:, 1:-1].nan_to_num())
     assert apart[:, -1].isnan().all()
     keys = torch.stack([reference.context_keys(lm, fact, layer, [""])[0] for fact in facts]).double()

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from errata.core.linalg import cholesky
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit import bare_keys
 from errata.evaluate import FactScore
 from errata.facts import Fact
 from errata.models import LanguageModel, Place, encode, encode_targets, pad_right, run_backward
+from errata.stats import SecondMoments
 
 FEATURES = {
     "target_rank": "log₁₀ of the rank of the target's first token after the prompt",
@@ -30,18 +30,18 @@ def features(
     facts: Sequence[Fact],
     before: Mapping[str, FactScore],
     layer: int,
-    second_moment: Float64[Tensor, "d_mlp d_mlp"],
+    moments: SecondMoments,
     *,
     together: bool,
     progress: ProgressSink = SILENT,
 ) -> Float64[Tensor, "fact feature"]:
     """The features of `FEATURES`, in its order, on the unedited model; NaN where a fact lacks what one needs.
 
-    `before`: the unedited model's scores by fact id.  `layer`: whose MLP is edited, `second_moment` being its keys'.
+    `before`: the unedited model's scores by fact id.  `layer`: whose MLP is edited; `moments` hold its keys'.
     `together`: whether the facts are edited together; else there is no other key to be similar to.
     """
     keys = bare_keys(lm, facts, layer).double().cpu()
-    whitened = torch.cholesky_solve(keys.T, cholesky(second_moment.cpu()).factor).T
+    whitened = torch.cholesky_solve(keys.T, moments.cholesky(layer).factor.cpu()).T
     gram = keys @ whitened.T
     norms = gram.diagonal().clamp_min(1e-30)
     cosines = gram / (norms[:, None] * norms[None]).sqrt()

@@ -63,12 +63,15 @@ def run_bench(
 
     `data`: the data set's file.  `corpus`: for second moments.  `text`: held-out text for perplexity and drift
     (default: the model's own samples, other ones than the second moments').  `cache`: folder for second moments and
-    target values (default: errata's home). `references`: texts for RS; GE and RS are
-    of at most 100 facts of a cell. A cell whose method diverges is marked and the rest go on. The model is left
-    as it was. Raises FactsError, ConfigError, CorpusError, InputError before any long work, StorageError.
+    target values (default: errata's home).  `references`: texts for RS; GE and RS are of at most 100 facts of a cell.
+
+    A cell whose method diverges is marked and the rest go on. The model is left as it was. Raises FactsError,
+    ConfigError, CorpusError, InputError before any long work, StorageError.
     """
     out, cache = Path(out).expanduser(), None if cache is None else Path(cache)
     check_folder(out)
+    if text is not None and not options.text_tokens:
+        raise ConfigError("--text is what drift is measured on, and --text-tokens 0 asks for no drift.")
     records = read_records(Path(data).expanduser(), options)
     opened = None if corpus is None else open_corpus(corpus, field=field, notify=progress.note)
     lm.digest(fresh=True)
@@ -79,13 +82,13 @@ def run_bench(
     extras = _Extras(lm, held, generation, references)
     texts = None if references is None else references.digest
     bench = Bench(lm, options, opened, cache, progress, extras)
-    records = _checked(bench, records)
-    cells = _cells(options, records)
     if opened is not None and held is not None and opened.digest in held.recipe:
         raise ConfigError(
             f"{opened.name} is given for the second moments and as held-out text: methods that use the moments are "
             "told to leave that very text alone. Name another --text."
         )
+    records = _checked(bench, records)
+    cells = _cells(options, records)
     folder = Folder(out, _shared(lm, held, opened), digest(options.in_batches, options.generate, options.seed, texts))
     plan = [(cell, bench.settings(cell) if is_edit(cell) else None) for cell in cells]
     results = _run(bench, folder, plan)
@@ -222,7 +225,7 @@ def _features(bench: Bench, folder: Folder, cell: Cell) -> dict[str, list[float 
         assert moments is not None
         bench.measure_unedited(cell.facts)
         found = features(
-            bench.lm, cell.facts, bench.before, layer, moments[layer], together=not cell.singly, progress=bench.progress
+            bench.lm, cell.facts, bench.before, layer, moments, together=not cell.singly, progress=bench.progress
         )
         plain = [[None if math.isnan(value) else value for value in row] for row in found.tolist()]
         return dict(zip((fact.id for fact in cell.facts), plain, strict=True))
