@@ -22,8 +22,8 @@ class AlphaEditConfig(MassConfig):
 
     threshold: eigenvectors of C with a smaller eigenvalue span the null space.  threshold_unit: "absolute" as
     published; or "share": that share of the eigenvectors, those with the smallest eigenvalues, which carries over
-    between models.  ridge: L₂, what holds the
-    update small inside the null space.  past_keys: facts of earlier batches are protected (H = K_pᵀK_p).
+    between models.  ridge: L₂, what holds the update small inside the null space.
+    past_keys: facts of earlier batches are protected (H = K_pᵀK_p).
     """
 
     title: ClassVar[str] = "AlphaEdit"
