@@ -9,6 +9,7 @@ from errata.edit.mend.config import MendConfig
 from errata.edit.method import Preset
 from errata.edit.method_config import MethodConfig
 from errata.edit.methods.alphaedit import AlphaEditConfig
+from errata.edit.methods.emmet import EmmetConfig
 from errata.edit.methods.knowledge_neurons import KnowledgeNeuronsConfig
 from errata.edit.methods.memit import MemitConfig
 from errata.edit.methods.pmet import PmetConfig
@@ -78,6 +79,17 @@ ALPHAEDIT_PRESETS = (
     _row("GPT-2 XL", "AlphaEdit", GPT2_XL, _alphaedit(range(13, 18))),
 )
 
+
+def _emmet(layer: int, **fields: Any) -> EmmetConfig:
+    return EmmetConfig(layers=(layer,), **fields)
+
+
+# α = 0.1 throughout; their code, too, multiplies the mean second moment by s.
+EMMET_PRESETS = (
+    _row("GPT-2 XL", "EMMET", GPT2_XL, _emmet(17, moment_scale=1000.0)),
+    _row("GPT-J 6B", "EMMET", GPT_J, _emmet(5, value_steps=25, moment_scale=10_000.0)),
+    _row("Llama-2-7B", "EMMET", LLAMA_2, _emmet(5, clamp=4.0, value_steps=25, weight_decay=1e-3)),
+)
 
 PMET_PRESETS = (
     _row(
@@ -181,7 +193,7 @@ MEND_PRESETS = (
 PRESETS: Mapping[str, tuple[Preset, ...]] = {
     "memit": MEMIT_PRESETS,
     "alphaedit": ALPHAEDIT_PRESETS,
-    "emmet": (),
+    "emmet": EMMET_PRESETS,
     "pmet": PMET_PRESETS,
     "rome": ROME_PRESETS,
     "r-rome": R_ROME_PRESETS,
