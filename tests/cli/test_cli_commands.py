@@ -112,6 +112,9 @@ def test_methods_are_listed_with_their_settings(errata) -> None:
     assert done.code == 0
     for text in ("memit: MEMIT (Meng et al. 2023)", "shift: forward pass shifting", "prior_weight", "learning_rate"):
         assert text in done.out
+    emmet, alphaedit = (done.out.partition(f"{name}: ")[2].partition("\n\n")[0] for name in ("emmet", "alphaedit"))
+    assert "guessed" not in emmet.partition("prefixes")[2]
+    assert alphaedit.count("guessed") == 3
 
 
 def test_another_method_by_name(errata, edit_arguments, work) -> None:

@@ -204,6 +204,18 @@ def test_a_model_that_nobody_measured_gets_a_guess_that_says_so():
     assert not settings_for(lm, prior_weight=3.0, layers=(1,)).is_guess
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_guess_is_said_where_it_is_not_the_default(name):
+    method, differing = METHODS[name], set()
+    for lm in (tiny_model("llama"), tiny_model("gpt2")):
+        for field in dataclasses.fields(config := method.guess(lm)):
+            if field.default is not dataclasses.MISSING and getattr(config, field.name) != field.default:
+                differing.add(field.name)
+    assert differing <= {"layers", *method.guessed}
+    assert method.guessed <= {field.name for field in dataclasses.fields(method.config_type)}
+    assert method.guessed == differing - {"layers"}
+
+
 @pytest.mark.parametrize("num_hidden_layers", [1, 2, 3, 4])
 def test_a_guess_fits_even_the_shallowest_model(num_hidden_layers):
     lm = fresh_model("llama", num_hidden_layers=num_hidden_layers)

@@ -219,7 +219,9 @@ def run_methods() -> None:
         known = f"{len(models)} model{'s' * (len(models) != 1)}" if models else "no model"
         typer.echo(f"{method.name}: {method.title}; settings known for {known}.")
         defaults = [[f.name, _value(f.default)] for f in fields(method.config_type) if f.default is not MISSING]
-        typer.echo(text_table(["--set NAME", "default where no preset says otherwise"], [["layers", ""], *defaults]))
+        guessed = {"layers", *method.guessed}
+        rows = [[name, value, "guessed" * (name in guessed)] for name, value in [["layers", ""], *defaults]]
+        typer.echo(text_table(["--set NAME", "published default", "without a preset"], rows))
         typer.echo("")
 
 

@@ -92,6 +92,7 @@ class Method:
     together: fields that mean nothing without each other: where the user gives some, the rest are the defaults again,
     not what a preset or a guess says.
     certain: fields that make a guess no guess when the user gives them all.  Measured settings: presets.py.
+    guessed: fields that a guess chooses by the model, beside the layers.
     settle: what has to be judged of a configuration with the model at hand and before any work; it is told which fields
     the user gave, and gives the configuration that holds and, where that came from elsewhere, from where.
     """
@@ -101,6 +102,7 @@ class Method:
     config_type: type[MethodConfig]
     guess: Callable[[LanguageModel], MethodConfig]
     certain: frozenset[str]
+    guessed: frozenset[str] = frozenset()
     together: frozenset[str] = frozenset()
     plan: Callable[[Any], str]
     edit: Callable[[EditTask], Edit]

@@ -13,7 +13,7 @@ from errata.edit.methods.emmet import EmmetConfig
 from errata.edit.methods.knowledge_neurons import KnowledgeNeuronsConfig
 from errata.edit.methods.memit import MemitConfig
 from errata.edit.methods.pmet import PmetConfig
-from errata.edit.methods.rome import RomeConfig
+from errata.edit.methods.rome import RomeConfig, RRomeConfig
 from errata.edit.methods.shift import ShiftConfig
 from errata.edit.training_config import ConstrainedConfig, DecayedConfig, FineTuningConfig
 
@@ -118,7 +118,9 @@ ROME_PRESETS = (
     _row("Qwen2-7B, Qwen2.5-7B", "EasyEdit", QWEN2, _rome(5, **_ROME_EASYEDIT)),
 )
 # The same settings, with one key everywhere.
-R_ROME_PRESETS = tuple(replace(row, config=row.config.replace(one_key=True)) for row in ROME_PRESETS)
+R_ROME_PRESETS = tuple(
+    replace(row, config=RRomeConfig(**{**vars(row.config), "one_key": True})) for row in ROME_PRESETS
+)
 
 KN_PRESETS = (
     # As a baseline there: the prompt alone, and every neuron above the threshold.

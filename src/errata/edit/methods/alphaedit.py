@@ -105,6 +105,7 @@ ALPHAEDIT = Method(
     config_type=AlphaEditConfig,
     guess=_guess,
     certain=frozenset({"layers", "threshold", "ridge"}),
+    guessed=frozenset({"threshold", "threshold_unit"}),
     together=frozenset({"threshold", "threshold_unit"}),
     plan=_plan,
     edit=edit_alphaedit,

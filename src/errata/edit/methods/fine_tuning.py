@@ -122,6 +122,7 @@ FT_L = Method(
     # All published rows constrain layer 0.
     guess=lambda lm: ConstrainedConfig(layers=(0,), linf=guess_linf(lm)),
     certain=frozenset({"layers", "learning_rate", "linf"}),
+    guessed=frozenset({"linf"}),
     plan=_plan,
     edit=edit_fine_tuning,
 )

@@ -229,6 +229,7 @@ KNOWLEDGE_NEURONS = Method(
     config_type=KnowledgeNeuronsConfig,
     guess=_guess,
     certain=frozenset({"threshold", "share", "strength"}),
+    guessed=frozenset({"signed"}),
     plan=_plan,
     edit=edit_neurons,
     uses_prefixes=True,

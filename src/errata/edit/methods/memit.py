@@ -96,6 +96,7 @@ MEMIT = Method(
     config_type=MemitConfig,
     guess=guess,
     certain=frozenset({"layers", "prior_weight"}),
+    guessed=frozenset({"prior_weight"}),
     plan=_plan,
     edit=edit_memit,
     uses_moments=lambda _: True,

@@ -42,6 +42,7 @@ PMET = Method(
     config_type=PmetConfig,
     guess=_guess,
     certain=frozenset({"layers", "prior_weight"}),
+    guessed=frozenset({"prior_weight"}),
     plan=_plan,
     edit=edit_pmet,
     uses_moments=lambda _: True,

@@ -54,6 +54,15 @@ class RomeConfig(ValueConfig):
         return [max(2, self.prefix_tokens // 2)] * self.short_prefixes + [self.prefix_tokens] * long
 
 
+@dataclass(frozen=True, kw_only=True)
+class RRomeConfig(RomeConfig):
+    """Hyperparameters of r-ROME: ROME's, with one key everywhere."""
+
+    title: ClassVar[str] = "r-ROME"
+
+    one_key: bool = True
+
+
 def edit_rome(task: EditTask) -> Edit:
     """ΔW = Σ_facts u (v* − Wk)ᵀ/(kᵀu), u = C⁻¹k̄/‖C⁻¹k̄‖; k̄ is the mean key over contexts, k the bare prompt's or k̄.
 
@@ -139,7 +148,7 @@ def _missed(facts: tuple[Fact, ...], values: TargetValues) -> list[dict[str, obj
 
 
 def guess_layer(lm: LanguageModel) -> int:
-    """A third of the way up, about where ROME's measured layers are (17 of 48, 8 of 24, 5 of 28 and 32)."""
+    """A quarter of the way up, about where ROME's measured layers are (17 of 48, 8 of 24, 5 of 28 and 32)."""
     return min(max(round(0.25 * lm.num_layers), 0), max(lm.num_layers - 2, 0))
 
 
@@ -164,8 +173,8 @@ ROME = Method(
 R_ROME = Method(
     name="r-rome",
     title="r-ROME (Gupta et al. 2024)",
-    config_type=RomeConfig,
-    guess=lambda lm: RomeConfig(layers=(guess_layer(lm),), one_key=True),
+    config_type=RRomeConfig,
+    guess=lambda lm: RRomeConfig(layers=(guess_layer(lm),)),
     certain=frozenset({"layers"}),
     plan=_plan,
     edit=edit_rome,

@@ -145,6 +145,7 @@ ADAM = Method(
     config_type=AdamConfig,
     guess=_guess_adam,
     certain=frozenset({"layers", "learning_rate"}),
+    guessed=frozenset({"learning_rate"}),
     plan=_plan,
     edit=edit_adam,
 )
