@@ -77,7 +77,7 @@ def test_batches_change_nothing(tmp_path):
         collect_neurons(lm, questions_of(lm), SEARCH, batch_size=size, cache=tmp_path / str(size)) for size in (1, 32)
     ]
     assert found[0] == found[1]
-    assert any(found[0])
+    assert any(found[0].neurons)
 
 
 def test_a_run_that_was_interrupted_goes_on(tmp_path, monkeypatch):
@@ -95,8 +95,10 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "attributions", lambda *a, **k: calls.append(1) or real(*a, **k))
     assert collect_neurons(lm, questions_of(lm), SEARCH, batch_size=1, cache=tmp_path / "cut") == expected
     assert len(calls) == files - kept
-    assert collect_neurons(lm, questions_of(lm), SEARCH, batch_size=1, cache=tmp_path / "cut") == expected
+    again = collect_neurons(lm, questions_of(lm), SEARCH, batch_size=1, cache=tmp_path / "cut")
+    assert again == expected
     assert len(calls) == files - kept
+    assert again.kept_seconds > 0 == expected.kept_seconds
 
 
 def test_what_is_kept_depends_on_everything_that_it_should(tmp_path):

@@ -304,3 +304,16 @@ def test_on_the_real_model(smollm2, tmp_path):
     assert 1 < before["perplexity"].value < after["perplexity"].value
     assert found.drift.positions == 40 - found.drift.documents
     assert "KL drift" in evaluation_text(found)
+
+
+def test_text_that_the_edit_was_told_to_leave_alone_is_no_held_out_text(tmp_path):
+    lm = fresh_model("llama")
+    patch = patch_of(lm)
+    patch = Patch({**patch.info, "second_moments": {"source": CORPUS.name}}, patch.facts, patch.updates)
+    found = evaluate_patch(lm, patch, corpus=CORPUS, text_tokens=40, cache=tmp_path)
+    assert "says little about other text" in evaluation_text(found)
+    assert report(found)["warnings"]
+    other = evaluate_patch(
+        lm, patch, corpus=Corpus.from_texts(["I am."] * 40, name="b"), text_tokens=40, cache=tmp_path
+    )
+    assert report(other)["warnings"] == []

@@ -1,8 +1,9 @@
 """Which neurons hold a fact: strong in one context, shared by enough contexts; each finished batch of them kept."""
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -34,6 +35,17 @@ class Search:
     threshold: float
     share: float
     max_neurons: int
+
+
+@dataclass(frozen=True)
+class Held:
+    """By fact, the neurons that hold it, with the signs of their activations.
+
+    kept_seconds: what earlier runs spent on those that were found in the cache.
+    """
+
+    neurons: tuple[dict[Neuron, int], ...]
+    kept_seconds: float = field(default=0.0, compare=False)
 
 
 def strong_neurons(
@@ -68,8 +80,8 @@ def collect_neurons(
     batch_size: int = 32,
     cache: Path | None = None,
     progress: ProgressSink = SILENT,
-) -> list[dict[Neuron, int]]:
-    """For each fact, asked in its contexts, the neurons that hold it, with the signs of their activations.
+) -> Held:
+    """For each fact, asked in its contexts, the neurons that hold it.
 
     Questions of close lengths share a batch whose keys and values, once for each step, are at most those of
     `batch_size` prompts of 64 tokens. What a batch gave is kept: a run that is started again goes on after the last
@@ -84,19 +96,21 @@ def collect_neurons(
     layers = len(search.layers)
     done = layers * sum(len(batch) for batch, entry in zip(batches, kept, strict=True) if entry)
     found: dict[int, dict[Neuron, float]] = {}
+    kept_seconds = sum((float(entry[1].get("seconds", 0.0)) for entry in kept if entry is not None), 0.0)
     with progress.stage("attribution", layers * len(rows), "prompt layers", done=done) as advance:
         for batch, key, entry in zip(batches, keys, kept, strict=True):
             if entry is None:
-                asked = [rows[i][1] for i in batch]
+                began, asked = time.monotonic(), [rows[i][1] for i in batch]
                 tensors = _strong(attributions(lm, asked, search.layers, steps=search.steps, advance=advance), search)
-                store.save(key, tensors, {"questions": len(batch)})
+                store.save(key, tensors, {"questions": len(batch), "seconds": time.monotonic() - began})
             else:
                 tensors = entry[0]
             found |= dict(zip(batch, _by_question(tensors, len(batch)), strict=True))
     by_fact: list[list[dict[Neuron, float]]] = [[] for _ in questions]
     for i, (fact, _) in enumerate(rows):
         by_fact[fact].append(found[i])
-    return [shared_neurons(contexts, share=search.share, most=search.max_neurons) for contexts in by_fact]
+    shared = (shared_neurons(contexts, share=search.share, most=search.max_neurons) for contexts in by_fact)
+    return Held(tuple(shared), kept_seconds)
 
 
 def _keys(lm: LanguageModel, batches: Sequence[Sequence[Question]], search: Search) -> list[str]:

@@ -60,6 +60,9 @@ def evaluate_patch(
         raise ConfigError("Reference texts were given, but nothing is generated to compare with them (--generate).")
     patch.check(lm)
     text = held_out(lm, corpus=corpus, field=field, tokens=text_tokens, seed=seed) if text_tokens else None
+    warnings = _warnings(patch, text)
+    for warning in warnings:
+        progress.note(warning)
     given = patch.facts if facts is None else tuple(facts)
     kept, skipped = _usable(lm, given, generation, places or {}, skip_bad, progress)
     parts = Parts(home() / "evaluations" if cache is None else Path(cache) / "evaluations", progress.note)
@@ -73,6 +76,7 @@ def evaluate_patch(
         "facts_digest": digest([chunk.digest for chunk in run.chunks]),
         "skipped": [str(problem) for problem in skipped],
         "held_out": None if text is None else text.name,
+        "warnings": warnings,
         # A corpus is read from its beginning: no seed has a part in it.
         "held_out_seed": seed if text is not None and corpus is None else None,
         "generation": None if generation is None else {n: getattr(generation, n) for n in ("tokens", "top_k", "seed")},
@@ -82,6 +86,17 @@ def evaluate_patch(
     info["seconds"] = round(time.monotonic() - started, 2)
     info["peak_memory_mib"] = peak_memory_mib(lm.device)
     return Evaluation(before, after, changed, drift, info, run.states, run.chunks, generation)
+
+
+def _warnings(patch: Patch, text: HeldOut | None) -> list[str]:
+    """What is to be known of the measurement before it is made."""
+    moments = patch.info.get("second_moments")
+    if text is None or not moments or moments["source"] != text.name:
+        return []
+    return [
+        f"The held-out text, {text.name}, has the name of the text behind the patch's second moments, which the edit "
+        "was told to leave alone: its drift says little about other text. Name another --corpus."
+    ]
 
 
 class _Run:

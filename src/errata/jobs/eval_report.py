@@ -81,6 +81,7 @@ def evaluation_text(evaluation: Evaluation) -> str:
         "± is half a 95 % interval: over facts, for held-out text over its documents. Success (ES, PS, NS) compares "
         "two answers; accuracy asks for the model's first choice."
     )
+    told += info["warnings"]
     if skipped := info["skipped"]:
         listed = "\n".join(f"  {text}" for text in skipped[:5])
         more = f"\n  ... and {len(skipped) - 5} more in summary.json" if len(skipped) > 5 else ""

@@ -19,7 +19,7 @@ from torch import Tensor
 from errata.core.updates import WeightUpdate
 from errata.edit.attribution import Question
 from errata.edit.method import Edit, EditTask, Method
-from errata.edit.neurons import Neuron, Search, collect_neurons
+from errata.edit.neurons import Held, Neuron, Search, collect_neurons
 from errata.edit.packing import packs
 from errata.edit.prefix_config import PrefixConfig
 from errata.edit.rows import rewriting_rows
@@ -93,7 +93,8 @@ def edit_neurons(task: EditTask) -> Edit:
     same = {i for i, (old, new) in enumerate(zip(asked.old, asked.new, strict=True)) if old == new} - known
     chosen = [i for i in range(len(task.facts)) if i not in known | same]
     with task.stage("attribution"):
-        found = dict(zip(chosen, _neurons(task, asked, chosen), strict=True))
+        held = _neurons(task, asked, chosen)
+    found = dict(zip(chosen, held.neurons, strict=True))
     updates = _updates(task.lm, asked, found, config)
     metrics = {
         "layers": [_layer_metrics(task.lm, place, update, found) for place, update in updates.items()],
@@ -111,6 +112,7 @@ def edit_neurons(task: EditTask) -> Edit:
         summary=_summary(task, metrics),
         warnings=_warnings(task.lm, missed),
         not_converged=tuple(missed),
+        kept_seconds=held.kept_seconds,
     )
 
 
@@ -145,7 +147,7 @@ def _own_answers(task: EditTask, prompts: Sequence[tuple[int, ...]]) -> list[int
     return said
 
 
-def _neurons(task: EditTask, asked: _Asked, chosen: Sequence[int]) -> list[dict[Neuron, int]]:
+def _neurons(task: EditTask, asked: _Asked, chosen: Sequence[int]) -> Held:
     config: KnowledgeNeuronsConfig = task.config
     search = Search(
         layers=config.layers, steps=config.steps, threshold=config.threshold, share=config.share,
