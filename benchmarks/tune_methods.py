@@ -22,6 +22,7 @@ from errata.core.progress import SILENT
 from errata.edit import EditTask, find_method, settings_for
 from errata.errors import ConfigError, NumericsError
 from errata.evaluate import Summary, summarize
+from errata.evaluate.metrics import Metric
 from errata.facts import Fact, read_facts
 from errata.jobs.batches import checked_edit
 from errata.jobs.bench.cells import Bench
@@ -30,12 +31,19 @@ from errata.jobs.bench.records import usable
 from errata.models import LanguageModel, load, updates_applied
 
 _MASS = {"clamp": [1.0], "moment_tokens": [10_000]}
-_ROME = {"layers": [(5,), (7,), (9,)], "clamp": [1.0, 4.0], "moment_tokens": [10_000]}
+_ROME = {
+    "layers": [(5,), (7,), (9,)],
+    "clamp": [1.0, 4.0],
+    "prefixes": [5],
+    "short_prefixes": [0],
+    "moment_tokens": [10_000],
+}
 GRIDS: dict[str, dict[str, list[dict[str, list[Any]]]]] = {
     "default": {
         "memit": [{**_MASS, "layers": [(7, 8, 9)], "prior_weight": [100.0], "passes": [2]}],
         "emmet": [
-            {**_MASS, "layers": [(9,), (7, 8, 9)], "softness": [30.0, 100.0, 300.0], "passes": [2]},
+            {**_MASS, "layers": [(9,)], "softness": [30.0, 100.0, 300.0], "passes": [2]},
+            {**_MASS, "layers": [(7, 8, 9)], "softness": [30.0], "passes": [2]},
         ],
         # Published: 2e-2, absolute, and ridge 10. SmolLM2's spectrum is flat: nothing is below 0.03 of its mean.
         "alphaedit": [
@@ -55,11 +63,11 @@ GRIDS: dict[str, dict[str, list[dict[str, list[Any]]]]] = {
             {"layers": [(9,), (14,), (18,)], "margin": [1.0], "value": ["contrastive"], "key": ["subject"],
              "whitened": [True], "moment_tokens": [10_000]},
         ],
-        "ft": [{"layers": [(5,), (14,), (22,)], "learning_rate": [1e-4, 5e-4]}],
-        "ft-l": [{"layers": [(5,), (14,), (22,)], "learning_rate": [5e-4], "linf": [5e-4, 2e-3]}],
-        "ft-w": [{"layers": [(5,), (14,), (22,)], "learning_rate": [1e-4, 5e-4], "weight_decay": [5e-4]}],
+        "ft": [{"layers": [(5,), (14,), (22,)], "learning_rate": [5e-4]}],
+        "ft-l": [{"layers": [(5,), (14,), (22,)], "learning_rate": [5e-4], "linf": [2e-3]}],
+        "ft-w": [{"layers": [(5,), (14,), (22,)], "learning_rate": [5e-4], "weight_decay": [5e-4]}],
         "sgd": [{"layers": [(9,), (14,), (20,), (26,)], "learning_rate": [0.1, 0.3, 1.0]}],
-        "adam": [{"layers": [(9,), (14,), (20,), (26,)], "learning_rate": [3e-4, 1e-3]}],
+        "adam": [{"layers": [(9,), (14,), (20,), (26,)], "learning_rate": [3e-3, 1e-2]}],
         "mend": [{"editor": ["runs/mend-smollm2.safetensors"], "scale": [0.25, 0.5, 1.0]}],
         "kn": [
             {"layers": [tuple(range(10, 30))], "prefixes": [0], "threshold": [0.2], "max_neurons": [5, 20],
@@ -69,7 +77,7 @@ GRIDS: dict[str, dict[str, list[dict[str, list[Any]]]]] = {
     # With a thousand keys for 1,536 neurons.
     "thousand": {
         "memit": [{**_MASS, "layers": [(7, 8, 9)], "prior_weight": [3000.0], "passes": [2]}],
-        "emmet": [{**_MASS, "layers": [(9,), (7, 8, 9)], "softness": [3000.0], "passes": [2]}],
+        "emmet": [{**_MASS, "layers": [(9,)], "softness": [3000.0], "passes": [2]}],
         "alphaedit": [
             {**_MASS, "layers": [(7, 8, 9)], "threshold": [0.01, 0.02], "threshold_unit": ["absolute"],
              "ridge": [3.0, 30.0], "passes": [2]},
@@ -77,6 +85,15 @@ GRIDS: dict[str, dict[str, list[dict[str, list[Any]]]]] = {
         "ft-w": [{"layers": [(9,), (14,)], "learning_rate": [1e-4, 5e-4], "weight_decay": [5e-4]}],
     },
 }  # fmt: skip
+
+
+class _NoExtras:
+    """Nothing is asked of a model beside the facts' prompts."""
+
+    def prepare(self) -> None: ...
+
+    def __call__(self, facts: Sequence[Fact], *, singly: bool) -> dict[str, Metric]:  # noqa: ARG002
+        return {}
 
 
 def combinations(grids: Sequence[dict[str, list[Any]]]) -> Iterator[dict[str, Any]]:
@@ -110,7 +127,7 @@ class Tuning:
         """The metrics of one combination, or why there are none."""
         began, facts = time.monotonic(), self.facts[:count]
         options = BenchOptions(methods=(name,), counts=(1 if singly else count,), settings={name: settings})
-        bench = Bench(self.lm, options, None, None, SILENT, lambda *_, **__: {})
+        bench = Bench(self.lm, options, None, None, SILENT, _NoExtras())
         method = find_method(name)
         try:
             config = settings_for(self.lm, 1 if singly else count, method=name, **options.fields(name)).config
@@ -160,7 +177,7 @@ def main() -> None:
     needed = max(chosen.n, chosen.singles)
     pool = read_facts(folder / "counterfact.json", limit=chosen.first + 2 * needed + 20).facts[chosen.first :]
     options = BenchOptions(methods=("memit",), counts=(max(2, chosen.n),))
-    bench = Bench(lm, options, None, None, SILENT, lambda *_, **__: {})
+    bench = Bench(lm, options, None, None, SILENT, _NoExtras())
     prefixes = bench.prefixes(find_method("memit"), settings_for(lm, 1).config)
     facts = usable(lm, pool, needed, prefixes, print)
     tuning = Tuning(lm, facts, chosen.measured, chosen.out)

@@ -193,6 +193,20 @@ def test_the_embedded_model_has_a_measured_preset(smollm2):
         settings_for(smollm2, layers=(7, 30))
 
 
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"mend"}))
+def test_every_method_has_a_measured_preset_for_the_embedded_model(smollm2, method):
+    settings = settings_for(smollm2, method=method)
+    assert not settings.is_guess
+    assert "SmolLM2" in settings.source
+    assert "measured" in settings.source
+
+
+def test_a_rate_of_ones_own_takes_the_place_of_a_presets_margin(smollm2):
+    assert settings_for(smollm2, method="shift").config.margin > 0
+    assert settings_for(smollm2, method="shift", learning_rate=0.1).config.margin == 0
+    assert settings_for(smollm2, method="shift", value="target").config.margin > 0
+
+
 def test_a_model_that_nobody_measured_gets_a_guess_that_says_so():
     lm = tiny_model("llama")
     assert find_preset(lm) is None

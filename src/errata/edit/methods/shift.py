@@ -236,6 +236,7 @@ SHIFT = Method(
     config_type=ShiftConfig,
     guess=_guess,
     certain=frozenset({"layers", "learning_rate"}),
+    together=frozenset({"learning_rate", "margin", "line_search"}),
     plan=_plan,
     edit=edit_shift,
     uses_moments=lambda config: config.whitened,

@@ -32,7 +32,7 @@ from errata.stats import Corpus, open_corpus
 from errata.store import digest
 
 # Of the held-out text, what the drift of each single edit is measured on: there are many of them.
-SINGLE_TOKENS = 250
+SINGLE_TOKENS = 100
 # Texts are written for so many facts of a cell at most.
 GENERATED_FACTS = 100
 
