@@ -16,9 +16,9 @@ from errata.lens import MODES, BackwardLens, backward_lens, backward_lenses
 from errata.lens.flipping import RULES, smallest_rate, update_direction
 from errata.lens.losses import prepare
 from errata.lens.measures import measure_lens, mechanism
-from errata.lens.segments import segments
 from errata.models import LanguageModel, Place, add_to_weight_, matrices, tokenizer_digest, weights_restored
 from errata.models.generate import sample_ids
+from errata.models.segments import segments
 from errata.stats import open_corpus
 from errata.stats.samples import start_token
 from errata.store import atomic_write_text, digest
