@@ -30,6 +30,7 @@ CorpusPath = Annotated[
     ),
 ]
 Field = Annotated[str, typer.Option("--field", help="Field of a JSONL or Parquet corpus that holds the text.")]
+Format = Annotated[str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact, zsre or known.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 Set = Annotated[
     list[str] | None,
@@ -129,7 +130,7 @@ def edit(
     one_by_one: OneByOne = False,
     settings: Set = None,
     format: Annotated[
-        str, typer.Option(help="auto (by extension and fields), jsonl, json, csv, counterfact or zsre.")
+        str, typer.Option(help="auto (by extension and fields), jsonl, json, csv, counterfact, zsre or known.")
     ] = "auto",
     limit: Annotated[int | None, typer.Option(help="Use only the first N records.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without unusable records.")] = False,
@@ -216,7 +217,9 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for every prompt's numbers.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first N facts.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without unusable records.")] = False,
-    format: Annotated[str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact or zsre.")] = "auto",
+    format: Annotated[
+        str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact, zsre or known.")
+    ] = "auto",
     generate: Annotated[
         bool, typer.Option("--generate", help="Also let the model write 100 tokens a prompt: GE and RS.")
     ] = False,
@@ -334,7 +337,9 @@ def reproduce(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     revision: Revision = None,
-    format: Annotated[str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact or zsre.")] = "auto",
+    format: Annotated[
+        str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact, zsre or known.")
+    ] = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Run a paper's experiments on a model: tables, figures and a summary beside the published findings."""
@@ -395,7 +400,9 @@ def train_mend(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     revision: Revision = None,
-    format: Annotated[str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact or zsre.")] = "auto",
+    format: Annotated[
+        str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact, zsre or known.")
+    ] = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Train MEND's editor on facts; the same command goes on where an earlier one was stopped.
