@@ -56,8 +56,8 @@ def read_facts(path: str | Path, *, format: Format = "auto", limit: int | None =
 
     "auto" goes by the extension and recognizes the data sets by the first record's fields; "jsonl", "json" and "csv"
     expect our own field names; "counterfact", "zsre" and "known" (JSON, or JSON Lines by extension) ignore fields they
-    do not need. `limit` reads only the first records, good or bad. Of two facts in conflict the later one is bad. Raises
-    FactsError where the file as a whole cannot be read, ConfigError for a limit below 1.
+    do not need. `limit` reads only the first records, good or bad. Of two facts in conflict the later one is bad.
+    Raises FactsError where the file as a whole cannot be read, ConfigError for a limit below 1.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}; it must be at least 1.")

@@ -1,4 +1,4 @@
-"""The shapes of fact records, each turned into a `Fact`: ours, CounterFact (as released, flattened), zsRE, known facts."""
+"""The shapes of fact records, each turned into a `Fact`: ours, CounterFact (original, flattened), zsRE, known facts."""
 
 from __future__ import annotations
 

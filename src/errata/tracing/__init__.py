@@ -1,6 +1,8 @@
 """Causal tracing: which states of a prompt carry its answer (Meng et al. 2022)."""
 
+from errata.tracing.average import AverageTrace
 from errata.tracing.config import CORRUPTIONS, KINDS, SEVERED, Kind, TraceConfig
+from errata.tracing.layers import LayerRange, propose_layers
 from errata.tracing.result import Trace
 from errata.tracing.trace import config_of, trace, trace_prompt
 
@@ -8,10 +10,13 @@ __all__ = [
     "CORRUPTIONS",
     "KINDS",
     "SEVERED",
+    "AverageTrace",
     "Kind",
+    "LayerRange",
     "Trace",
     "TraceConfig",
     "config_of",
+    "propose_layers",
     "trace",
     "trace_prompt",
 ]

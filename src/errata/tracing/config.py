@@ -1,11 +1,11 @@
 """What is traced and how: the options of causal tracing."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from errata.errors import ConfigError
 
-Kind = Literal["hidden", "mlp", "attention", "mlp severed", "attention severed"]
+# One of KINDS or SEVERED.
+Kind = str
 
 # One state restored: a layer's output, or what the MLPs or attentions of a window of layers write.
 KINDS: tuple[Kind, ...] = ("hidden", "mlp", "attention")

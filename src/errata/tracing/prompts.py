@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from errata.errors import InputError
 from errata.facts import Fact
-from errata.facts.checks import check_prompt, text_reasons
+from errata.facts.checks import check_subject, text_reasons
 from errata.facts.text import find_subject
 from errata.models import Encoding, LanguageModel, encode, encode_targets
 from errata.models.segments import SEGMENTS, subject_segments
@@ -60,17 +60,6 @@ def traced_fact(lm: LanguageModel, fact: Fact) -> Traced:
 def answer_of(fact: Fact) -> str:
     """What the model is expected to say: target_true, or target_new where a record has one answer only."""
     return fact.target_new if fact.target_true is None else fact.target_true
-
-
-def check_subject(prompt: str, subject: str) -> None:
-    """InputError where the subject is no text in the prompt; needs no model."""
-    check_prompt(prompt)
-    if reasons := text_reasons("the subject", subject):
-        raise InputError(f"{reasons[0][0].upper()}{reasons[0][1:]}; name the words of the prompt to corrupt.")
-    if find_subject(prompt, subject) < 0:
-        raise InputError(
-            f"The subject {subject!r} does not occur in the prompt {prompt!r}; copy it as it stands there."
-        )
 
 
 def _traced(lm: LanguageModel, text: str, subject: str, start: int, answer: str | None) -> Traced:
