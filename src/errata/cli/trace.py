@@ -121,10 +121,9 @@ def _many(
     format: Format = many["format"] or "auto"
     found = read_fact_file(facts_file, format=format, limit=many["n"], skip_bad=many["skip_bad"])
     progress = progress_on(quiet=quiet)
-    if many["n"] is not None and len(found.facts) + found.bad_records < many["n"]:
-        progress.note(
-            f"--n {many['n']}: {facts_file} holds {len(found.facts) + found.bad_records} records; all are used."
-        )
+    records = len(found.facts) + found.bad_records
+    if many["n"] is not None and records < many["n"]:
+        progress.note(f"--n {many['n']}: {facts_file} holds {records} records; all are used.")
     with with_patch(patch_folder, load, progress) as (lm, patch), patch.applied(lm) if patch else nullcontext():
         run = TraceRun.of(lm, found.facts, config, out / "records", found.places, many["skip_bad"], progress)
         summary = write_traces(out, run.average(progress), run.traces())

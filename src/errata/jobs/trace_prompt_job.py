@@ -48,16 +48,18 @@ def _lines(trace: Trace, width: int) -> list[str]:
     top = max((value for line in values.values() for value in line), default=0.0)
     said = textwrap.wrap(
         f"At the subject's last token {visible(trace.tokens[last])}, by layer from 0 up, full bar = "
-        f"{PERCENT * top:.2f} points:",
+        f"{_points(top)} points:",
         width,
     )
     for kind, line in values.items():
         bars = "".join(_BARS[max(0, min(8, round(8 * value / top)))] if top > 0 else " " for value in line)
         peak = max(range(len(line)), key=line.__getitem__)
-        said.append(
-            f"{bars}  {sheet_name(kind, trace.config.window)}: {PERCENT * line[peak]:.2f} points at layer {peak}"
-        )
+        said.append(f"{bars}  {sheet_name(kind, trace.config.window)}: {_points(line[peak])} points at layer {peak}")
     return said
+
+
+def _points(value: float) -> str:
+    return f"{PERCENT * value:.2f}".replace("-0.00", "0.00")
 
 
 def _correlations(trace: Trace) -> list[str]:

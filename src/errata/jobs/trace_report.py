@@ -114,13 +114,12 @@ def _drawn(average: AverageTrace, lines: Mapping[str, Sequence[float]], bands: A
 def trace_summary(average: AverageTrace) -> str:
     """What was found, as Markdown."""
     total = len(average.facts) + len(average.unknown)
+    corruption = describe(average.config, average.std, average.config.samples)
     parts = [
         f"# Causal tracing of {average.model}",
         f"{len(average.facts)} facts traced of {total}; {len(average.unknown)} are unknown to the model and set aside. "
-        f"{describe(average.config, average.std, average.config.samples)[0].upper()}"
-        f"{describe(average.config, average.std, average.config.samples)[1:]}. Numbers are percentage points of the "
-        f"answer's probability, with 95 % intervals over facts. Published: Meng et al. 2022, GPT-2 XL (48 layers), 1,000 "
-        "facts.",
+        f"Corruption: {corruption}. Numbers are percentage points of the answer's probability, with 95 % intervals "
+        "over facts. Published: Meng et al. 2022, GPT-2 XL (48 layers), about 1,000 facts.",
         _table(average),
     ]
     if average.config.exact:
@@ -176,10 +175,10 @@ def _proposal(average: AverageTrace) -> str:
     ranges = propose_layers(average)[:_PROPOSED]
     if not ranges:
         return "The gap between plain and MLP-severed effects closes nowhere: no layers are proposed."
-    shown = ", ".join(f"{one.first}–{one.last} ({PERCENT * one.score:.2f})" for one in ranges)
+    shown = ", ".join(f"{one.first}–{one.last} ({PERCENT * one.closed:.1f})" for one in ranges)
     return (
-        "Layers proposed for MEMIT, from where the gap between plain and MLP-severed effects at the subject's last token "
-        f"closes: {shown}."
+        "Layers proposed for MEMIT, from where the gap between plain and MLP-severed effects at the subject's last "
+        f"token closes (by so many points): {shown}."
     )
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from errata.errors import InputError
-from errata.tracing.config import Kind, TraceConfig
+from errata.tracing.config import SEVERED, Kind, TraceConfig
 from errata.tracing.document import average_grid
 from errata.tracing.result import Trace
 from errata.views.grid import Grid
@@ -79,8 +79,9 @@ def _by_segment(
     found = {}
     for kind, cells in values.items():
         for name in SEGMENTS:
-            places = [at for at in trace.segments[name] if not bool(cells[:, at].isnan().any())]
-            if places:
+            places = list(trace.segments[name])
+            # A severed state that was run at the subject's last token alone belongs to no other segment.
+            if places and not bool(cells[:, places].isnan().any()) and (kind not in SEVERED or name == LAST_SUBJECT):
                 found[kind, name] = tuple(cells[:, places].mean(1).tolist())
     return found
 

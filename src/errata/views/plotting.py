@@ -161,7 +161,10 @@ def matrix_figure(
 
 
 def value_figure(grid: Grid, sheets: Sequence[ValueSheet], *, title: str | None = None) -> "Figure":
-    """Heatmaps of values side by side, a row a token from the top down, a column a layer, on one scale."""
+    """Heatmaps of values side by side, a row a token from the top down, a column a layer, on one scale.
+
+    Tokens of a segment that names the subject carry a star, as in the papers.
+    """
     plt, _ = _matplotlib()
     import numpy as np
 
@@ -169,7 +172,8 @@ def value_figure(grid: Grid, sheets: Sequence[ValueSheet], *, title: str | None 
         raise InputError(
             f"A figure of {len(grid.tokens)} tokens could not be read; figures hold {_WIDEST}. The HTML page holds any."
         )
-    heads = [grid.head(i) for i in range(len(grid.tokens))]
+    subject = {i for name, places in grid.segments.items() if "subject" in name for i in places}
+    heads = [grid.head(i) + "*" * (i in subject) for i in range(len(grid.tokens))]
     high = max((sheet.limit for sheet in sheets), default=0.0) or 1.0
     values = [np.array([[np.nan if v is None else v for v in row] for row in sheet.values]).T for sheet in sheets]
     # What falls below zero is hardly seen beside what rises: then one hue says more than two.
