@@ -326,6 +326,10 @@ def trace(
         Path | None, typer.Option("--out", "-o", help="Of facts: folder for tables, figures and summary.md.")
     ] = None,
     kinds: Annotated[str, typer.Option(help="What is restored, of hidden,mlp,attention.")] = "hidden,mlp,attention",
+    tokens: Annotated[
+        str,
+        typer.Option(help='Where: all, or "last subject": its last token alone, enough to propose layers.'),
+    ] = "all",
     severed: Annotated[
         bool, typer.Option(help="Also restore hidden states while the token's MLPs, or attention, stay corrupted.")
     ] = True,
@@ -369,6 +373,7 @@ def trace(
         many={"n": n, "out": out, "skip_bad": skip_bad, "format": format},
         options={
             "kinds": kinds,
+            "tokens": tokens,
             "severed": severed,
             "samples": samples,
             "noise": noise,

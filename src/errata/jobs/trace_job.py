@@ -129,7 +129,8 @@ class TraceRun:
     def plan(self, kept: int) -> str:
         """What the run will do, in words."""
         total = len(self.known) + len(self.unknown) + len(self.unfit)
-        tokens = sum(len(one.ids) - one.first for _, one in self.known)
+        every = self.config.tokens == "all"
+        tokens = sum(len(one.ids) - one.first if every else 1 for _, one in self.known)
         restorations = tokens * self.lm.num_layers * len(self.config.kinds)
         exact = (
             f"about {restorations:,} restorations of {', '.join(self.config.kinds)}"

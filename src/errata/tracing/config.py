@@ -13,21 +13,24 @@ KINDS: tuple[Kind, ...] = ("hidden", "mlp", "attention")
 SEVERED: tuple[Kind, ...] = ("mlp severed", "attention severed")
 CORRUPTIONS = ("gaussian", "uniform", "swap", "zero")
 WHERE_SEVERED = ("none", "last subject", "all")
+TOKENS = ("all", "last subject")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TraceConfig:
     """The settings of a trace; the defaults are the published ones (Meng et al. 2022, ROME).
 
-    kinds: what is restored.  severed: at which tokens the severed variants are run.  samples: corrupted runs that a
-    score is the mean of.  noise: the noise's standard deviation in those of the subjects' token embeddings.  window:
-    layers whose MLPs or attentions are restored together, centred at a layer.  corruption: "gaussian" and "uniform"
-    noise of that standard deviation, "swap" (another subject's embeddings) or "zero".  seed: of the noise, one and the
-    same for all restorations and all facts.  exact: restore state by state; without it there is the attribution only.
+    kinds: what is restored.  tokens: at which tokens: all from the subject on, or the subject's last one alone, which
+    is all that `propose_layers` needs.  severed: at which of them the severed variants are run.  samples: corrupted
+    runs that a score is the mean of.  noise: its standard deviation in those of the subjects' token embeddings.
+    window: layers whose MLPs or attentions are restored together, centred at a layer.  corruption: "gaussian" and
+    "uniform" noise of that standard deviation, "swap" (another subject's embeddings) or "zero".  seed: of the noise,
+    one and the same for all restorations and all facts.  exact: restore state by state; without it there is the attribution only.
     batch_tokens: tokens run at a time, which bounds memory and changes nothing else but rounding.
     """
 
     kinds: tuple[Kind, ...] = KINDS
+    tokens: str = "all"
     severed: str = "last subject"
     samples: int = 10
     noise: float = 3.0
@@ -44,6 +47,8 @@ class TraceConfig:
             raise ConfigError(f"kinds={self.kinds!r}: each may be named once.")
         if self.severed not in WHERE_SEVERED:
             raise ConfigError(f"severed={self.severed!r}: choose {', '.join(WHERE_SEVERED)}.")
+        if self.tokens not in TOKENS:
+            raise ConfigError(f"tokens={self.tokens!r}: choose {', '.join(TOKENS)}.")
         if self.corruption not in CORRUPTIONS:
             raise ConfigError(f"corruption={self.corruption!r}: choose {', '.join(CORRUPTIONS)}.")
         if not 0 < self.noise < float("inf"):

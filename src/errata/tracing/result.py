@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from errata.errors import InputError
-from errata.tracing.config import SEVERED, Kind, TraceConfig
+from errata.tracing.config import Kind, TraceConfig
 from errata.tracing.correlation import pearson, spearman
 from errata.tracing.document import trace_grid
 from errata.views.grid import Grid
@@ -77,8 +77,9 @@ class Trace:
         if kind not in self.attribution:
             raise InputError(f"{kind!r} has no attribution; it is made of {', '.join(self.attribution)}.")
         start = self.subject_tokens[0]
-        pair = self.attribution[kind][:, start:].flatten(), self.effect(kind)[:, start:].flatten()
-        return pearson(*pair), spearman(*pair)
+        foretold, found = self.attribution[kind][:, start:], self.effect(kind)[:, start:]
+        run = ~found.isnan()
+        return pearson(foretold[run], found[run]), spearman(foretold[run], found[run])
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One record a cell, for data frames."""
@@ -89,7 +90,7 @@ class Trace:
             for layer in range(self.num_layers):
                 for at, token in enumerate(self.tokens):
                     effect = effects[layer][at] if effects else math.nan
-                    if kind in SEVERED and math.isnan(effect):
+                    if math.isnan(effect) and not foretold:
                         continue
                     yield {
                         "kind": kind,

@@ -102,7 +102,11 @@ def _restored(
         if kind in found and config.severed == "last subject":
             found[kind][:] = torch.nan
     layers = range(lm.num_layers)
-    for position in range(one.first, len(one.ids)):
+    positions = range(one.first, len(one.ids)) if config.tokens == "all" else [one.last]
+    if config.tokens != "all":
+        for cells in found.values():
+            cells[:, one.first :] = torch.nan
+    for position in positions:
         kinds = [k for k in config.restored if k in config.kinds or config.severed == "all" or position == one.last]
         cells = [cell_of(kind, layer, config.window, lm.num_layers) for kind in kinds for layer in layers]
         values = restored_probabilities(
