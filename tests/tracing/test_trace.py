@@ -220,3 +220,17 @@ def test_the_grid_holds_points_of_probability(lm):
     assert severed.values[0][0] is None
     assert grid.to_json()
     assert "<iframe" in found._repr_html_()
+
+
+def test_the_subjects_last_token_alone(lm):
+    whole = trace(lm, PROMPT, SUBJECT, **OPTIONS)
+    found = trace(lm, PROMPT, SUBJECT, tokens="last subject", **OPTIONS)
+    first, last = found.subject_tokens
+    for kind in found.restored:
+        run = ~found.restored[kind].isnan().any(0)
+        expected = [last] if kind in SEVERED else [*range(first), last]
+        assert run.nonzero().flatten().tolist() == expected
+        torch.testing.assert_close(found.restored[kind][:, last], whole.restored[kind][:, last], rtol=0, atol=1e-7)
+    assert not any(math.isnan(value) for value in found.correlation("hidden"))
+    effects = [row for row in found.rows() if row["effect"] is not None]
+    assert len(effects) == lm.num_layers * (len(KINDS) * (first + 1) + len(SEVERED))

@@ -96,7 +96,7 @@ def _one(
 
 def _check_options(options: dict[str, Any]) -> None:
     """Before the model is loaded."""
-    from errata.tracing.trace import config_of
+    from errata.tracing.prompt_trace import config_of
 
     config_of(options)
 
@@ -111,7 +111,7 @@ def _many(
 ) -> None:
     from errata.jobs.trace_job import TraceRun, check_trace_folder
     from errata.jobs.trace_report import write_traces
-    from errata.tracing.trace import config_of
+    from errata.tracing.prompt_trace import config_of
 
     if many["out"] is None:
         raise InputError("--out is missing: the folder for tables, figures and the summary.")

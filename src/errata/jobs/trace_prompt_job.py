@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from errata.errors import InputError
+from jaxtyping import Float
+from torch import Tensor
+
 from errata.jobs.lens_job import write_rows
 from errata.lens import backward_lens
 from errata.models import LanguageModel
@@ -94,14 +96,17 @@ def write_trace(trace: Trace, outputs: dict[str, Path], *, page_grid: Grid | Non
 def grid_with_lens(lm: LanguageModel, trace: Trace) -> Grid:
     """The trace's page with the Backward Lens of the same prompt and answer beside it; a note where that cannot be."""
     grid = trace.grid()
-    try:
-        lens = backward_lens(lm, trace.prompt, trace.answer, subject=trace.subject)
-    except InputError as error:
-        return replace(grid, notes=(*grid.notes, f"No Backward Lens stands beside the trace: {error}"))
-    if lens.example.ids != trace.ids or lens.target != trace.answer_id:
-        note = "No Backward Lens stands beside the trace: with its answer behind it the prompt has other tokens."
+
+    def answer(logits: Float[Tensor, "pos vocab"]) -> Float[Tensor, ""]:
+        return -logits[-1].log_softmax(0)[trace.answer_id]
+
+    # Of the token itself: as a text behind the prompt it may be other tokens.
+    lens = backward_lens(lm, trace.prompt, loss=answer, subject=trace.subject)
+    if lens.example.ids != trace.ids:
+        note = "No Backward Lens stands beside the trace: with the answer behind it the prompt has other tokens."
         return replace(grid, notes=(*grid.notes, note))
-    other = lens.grid(modes=[lens.mode], matrices=["down"], forward=["residual"])
+    track = list(dict.fromkeys([trace.answer_id, trace.own_id]))
+    other = lens.grid(modes=[lens.mode], matrices=["down"], forward=["residual"], track=track)
     return replace(
         grid,
         texts=other.texts,

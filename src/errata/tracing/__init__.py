@@ -3,8 +3,8 @@
 from errata.tracing.average import AverageTrace
 from errata.tracing.config import CORRUPTIONS, KINDS, SEVERED, Kind, TraceConfig
 from errata.tracing.layers import LayerRange, propose_layers
+from errata.tracing.prompt_trace import config_of, trace, trace_prompt
 from errata.tracing.result import Trace
-from errata.tracing.trace import config_of, trace, trace_prompt
 
 __all__ = [
     "CORRUPTIONS",

@@ -25,8 +25,8 @@ class TraceConfig:
     runs that a score is the mean of.  noise: its standard deviation in those of the subjects' token embeddings.
     window: layers whose MLPs or attentions are restored together, centred at a layer.  corruption: "gaussian" and
     "uniform" noise of that standard deviation, "swap" (another subject's embeddings) or "zero".  seed: of the noise,
-    one and the same for all restorations and all facts.  exact: restore state by state; without it there is the attribution only.
-    batch_tokens: tokens run at a time, which bounds memory and changes nothing else but rounding.
+    one and the same for all restorations and all facts.  exact: restore state by state; without it there is the
+    attribution only.  batch_tokens: tokens run at a time, which bounds memory and changes nothing else but rounding.
     """
 
     kinds: tuple[Kind, ...] = KINDS
