@@ -1,5 +1,6 @@
 """Causal tracing of one prompt (Meng et al. 2022): corrupt the subject, restore one state, see what comes back."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -67,7 +68,8 @@ def trace_prompt(
             f"The answer's probability is not finite: {lm.dtype} is too narrow for {lm.name} (load it as float32), or "
             "its weights are broken."
         )
-    restored = _restored(lm, one, clean, corrupted, answer, config) if config.exact else {}
+    base = math.fsum(samples.tolist()) / len(samples)
+    restored = _restored(lm, one, clean, corrupted, answer, config, base) if config.exact else {}
     texts = token_texts(lm.tokenizer, sorted({*one.ids, own, answer}))
     found = Trace(
         model=lm.name,
@@ -92,10 +94,15 @@ def trace_prompt(
 
 
 def _restored(
-    lm: LanguageModel, one: Traced, clean: States, corrupted: States, answer: int, config: TraceConfig
+    lm: LanguageModel,
+    one: Traced,
+    clean: States,
+    corrupted: States,
+    answer: int,
+    config: TraceConfig,
+    base: float,
 ) -> dict[Kind, Float64[Tensor, "layer pos"]]:
-    """Mean restored probabilities of every kind; what is before the subject is the corrupted probability itself."""
-    base = float(answer_probability(lm, corrupted.hidden, answer).mean())
+    """Mean restored probabilities of every kind; before the subject the mean corrupted one itself, `base`."""
     shape = (lm.num_layers, len(one.ids))
     found: dict[Kind, Tensor] = {kind: torch.full(shape, base, dtype=torch.float64) for kind in config.restored}
     for kind in SEVERED:
