@@ -123,3 +123,10 @@ def test_a_page_of_values_alone_with_names_for_columns(browser, tmp_path):
     assert tab.query_selector("select[name=effect-name]").is_disabled()
     assert tab.problems == []
     tab.close()
+
+
+@pytest.mark.parametrize(("scale", "shown"), [(100.0, "1000.00"), (1.0, "10.00"), (0.01, "0.100"), (1e-9, "0.0000")])
+def test_small_numbers_have_more_digits(scale, shown):
+    text = terminal_grid(grid(), sheet(scale=scale), width=120, colour=False)
+    assert shown in text
+    assert "-0.0000" not in text

@@ -1,6 +1,7 @@
 """A grid of tokens × layers as plain data: what the terminal, the HTML page and the figures are all drawn from."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,6 +66,11 @@ class ValueSheet:
     limit: float
     details: Mapping[str, Sequence[Sequence[float | None]]] = field(default_factory=dict)
     facts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def digits(self) -> int:
+        """Decimals of a cell: three digits of the limit, two decimals at least and four at most."""
+        return 2 if self.limit >= 1 or not self.limit else min(4, 2 - math.floor(math.log10(self.limit)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,7 +87,8 @@ def _value_cell(sheet: ValueSheet, row: int, position: int, size: int, colour: b
     if value is None:
         return Text(_fitted(" –", size), style="dim")
     level = min(4, int(5 * abs(value) / sheet.limit)) if sheet.limit else 0
-    text = f"{value:.2f}".replace("-0.00", "0.00")
+    text = f"{value:.{sheet.digits}f}"
+    text = text.removeprefix("-") if not float(text) else text
     if not colour:
         return Text(_fitted(_MARKS[level] + text, size))
     background = (_NEGATIVE_SHADES if value < 0 else _SHADES)[level]

@@ -256,12 +256,14 @@ class ValueSide extends Side {
 
   fill() {
     const sheet = this.sheet;
+    // Three digits of the limit, two decimals at least and four at most, as on a terminal.
+    const digits = sheet.limit >= 1 || !sheet.limit ? 2 : Math.min(4, 2 - Math.floor(Math.log10(sheet.limit)));
     this.controls.name.value = sheet.name;
     this.cells.forEach((row, layer) =>
       row.forEach((cell, position) => {
         const value = sheet.values[layer][position];
         const empty = value === null;
-        const text = empty ? "–" : value.toFixed(2).replace(/^-0\.00$/, "0.00");
+        const text = empty ? "–" : value.toFixed(digits).replace(/^-(0\.0+)$/, "$1");
         const { background, ink } = signedShade(empty || !sheet.limit ? 0 : value / sheet.limit);
         cell.replaceChildren(text);
         cell.style.background = empty ? "transparent" : background;
