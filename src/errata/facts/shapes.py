@@ -84,9 +84,9 @@ def known(record: Mapping[str, Any], index: int) -> Shaped:
     if "template" not in record and "prompt" not in record:
         return fields, [*reasons, "missing field 'template'"]
     fields["prompt"] = template if prompt is None else prompt
-    if all(isinstance(text, str) for text in (template, prompt, subject)) and template.count(PLACEHOLDER) == 1:
+    if isinstance(template, str) and isinstance(prompt, str) and isinstance(subject, str):
         filled = template.replace(PLACEHOLDER, subject)
-        if prompt.startswith(filled) and PLACEHOLDER not in prompt:
+        if template.count(PLACEHOLDER) == 1 and prompt.startswith(filled) and PLACEHOLDER not in prompt:
             fields["prompt"] = template + prompt[len(filled) :]
     return fields | {"id": record.get("known_id", str(index))}, reasons
 

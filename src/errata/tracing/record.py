@@ -30,9 +30,10 @@ def trace_record(trace: Trace) -> dict[str, Any]:
 
 def trace_from(record: Mapping[str, Any]) -> Trace:
     """The trace of a record."""
+    fields: dict[str, Any] = {name: record[name] for name in _PLAIN}
+    fields |= {name: tuple(record[name]) for name in _LISTS}
     return Trace(
-        **{name: record[name] for name in _PLAIN},
-        **{name: tuple(record[name]) for name in _LISTS},
+        **fields,
         segments={name: tuple(places) for name, places in record["segments"].items()},
         config=TraceConfig(**{**record["config"], "kinds": tuple(record["config"]["kinds"])}),
         restored={kind: _cells(cells) for kind, cells in record["restored"].items()},

@@ -14,6 +14,7 @@ from errata.models import (
     embeddings_replaced,
     outputs_kept,
     run_layers,
+    token_embeddings,
     widened,
 )
 from errata.tracing.prompts import Traced
@@ -86,9 +87,8 @@ def _run(
     rows = torch.tensor(ids, device=lm.device).expand(samples, -1)
     layers = range(lm.num_layers)
     places = [Place(i, matrix) for matrix in WRITERS.values() for i in layers]
-    if embeddings is None:
-        embeddings = lm.embed_tokens(rows)
-    with outputs_kept(lm, places, samples) as kept, embeddings_replaced(lm, embeddings):
+    embedded = token_embeddings(lm, rows) if embeddings is None else embeddings
+    with outputs_kept(lm, places, samples) as kept, embeddings_replaced(lm, embedded):
         run = run_layers(
             lm, rows, torch.ones_like(rows), prefix=prefix, record=True, stop=lm.num_layers, tap_inputs=layers
         )
