@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from errata.errors import InputError
 from errata.tracing import TraceConfig, propose_layers, trace
 from errata.tracing.average import AverageTrace, FactTrace, fact_trace, mean_of
-from errata.tracing.layers import ranked_ranges
 from tiny import tiny_model
 
 OPTIONS = {"samples": 2, "window": 2}
@@ -96,36 +95,37 @@ def test_rows_and_grid(average):
         average.mean("mlp", "last", of="guesses")
 
 
-def test_the_layers_that_close_the_gap_are_proposed():
-    # The state needs the MLPs of layers 4, 5 and 6: below them severing takes everything, above them nothing.
-    plain = [0.01, 0.02, 0.04, 0.06, 0.07, 0.08, 0.08, 0.06, 0.03, 0.01]
-    severed = [0.0, 0.0, 0.01, 0.01, 0.03, 0.06, 0.08, 0.06, 0.03, 0.01]
-    best = propose_layers(made_up(plain, severed))[0]
-    assert best.layers == (4, 5, 6)
-    assert best.closed == pytest.approx(0.05)
-    assert best.score == pytest.approx(0.05 / 3**0.5)
-    four = propose_layers(made_up(plain, severed), widths=[4])[0]
-    assert set(best.layers) < set(four.layers)
+def test_the_layers_with_the_widest_gap_are_proposed():
+    # The state needs its MLPs in layers 4, 5 and 6, and a little in the next one.
+    plain = [0.01, 0.02, 0.04, 0.06, 0.09, 0.09, 0.09, 0.06, 0.03, 0.01]
+    severed = [0.01, 0.02, 0.03, 0.05, 0.03, 0.02, 0.03, 0.03, 0.03, 0.01]
+    found = propose_layers(made_up(plain, severed))
+    assert found[0].layers == (4, 5, 6)
+    assert found[0].gap == pytest.approx(0.19 / 3)
+    assert math.isnan(found[0].interval)  # one fact
+    assert propose_layers(made_up(plain, severed), widths=[4])[0].layers == (4, 5, 6, 7)
 
 
-def test_a_gap_that_never_closes_proposes_nothing():
-    assert propose_layers(made_up([0.1, 0.2, 0.3, 0.4], [0.0] * 4)) == []
+def test_where_severing_takes_nothing_nothing_is_proposed():
+    assert propose_layers(made_up([0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.4, 0.5])) == []
 
 
-@given(st.lists(st.floats(-1, 1), min_size=6, max_size=12))
-def test_ranges_are_ranked_and_lie_in_the_model(gap):
-    found = ranked_ranges(gap, (3, 5))
-    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+@given(st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), min_size=6, max_size=12))
+def test_ranges_are_ranked_and_lie_in_the_model(effects):
+    plain, severed = zip(*effects, strict=True)
+    found = propose_layers(made_up(plain, severed), widths=(3, 5))
+    assert [one.gap for one in found] == sorted((one.gap for one in found), reverse=True)
     for one in found:
-        assert 0 <= one.first <= one.last < len(gap)
+        assert 0 <= one.first <= one.last < len(effects)
         assert len(one.layers) in (3, 5)
-        assert one.closed == gap[max(0, one.first - 1)] - gap[one.last] > 0
+        assert one.gap == pytest.approx(statistics.fmean(plain[i] - severed[i] for i in one.layers))
+        assert one.gap > 0
 
 
-def test_without_severed_effects_there_is_no_proposal(traces):
+def test_without_severed_effects_there_is_no_proposal(traces, average):
     facts = (fact_trace("0", traces[2]),)
     lonely = AverageTrace(model="tiny", config=traces[0].config, std=0.5, num_layers=4, facts=facts)
     with pytest.raises(InputError, match="severed"):
         propose_layers(lonely)
     with pytest.raises(InputError, match="widths"):
-        ranked_ranges([0.1, 0.0], ())
+        propose_layers(average, widths=())

@@ -149,6 +149,8 @@ def _segment_table(average: AverageTrace) -> str:
         for kind in average.config.kinds:
             found = average.peak(kind, segment)
             cells.append("–" if found is None else f"{_shown(found[1])} ({found[0]})")
+        if all(cell == "–" for cell in cells):
+            continue
         count = max((one.count for one in average.mean(average.config.kinds[0], segment)), default=0)
         rows.append([segment, str(count), *cells])
     header = ["segment", "facts", *(f"{sheet_name(k, average.config.window)} (layer)" for k in average.config.kinds)]
@@ -174,11 +176,11 @@ def _proposal(average: AverageTrace) -> str:
         return ""
     ranges = propose_layers(average)[:_PROPOSED]
     if not ranges:
-        return "The gap between plain and MLP-severed effects closes nowhere: no layers are proposed."
-    shown = ", ".join(f"{one.first}–{one.last} ({PERCENT * one.closed:.1f})" for one in ranges)
+        return "Severing the MLPs takes nothing away at the subject's last token: no layers are proposed."
+    shown = ", ".join(f"{one.first}–{one.last} ({_shown(Mean(one.gap, one.interval, 0))})" for one in ranges)
     return (
-        "Layers proposed for MEMIT, from where the gap between plain and MLP-severed effects at the subject's last "
-        f"token closes (by so many points): {shown}."
+        "Layers proposed for MEMIT, from the mean gap between plain and MLP-severed effects at the subject's last "
+        f"token: {shown}."
     )
 
 

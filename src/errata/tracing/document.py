@@ -91,7 +91,7 @@ def value_sheets(
     sheets = [
         ValueSheet(
             name=sheet_name(kind, window),
-            label="indirect effect, percentage points",
+            label="indirect effect, points",
             values=cells,
             limit=limit,
             details={**details.get(kind, {}), **({"attributed": foretold[kind]} if kind in foretold else {})},
@@ -103,7 +103,7 @@ def value_sheets(
         sheets.append(
             ValueSheet(
                 name=f"{sheet_name(kind, window)}, attributed",
-                label="attributed effect (first order), percentage points",
+                label="attributed effect, points",
                 values=cells,
                 limit=_largest(cells),
                 details={"indirect effect": exact[kind]} if kind in exact else {},

@@ -1,22 +1,21 @@
-"""Which layers to edit: ranges proposed from where a subject's state stops needing the MLPs above it."""
+"""Which layers to edit: ranges proposed from where a subject's state needs its MLPs."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from errata.errors import InputError
-from errata.tracing.average import AverageTrace
+from errata.tracing.average import LAST_SUBJECT, AverageTrace, mean_of
 
 WIDTHS = (3, 4, 5, 6)
 
 
 class LayerRange(NamedTuple):
-    """Layers `first` … `last`.  closed: how much of the gap they close, in probability.  score: closed/√width."""
+    """Layers `first` … `last`, the mean gap over them in probability, and half its 95 % interval over facts."""
 
     first: int
     last: int
-    closed: float
-    score: float
+    gap: float
+    interval: float
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -27,31 +26,28 @@ def propose_layers(result: AverageTrace, *, widths: Sequence[int] = WIDTHS) -> l
     """Ranges of layers for MEMIT, the best first, from an average over known facts.
 
     At the subject's last token, gap(ℓ) = effect of restoring layer ℓ's output − the same with that token's MLPs
-    severed: what the restored state does only by way of the MLPs above ℓ (Meng et al. 2023, section 4). An MLP that
-    the answer needs keeps the gap open below it and no longer above it, so the MLPs of layers a … b are worth
-    closed = gap(a − 1) − gap(b) (for a = 0, which nothing comes before, gap(0) − gap(b)). A range's score is
-    closed/√width: a layer that closes nothing makes a range worse, one that closes as much as the others better.
-    Ranges that close nothing are left out. Averages over few facts are noisy: look at the intervals. Raises InputError
-    where there is no severed effect at the subject's last token, or a width is no number of layers.
+    severed: what the restored state does only by way of the token's MLPs. MEMIT edits the layers where it is wide (Meng
+    et al. 2023, section 4); so a range's score is its mean gap, the mean over facts of the mean over its layers.
+    Overlapping ranges follow each other closely, and averages over few facts are noisy: ranges whose intervals overlap
+    are not told apart. Ranges without a positive gap are left out. Raises InputError where there is no severed effect
+    at the subject's last token, or a width is no number of layers.
     """
-    plain, severed = result.effects("hidden"), result.effects("mlp severed")
-    return ranked_ranges([a - b for a, b in zip(plain, severed, strict=True)], widths)
-
-
-def ranked_ranges(gap: Sequence[float], widths: Sequence[int]) -> list[LayerRange]:
-    """The ranges of the given widths, for gaps by layer."""
-    if any(math.isnan(value) for value in gap):
+    if not widths or min(widths) < 1:
+        raise InputError(f"widths={list(widths)}: give one or more numbers of layers.")
+    gaps = [
+        [a - b for a, b in zip(one.effects["hidden", LAST_SUBJECT], severed, strict=True)]
+        for one in result.facts
+        if (severed := one.effects.get(("mlp severed", LAST_SUBJECT))) is not None
+    ]
+    if not gaps:
         raise InputError(
             "The average has no severed effects at the subject's last token; trace with severed='last subject' (and "
             "the kind 'hidden'), facts whose subject does not end the prompt."
         )
-    if not widths or min(widths) < 1:
-        raise InputError(f"widths={list(widths)}: give one or more numbers of layers.")
     found = []
     for width in widths:
-        for first in range(len(gap) - width + 1):
-            last = first + width - 1
-            closed = gap[max(0, first - 1)] - gap[last]
-            if closed > 0:
-                found.append(LayerRange(first, last, closed, closed / math.sqrt(width)))
-    return sorted(found, key=lambda one: (-one.score, one.first, one.last))
+        for first in range(result.num_layers - width + 1):
+            gap = mean_of([sum(row[first : first + width]) / width for row in gaps])
+            if gap.value > 0:
+                found.append(LayerRange(first, first + width - 1, gap.value, gap.interval))
+    return sorted(found, key=lambda one: (-one.gap, one.first, one.last))
