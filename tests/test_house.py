@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src"
 
 BASE = {"errors", "core", "store", "facts"}
-METHODS = {"stats", "edit", "evaluate", "lens"}
+METHODS = {"stats", "edit", "evaluate", "lens", "tracing"}
 # What each package of errata may import of errata. A new package is a new row.
 MAY_IMPORT = {
     "errors": set(),
@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "evaluate": BASE | {"models"},
     "views": {"errors", "core", "store"},
     "lens": BASE | {"models", "patches", "views"},
+    "tracing": BASE | {"models", "patches", "views"},
     "jobs": BASE | {"models", "patches", "views"} | METHODS,
     "cli": BASE | {"models", "patches", "jobs", "views"} | METHODS,
     "__main__": {"cli"},

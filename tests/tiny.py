@@ -152,3 +152,16 @@ def tiny_model(variant: str, *, bos: bool = False, dtype: torch.dtype = torch.fl
 def fresh_model(variant: str = "llama", *, bos: bool = False, **overrides) -> LanguageModel:
     """A tiny model of its own, for tests that write to it."""
     return wrap(tiny_hf(variant, **overrides), tiny_tokenizer(bos), name=f"tiny-{variant}")
+
+
+def knowing_hf(answers: dict[str, str], variant: str = "llama"):
+    """A tiny random model that says the first token of each answer right after its prompt."""
+    hf, tokenizer = tiny_hf(variant), tiny_tokenizer()
+    with torch.no_grad():
+        for prompt, answer in answers.items():
+            ids = tokenizer(prompt + " " + answer)["input_ids"]
+            length = len(tokenizer(prompt)["input_ids"])
+            assert ids[:length] == tokenizer(prompt)["input_ids"], "the answer changes the prompt's own tokens"
+            hidden = hf.model(torch.tensor([ids[:length]])).last_hidden_state[0, -1]
+            hf.lm_head.weight[ids[length]] += 8 * hidden / hidden.norm()
+    return hf

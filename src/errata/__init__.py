@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from errata.jobs.eval_job import evaluate_patch
     from errata.jobs.evaluation import Evaluation
     from errata.jobs.progress import progress_on
+    from errata.jobs.trace_job import trace_facts
     from errata.jobs.train_job import train_mend
     from errata.lens import BackwardLens, LensTable, backward_lens, backward_lenses
     from errata.models import LanguageModel, load, wrap
     from errata.patches import Patch
     from errata.stats import SecondMoments, second_moments
+    from errata.tracing import AverageTrace, Trace, propose_layers, trace
 
 __version__ = "0.1.0"
 
@@ -34,11 +36,13 @@ _HOMES = {
     "errata.jobs.eval_job": ("evaluate_patch",),
     "errata.jobs.evaluation": ("Evaluation",),
     "errata.jobs.progress": ("progress_on",),
+    "errata.jobs.trace_job": ("trace_facts",),
     "errata.jobs.train_job": ("train_mend",),
     "errata.lens": ("BackwardLens", "LensTable", "backward_lens", "backward_lenses"),
     "errata.models": ("LanguageModel", "load", "wrap"),
     "errata.patches": ("Patch",),
     "errata.stats": ("SecondMoments", "second_moments"),
+    "errata.tracing": ("AverageTrace", "Trace", "propose_layers", "trace"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -55,6 +59,11 @@ __all__ = [  # noqa: RUF022 (grouped by the order of work)
     "backward_lenses",
     "BackwardLens",
     "LensTable",
+    "trace",
+    "trace_facts",
+    "Trace",
+    "AverageTrace",
+    "propose_layers",
     "MemitConfig",
     "settings_for",
     "second_moments",

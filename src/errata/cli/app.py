@@ -30,6 +30,7 @@ CorpusPath = Annotated[
     ),
 ]
 Field = Annotated[str, typer.Option("--field", help="Field of a JSONL or Parquet corpus that holds the text.")]
+Format = Annotated[str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact, zsre or known.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 Set = Annotated[
     list[str] | None,
@@ -129,7 +130,7 @@ def edit(
     one_by_one: OneByOne = False,
     settings: Set = None,
     format: Annotated[
-        str, typer.Option(help="auto (by extension and fields), jsonl, json, csv, counterfact or zsre.")
+        str, typer.Option(help="auto (by extension and fields), jsonl, json, csv, counterfact, zsre or known.")
     ] = "auto",
     limit: Annotated[int | None, typer.Option(help="Use only the first N records.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without unusable records.")] = False,
@@ -216,7 +217,9 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for every prompt's numbers.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first N facts.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without unusable records.")] = False,
-    format: Annotated[str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact or zsre.")] = "auto",
+    format: Annotated[
+        str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact, zsre or known.")
+    ] = "auto",
     generate: Annotated[
         bool, typer.Option("--generate", help="Also let the model write 100 tokens a prompt: GE and RS.")
     ] = False,
@@ -309,6 +312,85 @@ def lens(
 
 
 @app.command()
+def trace(
+    prompt: Annotated[str | None, typer.Argument(help="The beginning of a text; or give --facts.")] = None,
+    subject: Annotated[str | None, typer.Option(help="Of a prompt: the words in it to corrupt.")] = None,
+    answer: Annotated[
+        str | None, typer.Option("--answer", "-a", help="What comes next; default: the model's own next token.")
+    ] = None,
+    facts: Annotated[
+        Path | None, typer.Option("--facts", "-f", help="Trace the facts of a file that the model knows.")
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", "-n", help="Of the facts: the first N records.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Of facts: folder for tables, figures and summary.md.")
+    ] = None,
+    kinds: Annotated[str, typer.Option(help="What is restored, of hidden,mlp,attention.")] = "hidden,mlp,attention",
+    tokens: Annotated[
+        str,
+        typer.Option(help='Where: all, or "last subject": its last token alone, enough to propose layers.'),
+    ] = "all",
+    severed: Annotated[
+        bool, typer.Option(help="Also restore hidden states while the token's MLPs, or attention, stay corrupted.")
+    ] = True,
+    samples: Annotated[int, typer.Option(help="Corrupted runs.")] = 10,
+    noise: Annotated[float, typer.Option(help="In standard deviations of the subjects' embeddings.")] = 3.0,
+    window: Annotated[int, typer.Option(help="Layers whose MLPs or attentions are restored together.")] = 10,
+    corruption: Annotated[str, typer.Option(help="gaussian, uniform, swap (another subject) or zero.")] = "gaussian",
+    swap: Annotated[
+        list[str] | None, typer.Option(help="Of a prompt, with --corruption swap: another subject (repeatable).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    exact: Annotated[bool, typer.Option(help="--no-exact: the attribution only, one backward a prompt.")] = True,
+    batch_tokens: Annotated[int, typer.Option("--batch-tokens", help="Tokens run at a time: memory and speed.")] = 2048,
+    lens: Annotated[
+        bool | None,
+        typer.Option("--lens/--no-lens", help="The Backward Lens beside it in --html (default: yes)."),
+    ] = None,
+    max_layers: Annotated[int | None, typer.Option("--max-layers", help="Show so many layers on the terminal.")] = None,
+    patch: Annotated[Path | None, typer.Option("--patch", "-p", help="Trace the model with this patch on.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Interactive page, one offline file.")] = None,
+    pdf: Annotated[Path | None, typer.Option(help="The grids as a figure.")] = None,
+    png: Annotated[Path | None, typer.Option(help="The grids as a picture.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Every number as JSON.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Every cell as a row of a Parquet file.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without unusable records.")] = False,
+    format: Format = "auto",
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the patch's model, or smollm2.")] = None,
+    device: Device = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="Default: the patch's, or float32.")] = None,
+    revision: Revision = None,
+    quiet: Quiet = False,
+) -> None:
+    """Causal tracing: which states of a prompt bring its answer back when the subject is corrupted."""
+    from errata.cli.trace import run_trace
+
+    outputs = {"html": html, "pdf": pdf, "png": png, "json": json, "parquet": parquet}
+    run_trace(
+        prompt,
+        facts_file=facts,
+        one={"subject": subject, "answer": answer, "swap": swap, "lens": lens, "max_layers": max_layers},
+        many={"n": n, "out": out, "skip_bad": skip_bad, "format": format},
+        options={
+            "kinds": kinds,
+            "tokens": tokens,
+            "severed": severed,
+            "samples": samples,
+            "noise": noise,
+            "window": window,
+            "corruption": corruption,
+            "seed": seed,
+            "exact": exact,
+            "batch_tokens": batch_tokens,
+        },
+        outputs={kind: path for kind, path in outputs.items() if path is not None},
+        patch_folder=patch,
+        load={"model": model, "device": device, "dtype": dtype, "revision": revision},
+        quiet=quiet,
+    )
+
+
+@app.command()
 def reproduce(
     paper: Annotated[str, typer.Argument(help="backward-lens.")],
     facts: Annotated[Path, typer.Option("--facts", "-f", help="Facts: JSONL, JSON, CSV, CounterFact or zsRE.")],
@@ -334,7 +416,9 @@ def reproduce(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     revision: Revision = None,
-    format: Annotated[str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact or zsre.")] = "auto",
+    format: Annotated[
+        str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact, zsre or known.")
+    ] = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Run a paper's experiments on a model: tables, figures and a summary beside the published findings."""
@@ -395,7 +479,9 @@ def train_mend(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     revision: Revision = None,
-    format: Annotated[str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact or zsre.")] = "auto",
+    format: Annotated[
+        str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact, zsre or known.")
+    ] = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Train MEND's editor on facts; the same command goes on where an earlier one was stopped.

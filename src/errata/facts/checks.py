@@ -56,6 +56,18 @@ def check_prompt(text: object) -> None:
         raise InputError(f"{reasons[0][0].upper()}{reasons[0][1:]}; write the beginning of a text to go on with.")
 
 
+def check_subject(prompt: object, subject: object) -> None:
+    """Raise InputError where a subject is no text that occurs in the prompt."""
+    check_prompt(prompt)
+    if reasons := text_reasons("the subject", subject):
+        raise InputError(f"{reasons[0][0].upper()}{reasons[0][1:]}; name the words of the prompt to corrupt.")
+    if find_subject(str(prompt), str(subject)) < 0:
+        near = _near_miss(str(subject), str(prompt)).removesuffix(" and the prompt has no '{}'")
+        raise InputError(
+            f"The subject {subject!r} does not occur in the prompt {prompt!r}{near}; copy it as it stands there."
+        )
+
+
 def fact_reasons(fields: Mapping[str, object]) -> list[str]:
     """Why a fact with these fields cannot be used: every reason, none when it can. Absent fields are not judged."""
     reasons: list[str] = []

@@ -16,14 +16,14 @@ from errata.facts.csv_records import csv_records
 from errata.facts.fact import Fact
 from errata.facts.problems import Problem, format_problems
 from errata.facts.records import Record, json_records, jsonl_records
-from errata.facts.shapes import Shape, build, counterfact, own, recognize, zsre
+from errata.facts.shapes import Shape, build, counterfact, known, own, recognize, zsre
 
-Format = Literal["auto", "jsonl", "json", "csv", "counterfact", "zsre"]
+Format = Literal["auto", "jsonl", "json", "csv", "counterfact", "zsre", "known"]
 
 MAX_BYTES = 1 << 30
 _CONTAINERS = {"jsonl": jsonl_records, "json": json_records, "csv": csv_records}
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv"}
-_DATA_SETS: dict[str, Shape] = {"counterfact": counterfact, "zsre": zsre}
+_DATA_SETS: dict[str, Shape] = {"counterfact": counterfact, "zsre": zsre, "known": known}
 _WIDE_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 
 
@@ -55,9 +55,9 @@ def read_facts(path: str | Path, *, format: Format = "auto", limit: int | None =
     """Every usable fact of a file and every problem with the rest; a bad record never raises.
 
     "auto" goes by the extension and recognizes the data sets by the first record's fields; "jsonl", "json" and "csv"
-    expect our own field names; "counterfact" and "zsre" (JSON, or JSON Lines by extension) ignore fields they do not
-    need. `limit` reads only the first records, good or bad. Of two facts in conflict the later one is bad. Raises
-    FactsError where the file as a whole cannot be read, ConfigError for a limit below 1.
+    expect our own field names; "counterfact", "zsre" and "known" (JSON, or JSON Lines by extension) ignore fields they
+    do not need. `limit` reads only the first records, good or bad. Of two facts in conflict the later one is bad.
+    Raises FactsError where the file as a whole cannot be read, ConfigError for a limit below 1.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}; it must be at least 1.")
@@ -88,9 +88,9 @@ def require(fact_file: FactFile, *, skip_bad: bool = False) -> tuple[Fact, ...]:
 
 
 def _container(path: Path, format: str) -> str:
-    known = ("auto", *_CONTAINERS, *_DATA_SETS)
-    if format not in known:
-        raise FactsError(f"Unknown format {format!r} for {path}; known: {', '.join(known)}.")
+    names = ("auto", *_CONTAINERS, *_DATA_SETS)
+    if format not in names:
+        raise FactsError(f"Unknown format {format!r} for {path}; known: {', '.join(names)}.")
     if format in _CONTAINERS:
         return format
     found = _SUFFIXES.get(path.suffix.lower())
@@ -101,7 +101,7 @@ def _container(path: Path, format: str) -> str:
             raise FactsError(f"{path} is a folder; a fact file was expected.")
         raise FactsError(
             f"Cannot tell the format of {path} by its name (known: {', '.join(_SUFFIXES)}); give --format (format= in "
-            f"Python): {', '.join(known[1:])}."
+            f"Python): {', '.join(names[1:])}."
         )
     return found
 

@@ -1,4 +1,4 @@
-"""The shapes of fact records: our own, CounterFact (original and flattened) and zsRE, each turned into a `Fact`."""
+"""The shapes of fact records, each turned into a `Fact`: ours, CounterFact (original, flattened), zsRE, known facts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from errata.facts.checks import REQUIRED, fact_reasons, kind, neighbour_reasons, suggestion
 from errata.facts.fact import Fact, Neighbour
 from errata.facts.records import RepeatedKeys
+from errata.facts.text import PLACEHOLDER
 
 FIELDS = (
     "id", "subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours", "relation",
@@ -72,11 +73,31 @@ def zsre(record: Mapping[str, Any], index: int) -> Shaped:
     return fields | {"id": str(index)}, reasons
 
 
+def known(record: Mapping[str, Any], index: int) -> Shaped:
+    """A record of known facts for causal tracing (Meng et al. 2022). Its attribute, the only answer, is target_new.
+
+    `prompt` is what the model reads; where it goes on from the filled template, the template says where the subject is.
+    Without it the template is the prompt.
+    """
+    fields, reasons = _pick(record, {"subject": "subject", "attribute": "target_new", "relation_id": "relation"})
+    template, prompt, subject = record.get("template"), record.get("prompt"), record.get("subject")
+    if "template" not in record and "prompt" not in record:
+        return fields, [*reasons, "missing field 'template'"]
+    fields["prompt"] = template if prompt is None else prompt
+    if isinstance(template, str) and isinstance(prompt, str) and isinstance(subject, str):
+        filled = template.replace(PLACEHOLDER, subject)
+        if template.count(PLACEHOLDER) == 1 and prompt.startswith(filled) and PLACEHOLDER not in prompt:
+            fields["prompt"] = template + prompt[len(filled) :]
+    return fields | {"id": record.get("known_id", str(index))}, reasons
+
+
 def recognize(record: Mapping[str, Any]) -> Shape:
     """The shape whose field names a record has; ours where no other fits."""
     names = set(record)
     if "requested_rewrite" in names or names & {"ground_truth", "rephrase_prompt", "locality_prompt"}:
         return counterfact
+    if {"template", "attribute"} <= names:
+        return known
     return zsre if {"src", "alt"} <= names else own
 
 

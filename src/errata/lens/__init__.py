@@ -5,8 +5,8 @@ from errata.lens.capture import backward_lens, backward_lenses
 from errata.lens.losses import LOSSES
 from errata.lens.modes import MODES, Reader
 from errata.lens.neurons import NeuronTable
-from errata.lens.segments import SEGMENTS
 from errata.lens.table import LensTable
+from errata.models.segments import SEGMENTS
 
 __all__ = [
     "LOSSES",

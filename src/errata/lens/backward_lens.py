@@ -19,7 +19,6 @@ from errata.lens.document import lens_grid
 from errata.lens.losses import Example, first_token, prompt_ids
 from errata.lens.modes import Reader
 from errata.lens.neurons import NeuronTable, neuron_table
-from errata.lens.segments import segments
 from errata.lens.step import sgd_patch
 from errata.lens.table import FORWARD_SOURCES, Extremes, LensTable, read_extremes, read_table, token_texts
 from errata.models import (
@@ -33,6 +32,7 @@ from errata.models import (
     run_taps,
 )
 from errata.models.backward import widened
+from errata.models.segments import segments
 from errata.patches import Patch
 from errata.views.grid import Grid
 from errata.views.html import notebook

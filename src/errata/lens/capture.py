@@ -11,9 +11,9 @@ from errata.errors import InputError
 from errata.lens.backward_lens import BackwardLens
 from errata.lens.losses import Example, Score, prepare
 from errata.lens.modes import Reader
-from errata.lens.segments import segments
 from errata.models import Backward, LanguageModel, Place, mlp_matrices, pad_right, projection, run_backward
 from errata.models.backward import widened
+from errata.models.segments import segments
 
 
 def backward_lens(

@@ -3,6 +3,7 @@
 from errata.models.backward import Backward, gradients, run_backward, run_taps, widened
 from errata.models.families import FAMILIES, Family
 from errata.models.identity import config_digest, matmul_precision, tokenizer_digest
+from errata.models.interventions import Held, embeddings_replaced, outputs_held, outputs_kept, token_embeddings
 from errata.models.language_model import LanguageModel
 from errata.models.load import load, wrap
 from errata.models.low_rank import RowFactors, rows_updated
@@ -43,6 +44,7 @@ __all__ = [
     "Backward",
     "Encoding",
     "Family",
+    "Held",
     "KeyValues",
     "LanguageModel",
     "Place",
@@ -53,6 +55,7 @@ __all__ = [
     "Tuned",
     "add_to_weight_",
     "config_digest",
+    "embeddings_replaced",
     "encode",
     "encode_targets",
     "gradients",
@@ -63,6 +66,8 @@ __all__ = [
     "matmul_precision",
     "matrices",
     "mlp_matrices",
+    "outputs_held",
+    "outputs_kept",
     "outputs_moved",
     "outputs_shifted",
     "pad_right",
@@ -72,6 +77,7 @@ __all__ = [
     "run_backward",
     "run_layers",
     "run_taps",
+    "token_embeddings",
     "token_texts",
     "tokenizer_digest",
     "tuned",

@@ -1,9 +1,12 @@
 """A grid of tokens × layers as plain data: what the terminal, the HTML page and the figures are all drawn from."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from errata.views.text import visible
 
 FORMAT = 1
 
@@ -49,18 +52,48 @@ class Sheet:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValueSheet:
+    """One number in each cell instead of tokens: cells are [layer][position], None where there is none.
+
+    name: what is seen ("hidden").  label: what its numbers are, with their unit.  limit: the number in full colour, and
+    its negative in the other one.  details: further numbers of a cell, by name.  facts: numbers of the whole sheet.
+    """
+
+    side: str = "effect"
+    name: str
+    label: str
+    values: Sequence[Sequence[float | None]]
+    limit: float
+    details: Mapping[str, Sequence[Sequence[float | None]]] = field(default_factory=dict)
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def digits(self) -> int:
+        """Decimals of a cell: three digits of the limit, two decimals at least and four at most."""
+        return 2 if self.limit >= 1 or not self.limit else min(4, 2 - math.floor(math.log10(self.limit)))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A prompt's tokens, its layers, and any number of sheets over them. Texts are raw; views make them visible."""
+    """A prompt's tokens, its layers, and any number of sheets over them. Texts are raw; views make them visible.
+
+    labels: `tokens` are names of columns to be shown as they are, not what a model reads.
+    """
 
     title: str
     subtitle: str
     tokens: Sequence[str]
     layers: Sequence[int]
     texts: Sequence[str]
-    sheets: Sequence[Sheet]
+    sheets: Sequence[Sheet | ValueSheet]
     vocabulary: int
     segments: Mapping[str, Sequence[int]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    labels: bool = False
+
+    def head(self, position: int) -> str:
+        """What stands over (or under) a column."""
+        return self.tokens[position] if self.labels else visible(self.tokens[position])
 
     def to_json(self) -> str:
         """The whole grid as JSON that is ASCII and free of `<`, so that it may stand inside an HTML page."""
@@ -70,7 +103,7 @@ class Grid:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, (Grid, Sheet, Tracked)):
+    if isinstance(value, (Grid, Sheet, ValueSheet, Tracked)):
         return {name: _plain(part) for name, part in vars(value).items()}
     if isinstance(value, Mapping):
         return {str(key): _plain(part) for key, part in value.items()}

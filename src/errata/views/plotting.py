@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from errata.errors import InputError
 from errata.store.atomic import atomic_file
-from errata.views.grid import Grid, Sheet
+from errata.views.grid import Grid, Sheet, ValueSheet
 from errata.views.text import visible
 
 if TYPE_CHECKING:
@@ -157,6 +157,45 @@ def matrix_figure(
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.set_title(_drawable(title), fontsize=8, loc="left", **_PLAIN)
         figure.colorbar(image, ax=axes, label=label)
+    return figure
+
+
+def value_figure(grid: Grid, sheets: Sequence[ValueSheet], *, title: str | None = None) -> "Figure":
+    """Heatmaps of values side by side, a row a token from the top down, a column a layer, on one scale.
+
+    Tokens of a segment that names the subject carry a star, as in the papers.
+    """
+    plt, _ = _matplotlib()
+    import numpy as np
+
+    if len(grid.tokens) > _WIDEST:
+        raise InputError(
+            f"A figure of {len(grid.tokens)} tokens could not be read; figures hold {_WIDEST}. The HTML page holds any."
+        )
+    subject = {i for name, places in grid.segments.items() if "subject" in name for i in places}
+    heads = [grid.head(i) + "*" * (i in subject) for i in range(len(grid.tokens))]
+    high = max((sheet.limit for sheet in sheets), default=0.0) or 1.0
+    values = [np.array([[np.nan if v is None else v for v in row] for row in sheet.values]).T for sheet in sheets]
+    # What falls below zero is hardly seen beside what rises: then one hue says more than two.
+    diverging = any(np.nanmin(one) < -0.1 * high for one in values if not np.isnan(one).all())
+    with plt.rc_context(_fonts([*heads, grid.title, *(sheet.name for sheet in sheets)])):
+        figure, all_axes = plt.subplots(
+            1, len(sheets), sharey=True, squeeze=False,
+            figsize=(2.0 + 2.3 * len(sheets), 1.3 + 0.17 * len(heads)),
+        )  # fmt: skip
+        image = None
+        for axes, sheet, one in zip(all_axes[0], sheets, values, strict=True):
+            colours = plt.get_cmap("RdBu_r" if diverging else "Purples").with_extremes(bad="0.93")
+            low = -high if diverging else 0.0
+            image = axes.imshow(one, aspect="auto", cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+            step = max(1, len(grid.layers) // 6)
+            axes.set_xticks(range(0, len(grid.layers), step), [str(layer) for layer in grid.layers[::step]])
+            axes.set_xlabel("layer")
+            axes.set_title(_drawable(sheet.name), fontsize=8, loc="left", **_PLAIN)
+        all_axes[0][0].set_yticks(range(len(heads)), [_drawable(_cut(head, 20)) for head in heads], **_PLAIN)
+        figure.suptitle(_drawable(title or grid.title), fontsize=8, x=0.01, ha="left", **_PLAIN)
+        if image is not None:
+            figure.colorbar(image, ax=all_axes[0], label=_drawable(sheets[0].label), pad=0.01)
     return figure
 
 

@@ -9,22 +9,28 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from errata.views.grid import Grid, Sheet
+from errata.views.grid import Grid, Sheet, ValueSheet
 from errata.views.text import visible
 
 _NARROWEST, _WIDEST = 7, 16
 # Shades of the norm, faint to strong: a mark for those who see no colour, a background for those who do.
 _MARKS = " ░▒▓█"
 _SHADES = ("", "#26313f", "#2f4a6b", "#2f6ea3", "#2f97d8")
+_NEGATIVE_SHADES = ("", "#3d3226", "#6b4f2f", "#a3702f", "#d8972f")
+_NARROWEST_VALUE = 8
 
 
-def terminal_grid(grid: Grid, sheet: Sheet, *, width: int, colour: bool, max_layers: int | None = None) -> str:
+def terminal_grid(
+    grid: Grid, sheet: Sheet | ValueSheet, *, width: int, colour: bool, max_layers: int | None = None
+) -> str:
     """The sheet as text of `width` columns, in several blocks where the prompt is wider; ANSI colours if `colour`.
 
-    Each cell: a mark for the vector's norm, by fifths of the range of its logarithm, and the token that is shown.
+    Each cell: a mark for the vector's norm, by fifths of the range of its logarithm, and the token that is shown; or of
+    a sheet of values the number, marked by fifths of the limit.
     """
     label = max(len(str(layer)) for layer in grid.layers) + 2
-    size = max(_NARROWEST, min(_WIDEST, (width - label) // max(1, len(grid.tokens))))
+    narrowest = _NARROWEST_VALUE if isinstance(sheet, ValueSheet) else _NARROWEST
+    size = max(narrowest, min(_WIDEST, (width - label) // max(1, len(grid.tokens))))
     per_block = max(1, (width - label) // size)
     blocks = [range(at, min(at + per_block, len(grid.tokens))) for at in range(0, len(grid.tokens), per_block)]
     rows = _chosen_layers(len(grid.layers), max_layers)
@@ -43,18 +49,21 @@ def _chosen_layers(count: int, most: int | None) -> Sequence[int]:
 
 
 def _block(
-    grid: Grid, sheet: Sheet, positions: range, rows: Sequence[int], label: int, size: int, colour: bool
+    grid: Grid, sheet: Sheet | ValueSheet, positions: range, rows: Sequence[int], label: int, size: int, colour: bool
 ) -> list[Text]:
-    levels = _levels(sheet)
+    levels = [] if isinstance(sheet, ValueSheet) else _levels(sheet)
     lines = []
     for row in rows:
         line = Text(f"{grid.layers[row]:>{label - 1}} ", style="dim")
         for position in positions:
-            line.append_text(_cell(grid, sheet, row, position, size, levels, colour))
+            if isinstance(sheet, ValueSheet):
+                line.append_text(_value_cell(sheet, row, position, size, colour))
+            else:
+                line.append_text(_cell(grid, sheet, row, position, size, levels, colour))
         lines.append(line)
     head = Text(" " * label)
     for position in positions:
-        head.append(_fitted(" " + visible(grid.tokens[position]), size), style="bold")
+        head.append(_fitted(" " + grid.head(position), size), style="bold")
     return [*lines, head]
 
 
@@ -69,6 +78,20 @@ def _cell(
     if not colour:
         return Text(_fitted(_MARKS[level] + text, size))
     background = _SHADES[level]
+    style = Style(color="white" if level > 1 else None, bgcolor=background or None, dim=level == 0)
+    return Text(_fitted(" " + text, size - 1) + " ", style=style)
+
+
+def _value_cell(sheet: ValueSheet, row: int, position: int, size: int, colour: bool) -> Text:
+    value = sheet.values[row][position]
+    if value is None:
+        return Text(_fitted(" –", size), style="dim")
+    level = min(4, int(5 * abs(value) / sheet.limit)) if sheet.limit else 0
+    text = f"{value:.{sheet.digits}f}"
+    text = text.removeprefix("-") if not float(text) else text
+    if not colour:
+        return Text(_fitted(_MARKS[level] + text, size))
+    background = (_NEGATIVE_SHADES if value < 0 else _SHADES)[level]
     style = Style(color="white" if level > 1 else None, bgcolor=background or None, dim=level == 0)
     return Text(_fitted(" " + text, size - 1) + " ", style=style)
 

@@ -1,6 +1,5 @@
 """Every experiment of the Backward Lens paper on one model, in one resumable run: measured, tabulated and drawn."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,17 +10,18 @@ from errata.errors import ConfigError, CorpusError, FactsError, InputError
 from errata.evaluate.perplexity import perplexity
 from errata.facts import Fact, Problem, format_problems
 from errata.jobs.held_out import corpus_rows
+from errata.jobs.records import read_record, write_record
 from errata.jobs.reproduce.findings import write_findings
 from errata.lens import MODES, BackwardLens, backward_lens, backward_lenses
 from errata.lens.flipping import RULES, smallest_rate, update_direction
 from errata.lens.losses import prepare
 from errata.lens.measures import measure_lens, mechanism
-from errata.lens.segments import segments
 from errata.models import LanguageModel, Place, add_to_weight_, matrices, tokenizer_digest, weights_restored
 from errata.models.generate import sample_ids
+from errata.models.segments import segments
 from errata.stats import open_corpus
 from errata.stats.samples import start_token
-from errata.store import atomic_write_text, digest
+from errata.store import digest
 from errata.store.atomic import check_writable
 
 CODE_VERSION = 2
@@ -161,7 +161,7 @@ class _Run:
 
     def measure(self, facts: Sequence[Fact], progress: ProgressSink) -> list[dict[str, Any]]:
         paths = [self._path("lens", fact, i < self.options.neuron_prompts) for i, fact in enumerate(facts)]
-        found = [_read(path) for path in paths]
+        found = [read_record(path) for path in paths]
         missing = [i for i, record in enumerate(found) if record is None]
         with progress.stage("gradients", len(facts), "prompts", done=len(facts) - len(missing)) as advance:
             lenses = backward_lenses(
@@ -175,7 +175,7 @@ class _Run:
             )
             for i, lens in zip(missing, lenses, strict=True):
                 layers = self.neuron_layers if i < self.options.neuron_prompts else ()
-                found[i] = _write(paths[i], measure_lens(lens, neuron_layers=layers))
+                found[i] = write_record(paths[i], measure_lens(lens, neuron_layers=layers))
                 advance(1)
         return [record for record in found if record is not None]
 
@@ -188,11 +188,11 @@ class _Run:
         with progress.stage("learning rates", total, "layers of prompts") as advance:
             for number, fact in enumerate(facts):
                 path = self._path("flip", fact, list(self.flip_layers), self.text_digest)
-                kept = _read(path)
+                kept = read_record(path)
                 if kept is None:
                     unedited = perplexity(self.lm, texts) if unedited is None else unedited
                     kept = {"rows": self._flip(fact, texts, unedited)}
-                    _write(path, kept)
+                    write_record(path, kept)
                 # The number is this run's, not that of the run that measured it.
                 found += [{"prompt": number, **row} for row in kept["rows"]]
                 advance(len(self.flip_layers))
@@ -224,11 +224,11 @@ class _Run:
         with progress.stage("imprint and shift", len(facts), "prompts") as advance:
             for number, fact in enumerate(facts):
                 path = self._path("step", fact, self.options.lr, list(layers))
-                kept = _read(path)
+                kept = read_record(path)
                 if kept is None:
                     lens = backward_lens(self.lm, fact.text, fact.target_new)
                     kept = {"rows": [mechanism(lens, layer, self.options.lr) for layer in layers]}
-                    _write(path, kept)
+                    write_record(path, kept)
                 found += [{"prompt": number, **row} for row in kept["rows"]]
                 advance(1)
         return found
@@ -236,24 +236,6 @@ class _Run:
     def _path(self, kind: str, fact: Fact, *more: Any) -> Path:
         key = digest(self.shared, kind, fact.text, fact.target_new, fact.subject, *more)
         return self.out / "records" / f"{kind}-{key[:24]}.json"
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A kept record; None where there is none, or none that was written whole."""
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    whole = isinstance(held, dict) and isinstance(held.get("record"), dict)
-    return held["record"] if whole and held.get("digest") == digest(held["record"]) else None
-
-
-def _write(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Keep a record; returns it as it will be read back."""
-    record = json.loads(json.dumps(record, allow_nan=False))
-    held = {"digest": digest(record), "record": record}
-    atomic_write_text(path, json.dumps(held, separators=(",", ":"), allow_nan=False))
-    return record
 
 
 def check_reproduce(out: Path, paper: str) -> None:

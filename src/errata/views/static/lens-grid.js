@@ -48,6 +48,18 @@ function shade(amount) {
   return { background: `oklch(${lightness}% ${0.01 + 0.1 * t} 250)`, ink: t > 0.65 ? "#fff" : "#17202a" };
 }
 
+// A second hue, for what lies below zero.
+function signedShade(amount) {
+  const { background, ink } = shade(Math.abs(amount));
+  return { background: amount < 0 ? background.replace(/250\)$/, "60)") : background, ink };
+}
+
+const HEADINGS = {
+  backward: ["Backward lens", "Backward: what the gradient says"],
+  forward: ["Forward lens", "Forward: what the model says"],
+  effect: ["Causal trace", "Causal trace: what restoring one state brings back"],
+};
+
 class Side {
   constructor(view, side) {
     this.view = view;
@@ -59,10 +71,10 @@ class Side {
     this.cells = [];
     this.controls = {};
     this.root = make("section", { className: `side ${side}` });
-    this.root.setAttribute("aria-label", side === "backward" ? "Backward lens" : "Forward lens");
+    const [label, heading] = HEADINGS[side];
+    this.root.setAttribute("aria-label", label);
     this.toolbar = make("div", { className: "toolbar" });
     this.scroller = make("div", { className: "scroller" });
-    const heading = side === "backward" ? "Backward: what the gradient says" : "Forward: what the model says";
     this.root.append(make("h2", {}, heading), this.toolbar, this.scroller);
     this.buildToolbar();
     this.buildTable();
@@ -132,8 +144,8 @@ class Side {
       body.append(row);
     }
     const foot = make("tr", {}, make("th", {}, "layer"));
-    tokens.forEach((token, position) => {
-      const cell = make("th", { scope: "col", title: this.view.segment(position) }, make("bdi", {}, visible(token)));
+    tokens.forEach((_, position) => {
+      const cell = make("th", { scope: "col", title: this.view.segment(position) }, make("bdi", {}, this.view.head(position)));
       foot.append(cell);
     });
     table.append(body, make("tfoot", {}, foot));
@@ -174,12 +186,107 @@ class Side {
         cell.style.background = empty ? "transparent" : background;
         cell.style.color = empty ? "inherit" : ink;
         cell.classList.toggle("empty", empty);
-        const where = `layer ${this.view.grid.layers[layer]}, token ${position} ${visible(this.view.grid.tokens[position])}`;
+        const where = `layer ${this.view.grid.layers[layer]}, ${this.view.column(position)} ${this.view.head(position)}`;
         cell.setAttribute("aria-label", `${where}: ${empty ? "zero vector" : text}`);
         cell.title = `${where}\n‖v‖ ${number(sheet.norm[layer][position])}`;
       })
     );
     this.view.showDetail();
+  }
+
+  get linked() {
+    return true;
+  }
+
+  card(layer, position) {
+    const sheet = this.sheet;
+    const sign = sheet.sign === "-vjp" ? "−" : "";
+    const name = this.side === "backward" ? `${sheet.name}: ${sign}${sheet.source}` : sheet.name;
+    const card = make("div", { className: `card ${this.side}` }, make("h3", {}, `${name}, ${sheet.mode} mode`));
+    const facts = [["‖v‖", number(sheet.norm[layer][position])]];
+    if (sheet.share) facts.push(["share of ‖G‖²", `${number(100 * sheet.share[layer][position])} %`]);
+    if (!sheet.null[layer][position])
+      for (const one of sheet.tracked) {
+        const rank = one.ranks[layer][position];
+        const ties = one.ties[layer][position];
+        const place = ties > 1 ? `${grouped(rank)}–${grouped(rank + ties - 1)}` : grouped(rank);
+        facts.push([`rank of ${visible(one.text)}`, `${place} of ${grouped(this.view.grid.vocabulary)}`]);
+      }
+    const list = make("dl");
+    for (const [term, value] of facts) list.append(make("div", {}, make("dt", {}, make("bdi", {}, term)), make("dd", {}, value)));
+    card.append(list);
+    if (sheet.null[layer][position]) {
+      card.append(make("p", {}, "The vector is zero: every token ties on it."));
+      return card;
+    }
+    const columns = make("div", { className: "columns" });
+    columns.append(this.list("most probable", sheet.top[layer][position], sheet.top_values[layer][position]));
+    columns.append(this.list("least probable", sheet.bottom[layer][position], sheet.bottom_values[layer][position]));
+    card.append(columns);
+    return card;
+  }
+
+  list(title, ids, values) {
+    const table = make("table", {}, make("caption", {}, title));
+    ids.forEach((id, i) => {
+      const text = make("td", {}, make("bdi", {}, visible(this.view.grid.texts[id])));
+      table.append(make("tr", {}, text, make("td", { className: "value" }, number(values[i]))));
+    });
+    return table;
+  }
+}
+
+// Numbers instead of tokens: one a cell, coloured by its share of the sheet's limit.
+class ValueSide extends Side {
+  get sheet() {
+    return this.sheets.find((one) => one.name === this.choice.name);
+  }
+
+  get linked() {
+    return false;
+  }
+
+  buildToolbar() {
+    const names = this.sheets.map((sheet) => [sheet.name, sheet.name]);
+    this.addSelect("name", "restored", names, (value) => {
+      this.choice.name = value;
+      this.fill();
+    });
+  }
+
+  fill() {
+    const sheet = this.sheet;
+    // Three digits of the limit, two decimals at least and four at most, as on a terminal.
+    const digits = sheet.limit >= 1 || !sheet.limit ? 2 : Math.min(4, 2 - Math.floor(Math.log10(sheet.limit)));
+    this.controls.name.value = sheet.name;
+    this.cells.forEach((row, layer) =>
+      row.forEach((cell, position) => {
+        const value = sheet.values[layer][position];
+        const empty = value === null;
+        const text = empty ? "–" : value.toFixed(digits).replace(/^-(0\.0+)$/, "$1");
+        const { background, ink } = signedShade(empty || !sheet.limit ? 0 : value / sheet.limit);
+        cell.replaceChildren(text);
+        cell.style.background = empty ? "transparent" : background;
+        cell.style.color = empty ? "inherit" : ink;
+        cell.classList.toggle("empty", empty);
+        const where = `layer ${this.view.grid.layers[layer]}, ${this.view.column(position)} ${this.view.head(position)}`;
+        cell.setAttribute("aria-label", `${where}: ${empty ? "not run" : text}`);
+        cell.title = `${where}\n${sheet.label}`;
+      })
+    );
+    this.view.showDetail();
+  }
+
+  card(layer, position) {
+    const sheet = this.sheet;
+    const card = make("div", { className: `card ${this.side}` }, make("h3", {}, sheet.name));
+    const facts = [[sheet.label, number(sheet.values[layer][position])]];
+    for (const [name, cells] of Object.entries(sheet.details)) facts.push([name, number(cells[layer][position])]);
+    for (const [name, value] of Object.entries(sheet.facts)) facts.push([name, number(value)]);
+    const list = make("dl");
+    for (const [term, value] of facts) list.append(make("div", {}, make("dt", {}, term), make("dd", {}, value)));
+    card.append(list);
+    return card;
   }
 }
 
@@ -200,7 +307,7 @@ class View {
     root.replaceChildren(header, both, this.detail);
     this.sides = {};
     for (const side of sides) {
-      this.sides[side] = new Side(this, side);
+      this.sides[side] = side === "effect" ? new ValueSide(this, side) : new Side(this, side);
       both.append(this.sides[side].root);
     }
     this.ready = true;
@@ -210,10 +317,18 @@ class View {
   // Cells are compared across the two grids, so they are read in one mode where both have it.
   linkMode(from, mode) {
     for (const side of Object.values(this.sides)) {
-      if (side === from || !side.sheets.some((sheet) => sheet.mode === mode)) continue;
+      if (side === from || !side.linked || !side.sheets.some((sheet) => sheet.mode === mode)) continue;
       side.choice.mode = mode;
       side.fill();
     }
+  }
+
+  head(position) {
+    return this.grid.labels ? this.grid.tokens[position] : visible(this.grid.tokens[position]);
+  }
+
+  column(position) {
+    return this.grid.labels ? "at" : `token ${position}`;
   }
 
   segment(position) {
@@ -273,49 +388,12 @@ class View {
   showDetail() {
     if (!this.ready) return;
     const { layer, position } = this.selected;
-    const token = visible(this.grid.tokens[position]);
     const segment = this.segment(position);
-    const title = make("h2", {}, `Layer ${this.grid.layers[layer]}, token ${position}: `, make("bdi", {}, token));
+    const where = `Layer ${this.grid.layers[layer]}, ${this.column(position)}: `;
+    const title = make("h2", {}, where, make("bdi", {}, this.head(position)));
     if (segment) title.append(make("span", { className: "segment" }, segment));
     this.detail.replaceChildren(title);
-    for (const side of Object.values(this.sides)) this.detail.append(this.card(side, layer, position));
-  }
-
-  card(side, layer, position) {
-    const sheet = side.sheet;
-    const sign = sheet.sign === "-vjp" ? "−" : "";
-    const name = side.side === "backward" ? `${sheet.name}: ${sign}${sheet.source}` : sheet.name;
-    const card = make("div", { className: `card ${side.side}` }, make("h3", {}, `${name}, ${sheet.mode} mode`));
-    const facts = [["‖v‖", number(sheet.norm[layer][position])]];
-    if (sheet.share) facts.push(["share of ‖G‖²", `${number(100 * sheet.share[layer][position])} %`]);
-    if (!sheet.null[layer][position])
-      for (const one of sheet.tracked) {
-        const rank = one.ranks[layer][position];
-        const ties = one.ties[layer][position];
-        const place = ties > 1 ? `${grouped(rank)}–${grouped(rank + ties - 1)}` : grouped(rank);
-        facts.push([`rank of ${visible(one.text)}`, `${place} of ${grouped(this.grid.vocabulary)}`]);
-      }
-    const list = make("dl");
-    for (const [term, value] of facts) list.append(make("div", {}, make("dt", {}, make("bdi", {}, term)), make("dd", {}, value)));
-    card.append(list);
-    if (sheet.null[layer][position]) {
-      card.append(make("p", {}, "The vector is zero: every token ties on it."));
-      return card;
-    }
-    const columns = make("div", { className: "columns" });
-    columns.append(this.list("most probable", sheet.top[layer][position], sheet.top_values[layer][position]));
-    columns.append(this.list("least probable", sheet.bottom[layer][position], sheet.bottom_values[layer][position]));
-    card.append(columns);
-    return card;
-  }
-
-  list(title, ids, values) {
-    const table = make("table", {}, make("caption", {}, title));
-    ids.forEach((id, i) => {
-      const text = make("td", {}, make("bdi", {}, visible(this.grid.texts[id])));
-      table.append(make("tr", {}, text, make("td", { className: "value" }, number(values[i]))));
-    });
-    return table;
+    for (const side of Object.values(this.sides)) this.detail.append(side.card(layer, position));
   }
 }
 

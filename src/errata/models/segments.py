@@ -1,10 +1,10 @@
 """The parts of a prompt that results are averaged over: subject tokens, what follows them, the last token."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from errata.errors import InputError
 from errata.facts.text import find_subject
-from errata.models import Encoding
+from errata.models.tokens import Encoding
 
 SEGMENTS = (
     "bos", "before", "first subject", "middle subject", "last subject", "first after", "further", "last", "target",
@@ -27,9 +27,13 @@ def segments(
     found |= {"bos": bos, "last": tuple(text[-1:]), "target": tuple(range(prompt_length, run_length))}
     if subject is None:
         return found | {"further": tuple(text[:-1])}
-    first, last = subject_tokens(encoding, prompt, subject)
+    return found | subject_segments(text, *subject_tokens(encoding, prompt, subject))
+
+
+def subject_segments(text: Sequence[int], first: int, last: int) -> dict[str, tuple[int, ...]]:
+    """The segments that a subject at tokens `first` … `last` cuts the prompt's own tokens `text` into."""
     after = [i for i in text if i > last]
-    return found | {
+    return {
         "before": tuple(i for i in text if i < first),
         "first subject": (first,),
         "middle subject": tuple(i for i in text if first < i < last),

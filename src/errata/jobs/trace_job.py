@@ -1,0 +1,262 @@
+"""Causal tracing of many facts: those the model knows, one after another, each kept as soon as it is done."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from errata.core.progress import SILENT, ProgressSink
+from errata.errors import FactsError, InputError
+from errata.facts import Fact, Problem, format_problems
+from errata.jobs.records import read_record, write_record
+from errata.models import LanguageModel, token_texts, tokenizer_digest
+from errata.store import digest, home
+from errata.store.atomic import check_writable
+from errata.tracing import Trace, TraceConfig, config_of, trace_prompt
+from errata.tracing.average import AverageTrace, FactTrace, Unknown, fact_trace
+from errata.tracing.corruption import corrupted_subject, subject_std
+from errata.tracing.document import describe
+from errata.tracing.known import own_answers
+from errata.tracing.prompts import Traced, answer_of, traced_fact
+from errata.tracing.record import trace_from, trace_record
+from errata.views.text import visible
+
+CODE_VERSION = 1
+_SHOWN = 5
+
+
+def trace_facts(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    *,
+    out: str | Path | None = None,
+    places: Mapping[str, str] | None = None,
+    skip_bad: bool = False,
+    progress: ProgressSink = SILENT,
+    **options: Any,
+) -> AverageTrace:
+    """Trace every fact that the model knows and average over the parts of their prompts (Meng et al. 2022).
+
+    A fact is known where the model's likeliest next token is the first of its answer (target_true, or target_new where
+    a record has one answer only); the others are counted and named in `unknown`. The noise is measured in standard
+    deviations of the embeddings of all the facts' subjects, known or not, as published. `options`: those of
+    TraceConfig. Each fact's trace is kept in `out`/records (default: errata's home) under a digest of all it depends
+    on, so that a run that was stopped goes on from there. Raises FactsError with every fact that cannot be traced,
+    unless `skip_bad`.
+    """
+    folder = home() / "traces" if out is None else Path(out) / "records"
+    return TraceRun.of(lm, facts, config_of(options), folder, places or {}, skip_bad, progress).average(progress)
+
+
+@dataclass(frozen=True)
+class TraceRun:
+    """A run over facts: what is to be traced, what is set aside, and where each trace is kept.
+
+    known: the facts whose answer the model gives.  unfit: known facts that this corruption cannot be applied to.
+    """
+
+    lm: LanguageModel
+    config: TraceConfig
+    std: float
+    others: tuple[str, ...]
+    known: tuple[tuple[Fact, Traced], ...]
+    unknown: tuple[Unknown, ...]
+    unfit: tuple[str, ...]
+    skipped: tuple[str, ...]
+    folder: Path
+
+    @classmethod
+    def of(
+        cls,
+        lm: LanguageModel,
+        facts: Sequence[Fact],
+        config: TraceConfig,
+        folder: Path,
+        places: Mapping[str, str],
+        skip_bad: bool,
+        progress: ProgressSink,
+    ) -> "TraceRun":
+        """Look at every fact, trace none. Raises FactsError where some cannot be used, or none is known."""
+        pairs, problems = _usable(lm, facts, places, skip_bad, progress)
+        own = own_answers(lm, [one for _, one in pairs], batch_tokens=config.batch_tokens)
+        texts = token_texts(lm.tokenizer, sorted(set(own)))
+        std = subject_std(lm, [one for _, one in pairs])
+        others = tuple(dict.fromkeys(fact.subject for fact, _ in pairs))
+        known = [(fact, one) for (fact, one), token in zip(pairs, own, strict=True) if token == one.answer]
+        unknown = tuple(
+            Unknown(fact.id, fact.text, answer_of(fact), texts[token])
+            for (fact, one), token in zip(pairs, own, strict=True)
+            if token != one.answer
+        )
+        fit, unfit = _fitting(lm, known, config, std, others)
+        if not fit:
+            raise FactsError(_nothing_known(lm, unknown, unfit))
+        skipped = tuple(str(problem) for problem in problems)
+        return cls(lm, config, std, others, tuple(fit), unknown, unfit, skipped, folder)
+
+    def average(self, progress: ProgressSink) -> AverageTrace:
+        """Trace what is not kept yet, and average."""
+        paths = [self._path(fact) for fact, _ in self.known]
+        kept = sum(read_record(path) is not None for path in paths)
+        progress.note(self.plan(kept))
+        found: list[FactTrace] = []
+        with progress.stage("traces", len(paths), "facts", done=kept) as advance:
+            for (fact, one), path in zip(self.known, paths, strict=True):
+                record = read_record(path)
+                if record is None:
+                    trace = trace_prompt(self.lm, one, self.config, std=self.std, others=self._others(fact))
+                    record = write_record(path, trace_record(trace))
+                    advance(1)
+                found.append(fact_trace(fact.id, trace_from(record)))
+        return AverageTrace(
+            model=self.lm.name,
+            config=self.config,
+            std=self.std,
+            num_layers=self.lm.num_layers,
+            facts=tuple(found),
+            unknown=self.unknown,
+            notes=self._notes(found),
+            info=self._info(),
+        )
+
+    def traces(self) -> Iterator[tuple[Fact, Trace]]:
+        """Every trace that is kept, one in memory at a time."""
+        for fact, _ in self.known:
+            record = read_record(self._path(fact))
+            if record is not None:
+                yield fact, trace_from(record)
+
+    def plan(self, kept: int) -> str:
+        """What the run will do, in words."""
+        total = len(self.known) + len(self.unknown) + len(self.unfit)
+        every = self.config.tokens == "all"
+        tokens = sum(len(one.ids) - one.first if every else 1 for _, one in self.known)
+        restorations = tokens * self.lm.num_layers * len(self.config.kinds)
+        exact = (
+            f"about {restorations:,} restorations of {', '.join(self.config.kinds)}"
+            if self.config.exact
+            else f"attribution of {', '.join(self.config.kinds)}, nothing restored"
+        )
+        severed = "" if self.config.restored == self.config.kinds else ", severed at the last subject token"
+        return (
+            f"Causal tracing of {self.lm.name}: it knows {len(self.known) + len(self.unfit)} of {total} facts; {exact}"
+            f"{severed if self.config.exact else ''}; {describe(self.config, self.std, self.config.samples)}"
+            f"{f'; {kept} facts are kept from an earlier run' if kept else ''}."
+        )
+
+    def _others(self, fact: Fact) -> tuple[str, ...]:
+        return tuple(other for other in self.others if other != fact.subject)
+
+    def _path(self, fact: Fact) -> Path:
+        lm = self.lm
+        model = digest("trace", CODE_VERSION, lm.digest(), tokenizer_digest(lm.tokenizer), str(lm.dtype))
+        swapped = list(self.others) if self.config.corruption == "swap" else []
+        key = digest(model, fact.text, list(fact.subject_span), answer_of(fact), asdict(self.config), self.std, swapped)
+        return self.folder / f"trace-{key[:24]}.json"
+
+    def _notes(self, found: Sequence[FactTrace]) -> tuple[str, ...]:
+        notes = []
+        if self.unfit:
+            shown = ", ".join(self.unfit[:_SHOWN])
+            notes.append(
+                f"{len(self.unfit)} known facts are left out: no other subject of the run takes the place of theirs "
+                f"token by token (first: {shown})."
+            )
+        raised = [one.id for one in found if one.corrupted >= one.clean]
+        if raised:
+            notes.append(
+                f"With {len(raised)} of {len(found)} facts corruption did not make the answer less likely (first: "
+                f"{', '.join(raised[:_SHOWN])})."
+            )
+        ends = [one.id for one in found if not any(name == "last subject" for _, name in one.attributions)]
+        if ends:
+            notes.append(
+                f"With {len(ends)} facts the subject ends the prompt: its last token counts as the last token only "
+                f"(first: {', '.join(ends[:_SHOWN])})."
+            )
+        long = sum(one.answer_tokens > 1 for _, one in self.known)
+        if long:
+            notes.append(f"{long} answers have several tokens; their first is what is traced.")
+        return tuple(notes)
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "model": self.lm.name,
+            "weights": self.lm.digest(),
+            "dtype": str(self.lm.dtype).removeprefix("torch."),
+            "facts_known": len(self.known) + len(self.unfit),
+            "facts_unknown": len(self.unknown),
+            "facts_digest": digest([[fact.text, answer_of(fact)] for fact, _ in self.known]),
+            "skipped": list(self.skipped),
+            "embedding_std": self.std,
+            "settings": asdict(self.config),
+        }
+
+
+def _usable(
+    lm: LanguageModel, facts: Sequence[Fact], places: Mapping[str, str], skip_bad: bool, progress: ProgressSink
+) -> tuple[list[tuple[Fact, Traced]], list[Problem]]:
+    """The facts that this model can be given, ready to run; FactsError with all others unless `skip_bad`."""
+    kept: list[tuple[Fact, Traced]] = []
+    problems: list[Problem] = []
+    for number, fact in enumerate(facts, 1):
+        try:
+            kept.append((fact, traced_fact(lm, fact)))
+        except InputError as error:
+            where = places.get(fact.id, f"fact {number}")
+            problems.append(Problem("error", str(error), where=where, fact_id=fact.id))
+    if problems and (not skip_bad or not kept):
+        raise FactsError(
+            f"{len(problems)} of {len(facts)} facts cannot be traced; correct them or go on without them "
+            f"(--skip-bad):\n{format_problems(problems)}",
+            problems,
+        )
+    if not kept:
+        raise FactsError("There is no fact to trace.")
+    if problems:
+        progress.note(f"{len(problems)} of {len(facts)} facts are skipped:\n{format_problems(problems)}")
+    return kept, problems
+
+
+def _fitting(
+    lm: LanguageModel,
+    known: Sequence[tuple[Fact, Traced]],
+    config: TraceConfig,
+    std: float,
+    others: Sequence[str],
+) -> tuple[list[tuple[Fact, Traced]], tuple[str, ...]]:
+    """The facts whose subject can be corrupted, and the ids of those that cannot: only swaps ask for a like one."""
+    if config.corruption != "swap":
+        return list(known), ()
+    fit, unfit = [], []
+    for fact, one in known:
+        try:
+            corrupted_subject(lm, one, config, std, [other for other in others if other != fact.subject])
+            fit.append((fact, one))
+        except InputError:
+            unfit.append(fact.id)
+    return fit, tuple(unfit)
+
+
+def _nothing_known(lm: LanguageModel, unknown: Sequence[Unknown], unfit: Sequence[str]) -> str:
+    if unfit:
+        return (
+            f"{lm.name} knows {len(unfit)} of the facts, but no other subject of the run takes the place of theirs "
+            "token by token; give more facts, or choose another corruption."
+        )
+    shown = "\n".join(
+        f"{one.id}: {one.prompt!r} is answered by {visible(one.says)}, not {one.answer!r}" for one in unknown[:_SHOWN]
+    )
+    return (
+        f"{lm.name} knows none of the {len(unknown)} facts, and tracing asks where a known answer comes from; give "
+        f"facts it knows, or trace one prompt without an answer. It says:\n{shown}"
+    )
+
+
+def check_trace_folder(out: Path) -> None:
+    """InputError before any work where the folder cannot hold the results."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: that is a file; name a folder.")
+    check_writable(out / "run.json")
+    if out.is_dir() and any(out.iterdir()) and not (out / "run.json").exists() and not (out / "records").exists():
+        raise InputError(f"--out {out}: other things lie in that folder; name an empty one or that of an earlier run.")

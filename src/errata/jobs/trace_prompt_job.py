@@ -1,0 +1,120 @@
+"""The trace of one prompt as a user asks for it on the command line: text for the terminal, and files."""
+
+import json
+import textwrap
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from errata.jobs.lens_job import write_rows
+from errata.lens import backward_lens
+from errata.models import LanguageModel
+from errata.store import atomic_write_text
+from errata.tracing import Trace
+from errata.tracing.document import PERCENT, sheet_name
+from errata.tracing.record import trace_record
+from errata.views.grid import Grid, ValueSheet
+from errata.views.plotting import save_figure, value_figure
+from errata.views.tables import printable
+from errata.views.terminal import terminal_grid
+from errata.views.text import visible
+
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+def trace_text(trace: Trace, *, width: int, colour: bool, max_layers: int | None) -> str:
+    """The grids of what was restored (else of what is attributed), and the lines at the subject's last token."""
+    grid = trace.grid()
+    sheets = _value_sheets(grid)
+    # Attributions repeat in small what was restored.
+    shown = [sheet for sheet in sheets if not trace.restored or not sheet.name.endswith("attributed")]
+    said = [*textwrap.wrap(printable(grid.title), width), *textwrap.wrap(grid.subtitle, width)]
+    for sheet in shown:
+        said += ["", f"Restored: {sheet.name} ({sheet.label})"]
+        said.append(terminal_grid(grid, sheet, width=width, colour=colour, max_layers=max_layers))
+    said += ["", *_lines(trace, width), *_correlations(trace)]
+    for note in trace.notes:
+        said += textwrap.wrap(note, width)
+    return "\n".join(said)
+
+
+def _lines(trace: Trace, width: int) -> list[str]:
+    """A line of bars for each kind at the subject's last token, from layer 0 on."""
+    last = trace.subject_tokens[1]
+    values = {kind: trace.effect(kind)[:, last].tolist() for kind in trace.restored}
+    if not values:
+        values = {kind: cells[:, last].tolist() for kind, cells in trace.attribution.items()}
+    top = max((value for line in values.values() for value in line), default=0.0)
+    said = textwrap.wrap(
+        f"At the subject's last token {visible(trace.tokens[last])}, by layer from 0 up, full bar = "
+        f"{_points(top)} points:",
+        width,
+    )
+    for kind, line in values.items():
+        bars = "".join(_BARS[max(0, min(8, round(8 * value / top)))] if top > 0 else " " for value in line)
+        peak = max(range(len(line)), key=line.__getitem__)
+        said.append(f"{bars}  {sheet_name(kind, trace.config.window)}: {_points(line[peak])} points at layer {peak}")
+    return said
+
+
+def _points(value: float) -> str:
+    return f"{PERCENT * value:.2f}".replace("-0.00", "0.00")
+
+
+def _correlations(trace: Trace) -> list[str]:
+    both = [kind for kind in trace.attribution if kind in trace.restored]
+    if not both:
+        return []
+    parts = []
+    for kind in both:
+        linear, ranks = trace.correlation(kind)
+        parts.append(f"{kind} {linear:.2f}, {ranks:.2f}")
+    return [f"Attribution against exact effects (Pearson, Spearman): {'; '.join(parts)}."]
+
+
+def write_trace(trace: Trace, outputs: dict[str, Path], *, page_grid: Grid | None = None) -> list[Path]:
+    """Write the asked-for files, each whole or not at all. `page_grid`: for the HTML, instead of the trace's own."""
+    for kind, target in outputs.items():
+        if kind == "html":
+            from errata.views.html import page
+
+            atomic_write_text(target, page(page_grid or trace.grid()))
+        elif kind == "json":
+            atomic_write_text(target, json.dumps(trace_record(trace), ensure_ascii=False, indent=1) + "\n")
+        elif kind == "parquet":
+            write_rows(target, list(trace.rows()))
+        else:
+            grid = trace.grid()
+            shown = [s for s in _value_sheets(grid) if not trace.restored or not s.name.endswith("attributed")]
+            save_figure(value_figure(grid, shown, title=f"{grid.title}\n{grid.subtitle}"), target)
+    return list(outputs.values())
+
+
+def grid_with_lens(lm: LanguageModel, trace: Trace) -> Grid:
+    """The trace's page with the Backward Lens of the same prompt and answer beside it; a note where that cannot be."""
+    grid = trace.grid()
+
+    def answer(logits: Float[Tensor, "pos vocab"]) -> Float[Tensor, ""]:
+        return -logits[-1].log_softmax(0)[trace.answer_id]
+
+    # Of the token itself: as a text behind the prompt it may be other tokens.
+    lens = backward_lens(lm, trace.prompt, loss=answer, subject=trace.subject)
+    if lens.example.ids != trace.ids:
+        note = "No Backward Lens stands beside the trace: with the answer behind it the prompt has other tokens."
+        return replace(grid, notes=(*grid.notes, note))
+    track = list(dict.fromkeys([trace.answer_id, trace.own_id]))
+    other = lens.grid(modes=[lens.mode], matrices=["down"], forward=["residual"], track=track)
+    return replace(
+        grid,
+        texts=other.texts,
+        vocabulary=other.vocabulary,
+        sheets=[*grid.sheets, *other.sheets],
+        notes=(*grid.notes, *other.notes),
+    )
+
+
+def _value_sheets(grid: Grid) -> Sequence[ValueSheet]:
+    return [sheet for sheet in grid.sheets if isinstance(sheet, ValueSheet)]

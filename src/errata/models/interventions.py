@@ -1,0 +1,85 @@
+"""Holds on a forward pass: other token embeddings, and what attention or an MLP writes kept or set at one column.
+
+What a block's MLP or attention writes is the output of its last map (down, o): before a post-norm, a multiplier and the
+residual stream, whichever a family has.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from errata.models.language_model import LanguageModel
+from errata.models.projections import Place, projection
+
+
+class Held(NamedTuple):
+    """What a map writes in some rows of a batch instead of its own."""
+
+    rows: Int[Tensor, " held"]
+    values: Float[Tensor, "held d_out"]
+
+
+@torch.no_grad()
+def token_embeddings(lm: LanguageModel, ids: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows d_embed"]:
+    """What `embed_tokens` gives, before whatever scale, norm or position a family puts behind it."""
+    return lm.embed_tokens(ids)
+
+
+@contextmanager
+def embeddings_replaced(lm: LanguageModel, embeddings: Float[Tensor, "batch pos d_embed"]) -> Iterator[None]:
+    """Let `embed_tokens` give these embeddings, whatever ids it is asked for."""
+
+    def replace(_module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:
+        return embeddings.to(output)
+
+    handle = lm.embed_tokens.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def outputs_kept(
+    lm: LanguageModel, places: Iterable[Place], batch: int
+) -> Iterator[dict[Place, Float[Tensor, "batch pos d_out"]]]:
+    """Keep what whole maps (down, o) write in a forward of `batch` rows."""
+    kept: dict[Place, Tensor] = {}
+
+    def hook_of(place: Place):
+        def hook(_module: nn.Module, _arguments: tuple, output: Tensor) -> None:
+            # OPT's MLP sees all positions of the batch in one axis. Cloned: Falcon adds to it in place afterwards.
+            kept[place] = output.detach().reshape(batch, -1, output.shape[-1]).clone()
+
+        return hook
+
+    hooks = [projection(lm, *place).module.register_forward_hook(hook_of(place)) for place in places]
+    try:
+        yield kept
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+@contextmanager
+def outputs_held(lm: LanguageModel, held: Mapping[Place, Held], *, batch: int, column: int = 0) -> Iterator[None]:
+    """Set what whole maps (down, o) write at one column of a batch of `batch` rows, in the held rows only."""
+
+    def hook_of(one: Held):
+        def hook(_module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:
+            rows = output.reshape(batch, -1, output.shape[-1]).clone()
+            rows[one.rows, column] = one.values.to(rows)
+            return rows.reshape(output.shape)
+
+        return hook
+
+    hooks = [projection(lm, *place).module.register_forward_hook(hook_of(one)) for place, one in held.items()]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
