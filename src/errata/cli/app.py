@@ -123,7 +123,12 @@ def edit(
     revision: Revision = None,
     corpus: CorpusPath = None,
     field: Field = "text",
-    method: Annotated[str, typer.Option(help="`errata methods` lists them.")] = "memit",
+    method: Annotated[
+        str | None, typer.Option(help="`errata methods` lists them; default: the preset's, or memit.")
+    ] = None,
+    preset: Annotated[
+        Path | None, typer.Option("--preset", help="Settings from a file that `errata tune` wrote.")
+    ] = None,
     at_once: AtOnce = False,
     in_batches: InBatches = None,
     one_by_one: OneByOne = False,
@@ -156,6 +161,7 @@ def edit(
             "in_batches": one_order(at_once=at_once, in_batches=in_batches, one_by_one=one_by_one),
         },
         method=method,
+        preset=preset,
         settings=settings or [],
         format=format,  # type: ignore[arg-type]
         limit=limit,
@@ -443,6 +449,10 @@ def bench(
         list[str] | None,
         typer.Option("--set", "-s", metavar="METHOD.NAME=VALUE", help="Override a method's hyperparameter."),
     ] = None,
+    preset: Annotated[
+        list[Path] | None,
+        typer.Option("--preset", help="Settings of one of the methods from a file that `errata tune` wrote."),
+    ] = None,
     mixed: Annotated[
         str | None, typer.Option(metavar="A|B", help="Mixed-relation study of two relations (or prompt templates).")
     ] = None,
@@ -482,6 +492,7 @@ def bench(
             "first": first,
             "in_batches": one_order(at_once=at_once, in_batches=in_batches, one_by_one=one_by_one),
             "settings": settings or [],
+            "presets": preset or [],
             "mixed": mixed,
             "study": study,
             "text_tokens": text_tokens,

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit.rows import rewriting_rows
-from errata.edit.targets import Site, TargetValues, evaluations, target_values
+from errata.edit.targets import TargetValues, evaluations, target_values
 from errata.edit.value_config import ValueConfig
+from errata.edit.value_problem import Site
 from errata.facts import Fact
 from errata.models import LanguageModel, config_digest, matmul_precision, tokenizer_digest
 from errata.store import digest, home

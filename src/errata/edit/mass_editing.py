@@ -7,8 +7,9 @@ from typing import Any, Literal
 from errata.edit.collect import collect_values
 from errata.edit.layer_loop import Rule, Solution, solve
 from errata.edit.method import Edit, EditTask
-from errata.edit.targets import Site, TargetValues
+from errata.edit.targets import TargetValues
 from errata.edit.value_config import ValueConfig
+from errata.edit.value_problem import Site
 from errata.facts import Fact
 from errata.models import LanguageModel, Place
 
