@@ -508,6 +508,64 @@ def bench(
 
 
 @app.command()
+def tune(
+    facts: Annotated[Path, typer.Option("--facts", "-f", help="Facts: JSONL, JSON, CSV, CounterFact or zsRE.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for preset.json, the table of trials, summary.md.")],
+    model: Model = "smollm2",
+    budget: Annotated[float, typer.Option(metavar="MINUTES", help="How long it may take in all.")] = 30.0,
+    method: Annotated[str, typer.Option(help="memit, alphaedit, emmet, pmet, ft or ft-l.")] = "memit",
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "--n", "-n", help="Facts edited at once, as many as you mean to edit; default: 100, or half of F."
+        ),
+    ] = None,
+    first: Annotated[int, typer.Option(help="Skip so many records (tune on others than you report).")] = 0,
+    layers: Annotated[
+        str | None, typer.Option(metavar="A-B,C-D", help="Ranges of layers to try in any case, as 5-9,7-9,9.")
+    ] = None,
+    settings: Set = None,
+    corpus: CorpusPath = None,
+    field: Field = "text",
+    text_tokens: Annotated[
+        int,
+        typer.Option("--text-tokens", help="Tokens of the model's own text for the drift that decides ties; 0: none."),
+    ] = 500,
+    batch_size: Annotated[int, typer.Option(help="Target values optimised together.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without unusable records.")] = False,
+    format: Annotated[str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact or zsre.")] = "auto",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    revision: Revision = None,
+    quiet: Quiet = False,
+) -> None:
+    """Find settings of a method for a model that nobody has tuned, by small edits: writes a preset for --preset."""
+    from errata.cli.tune import run_tune
+
+    run_tune(
+        facts,
+        out,
+        options={
+            "method": method,
+            "minutes": budget,
+            "count": n,
+            "first": first,
+            "layers": layers,
+            "text_tokens": text_tokens,
+            "batch_size": batch_size,
+            "seed": seed,
+        },
+        settings=settings or [],
+        sources={"corpus": corpus, "field": field},
+        load={"model": model, "device": device, "dtype": dtype, "revision": revision},
+        skip_bad=skip_bad,
+        format=format,  # type: ignore[arg-type]
+        quiet=quiet,
+    )
+
+
+@app.command()
 def methods() -> None:
     """List the editing methods, their hyperparameters and defaults."""
     from errata.cli.run import run_methods

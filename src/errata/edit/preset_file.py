@@ -60,8 +60,8 @@ class PresetFile:
         found = shape_of(lm)
         if wanted != found:
             raise ConfigError(
-                f"The preset is for models like {self.name} ({_said(wanted)}); {lm.name} has another shape ({_said(found)}). "
-                "Settings do not carry over: run errata tune on this model, or leave the preset out."
+                f"The preset is for models like {self.name} ({_said(wanted)}); {lm.name} has another shape "
+                f"({_said(found)}). Settings do not carry over: run errata tune on this model, or leave the preset out."
             )
 
     def warnings(self, num_facts: int) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from errata.edit.robustness import short_losses
 from errata.edit.value_config import ValueConfig
 from errata.edit.value_problem import Evaluator, Problem, Site, prepare
 from errata.errors import NumericsError
@@ -28,7 +29,8 @@ class TargetValues:
     """The optimised values of a batch of facts (rows), with how the optimisation ended.
 
     value: start + shift, of the MLP's output where attention's is shifted too.  nll, kl, loss: nats, at the end (loss
-    includes both penalties).  first_nll: before the first update.  updates: Adam steps taken.  converged: the loss fell
+    includes both penalties).  first_nll: before the first update.  short_nll: where the value
+    is reached only in part (robustness.py).  updates: Adam steps taken.  converged: the loss fell
     below stop_loss.
     """
 
@@ -36,6 +38,7 @@ class TargetValues:
     shift_norm: Float[Tensor, " fact"]
     start_norm: Float[Tensor, " fact"]
     first_nll: Float[Tensor, " fact"]
+    short_nll: Float[Tensor, " fact"]
     nll: Float[Tensor, " fact"]
     kl: Float[Tensor, " fact"]
     loss: Float[Tensor, " fact"]
@@ -162,6 +165,7 @@ def _optimise(problem: Problem, config: ValueConfig, advance: Callable[[int], No
         shift_norm=shift[:, -1].norm(dim=1),
         start_norm=start_norm[:, -1],
         first_nll=result["first_nll"],
+        short_nll=short_losses(evaluator, shift),
         nll=result["nll"],
         kl=result["kl"],
         loss=result["loss"],

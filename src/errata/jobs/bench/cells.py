@@ -100,7 +100,7 @@ class Bench:
             self.before |= dict(zip(missing, found, strict=True))
 
     def settings(self, cell: Cell) -> Settings:
-        """A preset's (a file's or the table's), or a guess, for so many facts at a time; with the benchmark's fields."""
+        """A preset's (a file's or the table's) or a guess, for so many facts at once; the benchmark's fields win."""
         together = cell.count or len(cell.facts)
         at_once = 1 if cell.singly else min(self.options.in_batches or together, together)
         fields, preset = self.options.fields(cell.method), self.options.presets.get(cell.method)
