@@ -533,7 +533,6 @@ def tune(
     ] = 500,
     batch_size: Annotated[int, typer.Option(help="Target values optimised together.")] = 32,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without unusable records.")] = False,
     format: Annotated[str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact or zsre.")] = "auto",
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -559,7 +558,6 @@ def tune(
         settings=settings or [],
         sources={"corpus": corpus, "field": field},
         load={"model": model, "device": device, "dtype": dtype, "revision": revision},
-        skip_bad=skip_bad,
         format=format,  # type: ignore[arg-type]
         quiet=quiet,
     )

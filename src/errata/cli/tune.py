@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from errata.cli.lens import expanded
-from errata.cli.run import check_cheaply, command, overrides_of, quoted, read_fact_file
+from errata.cli.run import check_cheaply, command, overrides_of, quoted
 from errata.errors import ConfigError
 from errata.jobs.progress import progress_on
 
@@ -29,10 +29,10 @@ def run_tune(
     settings: Sequence[str],
     sources: dict[str, Any],
     load: dict[str, Any],
-    skip_bad: bool,
     format: Format,
     quiet: bool,
 ) -> None:
+    from errata.facts import read_facts, require
     from errata.jobs.tune.job import drawn
     from errata.jobs.tune.options import TuneOptions, parse_ranges
     from errata.jobs.tune.store import check_tune_folder
@@ -44,12 +44,15 @@ def run_tune(
     parsed = TuneOptions(**{**options, "layers": parse_ranges(options["layers"]), "fields": fields})
     check_tune_folder(out)
     check_cheaply(fields, sources["corpus"], field=sources["field"], method=parsed.method)
-    found = read_fact_file(facts_file, format=format, limit=parsed.first + _RECORDS, skip_bad=skip_bad)
-    drawn(found.facts, parsed)
+    found = read_facts(facts_file.expanduser(), format=format, limit=parsed.first + _RECORDS)
+    facts = require(found, skip_bad=True)
+    if found.bad_records:
+        progress.note(f"{found.bad_records:,} records of {facts_file} cannot be used and are left out.")
+    drawn(facts, parsed)
     with command(load, progress) as lm:
         from errata.jobs.tune.job import tune
 
-        result = tune(lm, found.facts, out, options=parsed, progress=progress, **sources)
+        result = tune(lm, facts, out, options=parsed, progress=progress, **sources)
         typer.echo(result.summary)
         preset = quoted(str(out / "preset.json"))
         typer.echo(f"Preset: {out / 'preset.json'}\nUse it: errata edit FACTS --preset {preset} --out FOLDER")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from errata.edit.method import Preset
 from errata.edit.method_config import MethodConfig, check_field_names
@@ -161,6 +161,10 @@ def _check_entries(
 def _config(method: str, fields: Mapping[str, Any]) -> MethodConfig:
     config_type = find_method(method).config_type
     check_field_names(config_type, fields)
-    if not isinstance(fields.get("layers"), list):
-        raise ConfigError(f"fields.layers must be a list of layer numbers, found {fields.get('layers')!r}.")
-    return config_type(**{**fields, "layers": tuple(fields["layers"])})
+    layers = fields.get("layers")
+    if not isinstance(layers, list) or not all(type(layer) is int for layer in layers):
+        raise ConfigError(f"fields.layers must be a list of layer numbers, found {layers!r}.")
+    kinds = get_type_hints(config_type)
+    # JSON does not tell 30 from 30.0.
+    wide = {name: float(value) for name, value in fields.items() if kinds[name] is float and type(value) is int}
+    return config_type(**{**fields, **wide, "layers": tuple(layers)})

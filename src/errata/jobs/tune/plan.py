@@ -93,8 +93,7 @@ def plan(task: Task, costs: Costs, seconds: float) -> Plan | None:
 
 def least_seconds(task: Task, costs: Costs) -> float:
     """What the least plan takes, with the reserve."""
-    *_, least = _plans(task, costs, 0.0)
-    return least.seconds / (1 - _RESERVE)
+    return min(found.seconds for found in _plans(task, costs, 0.0)) / (1 - _RESERVE)
 
 
 def rest(task: Task, costs: Costs, seconds: float, *, groups: int, facts: int) -> Rest | None:
@@ -105,8 +104,7 @@ def rest(task: Task, costs: Costs, seconds: float, *, groups: int, facts: int) -
 
 def least_rest(task: Task, costs: Costs, *, groups: int, facts: int) -> Rest:
     """The shortest way on."""
-    *_, least = _rests(task, costs, 0.0, groups, facts)
-    return least
+    return min(_rests(task, costs, 0.0, groups, facts), key=lambda found: found.seconds)
 
 
 # Facts of the first rung, whether all depths, best depths that are varied, share of the variations.

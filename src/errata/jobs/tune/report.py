@@ -151,7 +151,8 @@ def _meaning() -> str:
         f"decides. NLL at 80 %: the target's loss (nat) where only {REACH:.0%} of the way to the target value is "
         "reached; a value that needs all of it will not survive an edit. Landed: how much of the wanted change the "
         "edit made. Early rungs count a group by the best of three strengths: with few facts nearly any strength "
-        "serves, so it is chosen among edits of all facts only. s: seconds of the edit and its evaluation, without target values."
+        "serves, so it is chosen among edits of all facts only. s: seconds of the edit and its evaluation, without "
+        "target values."
     )
 
 
