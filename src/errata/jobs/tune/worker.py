@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit import Edit, EditTask, Method, TargetValues, sample_prefixes
@@ -25,6 +25,7 @@ Row = dict[str, Any]
 _SHOWN = 50
 
 
+@runtime_checkable
 class Worker(Protocol):
     """What a search asks for. Every answer is plain JSON and has `seconds`."""
 
