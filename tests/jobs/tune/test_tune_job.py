@@ -89,7 +89,7 @@ def test_stopped_and_started_again_it_chooses_the_same(facts, tmp_path, corpus, 
 
 
 def test_too_little_time_and_too_few_facts(facts, tmp_path, corpus):
-    with pytest.raises(ConfigError, match="least that would do"):
+    with pytest.raises(ConfigError, match="are too few"):
         tuned("llama", facts, tmp_path / "out", corpus, minutes=0.02)
     assert not (tmp_path / "out" / "preset.json").exists()
     with pytest.raises(FactsError, match="Give more facts"):
