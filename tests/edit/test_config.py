@@ -10,7 +10,8 @@ from errata.edit.methods.alphaedit import AlphaEditConfig
 from errata.edit.methods.memit import guess
 from errata.edit.methods.rome import RomeConfig
 from errata.edit.presets import PRESETS
-from errata.edit.settings import METHODS, find_preset, settings_for
+from errata.edit.registry import METHODS
+from errata.edit.settings import find_preset, settings_for
 from errata.errors import ConfigError
 from tiny import LAYERS, fresh_model, tiny_model
 from type_checks import without_type_checks

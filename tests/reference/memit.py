@@ -159,3 +159,20 @@ def edit_(lm, facts, config, prefixes, moments, values, rule=None, spread=lambda
             updates[layer] = updates.get(layer, 0) + update
             all_keys.setdefault(layer, keys)
     return updates, all_keys
+
+
+@torch.no_grad()
+def short_loss(lm, fact, value, layer, prefixes, reach, site="block"):
+    """The fact's NLL, by one full forward a context, where `reach` of the way from its state to `value` is added."""
+    shift = reach * (value - residual_state(lm, fact, layer, site))
+    losses = []
+    for prefix in prefixes:
+        text = prefix + fact.text + " " + fact.target_new
+        start, end = (len(prefix) + i for i in fact.subject_span)
+        ids, subject = find(lm.tokenizer, text, start, end)
+        _, target = find(lm.tokenizer, text, len(prefix + fact.text) + 1, len(text))
+        hooked = Shifted(lm, layer, torch.tensor([subject[-1]]), shift, site)
+        log_probs = lm.hf(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float().log_softmax(-1)
+        hooked.handle.remove()
+        losses.append(-sum(float(log_probs[t - 1, ids[t]]) for t in target) / len(target))
+    return sum(losses) / len(losses)

@@ -124,7 +124,12 @@ def edit(
     revision: Revision = None,
     corpus: CorpusPath = None,
     field: Field = "text",
-    method: Annotated[str, typer.Option(help="`errata methods` lists them.")] = "memit",
+    method: Annotated[
+        str | None, typer.Option(help="`errata methods` lists them; default: the preset's, or memit.")
+    ] = None,
+    preset: Annotated[
+        Path | None, typer.Option("--preset", help="Settings from a file that `errata tune` wrote.")
+    ] = None,
     at_once: AtOnce = False,
     in_batches: InBatches = None,
     one_by_one: OneByOne = False,
@@ -157,6 +162,7 @@ def edit(
             "in_batches": one_order(at_once=at_once, in_batches=in_batches, one_by_one=one_by_one),
         },
         method=method,
+        preset=preset,
         settings=settings or [],
         format=format,  # type: ignore[arg-type]
         limit=limit,
@@ -529,6 +535,10 @@ def bench(
         list[str] | None,
         typer.Option("--set", "-s", metavar="METHOD.NAME=VALUE", help="Override a method's hyperparameter."),
     ] = None,
+    preset: Annotated[
+        list[Path] | None,
+        typer.Option("--preset", help="Settings of one of the methods from a file that `errata tune` wrote."),
+    ] = None,
     mixed: Annotated[
         str | None, typer.Option(metavar="A|B", help="Mixed-relation study of two relations (or prompt templates).")
     ] = None,
@@ -568,6 +578,7 @@ def bench(
             "first": first,
             "in_batches": one_order(at_once=at_once, in_batches=in_batches, one_by_one=one_by_one),
             "settings": settings or [],
+            "presets": preset or [],
             "mixed": mixed,
             "study": study,
             "text_tokens": text_tokens,
@@ -578,6 +589,62 @@ def bench(
         sources={"corpus": corpus, "text": text, "field": field},
         references=references,
         load={"model": model, "device": device, "dtype": dtype, "revision": revision},
+        quiet=quiet,
+    )
+
+
+@app.command()
+def tune(
+    facts: Annotated[Path, typer.Option("--facts", "-f", help="Facts: JSONL, JSON, CSV, CounterFact or zsRE.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for preset.json, the table of trials, summary.md.")],
+    model: Model = "smollm2",
+    budget: Annotated[float, typer.Option(metavar="MINUTES", help="How long it may take in all.")] = 30.0,
+    method: Annotated[str, typer.Option(help="memit, alphaedit, emmet, pmet, ft or ft-l.")] = "memit",
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "--n", "-n", help="Facts edited at once, as many as you mean to edit; default: 100, or half of F."
+        ),
+    ] = None,
+    first: Annotated[int, typer.Option(help="Skip so many records (tune on others than you report).")] = 0,
+    layers: Annotated[
+        str | None, typer.Option(metavar="A-B,C-D", help="Ranges of layers to try in any case, as 5-9,7-9,9.")
+    ] = None,
+    settings: Set = None,
+    corpus: CorpusPath = None,
+    field: Field = "text",
+    text_tokens: Annotated[
+        int,
+        typer.Option("--text-tokens", help="Tokens of the model's own text for the drift that decides ties; 0: none."),
+    ] = 500,
+    batch_size: Annotated[int, typer.Option(help="Target values optimised together.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    format: Annotated[str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact or zsre.")] = "auto",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    revision: Revision = None,
+    quiet: Quiet = False,
+) -> None:
+    """Find settings of a method for a model that nobody has tuned, by small edits: writes a preset for --preset."""
+    from errata.cli.tune import run_tune
+
+    run_tune(
+        facts,
+        out,
+        options={
+            "method": method,
+            "minutes": budget,
+            "count": n,
+            "first": first,
+            "layers": layers,
+            "text_tokens": text_tokens,
+            "batch_size": batch_size,
+            "seed": seed,
+        },
+        settings=settings or [],
+        sources={"corpus": corpus, "field": field},
+        load={"model": model, "device": device, "dtype": dtype, "revision": revision},
+        format=format,  # type: ignore[arg-type]
         quiet=quiet,
     )
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from errata.cli.run import command
 from errata.errors import ConfigError, FactsError
 from errata.jobs.progress import progress_on
+
+if TYPE_CHECKING:
+    from errata.edit import PresetFile
 
 
 def run_bench_command(
@@ -34,6 +37,7 @@ def run_bench_command(
         "methods": tuple(name.strip() for name in options["methods"].split(",")),
         "counts": parse_counts(options["counts"]),
         "settings": parse_settings(options["settings"]),
+        "presets": _presets(options["presets"]),
         "mixed": _pair(options["mixed"]),
     })  # fmt: skip
     check_folder(out.expanduser())
@@ -57,6 +61,19 @@ def run_bench_command(
         result = run_bench(lm, found, out, options=parsed, references=texts, progress=progress, **sources)
         typer.echo(result.summary)
         typer.echo(f"Tables and figures: {result.out}")
+
+
+def _presets(paths: list[Path]) -> dict[str, PresetFile]:
+    """Preset files by their method; ConfigError where two are of one method."""
+    from errata.edit import read_preset
+
+    found: dict[str, PresetFile] = {}
+    for path in paths:
+        preset = read_preset(path)
+        if preset.method in found:
+            raise ConfigError(f"Two --preset files are of {preset.method}; give one of them.")
+        found[preset.method] = preset
+    return found
 
 
 def _pair(text: str | None) -> tuple[str, str] | None:

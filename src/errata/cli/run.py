@@ -15,7 +15,7 @@ from errata.jobs.progress import progress_on
 
 if TYPE_CHECKING:
     from errata.core.progress import ProgressSink
-    from errata.edit import MethodConfig
+    from errata.edit import MethodConfig, PresetFile
     from errata.facts import FactFile
     from errata.facts.readers import Format
     from errata.models import LanguageModel
@@ -28,7 +28,8 @@ def run_edit(
     *,
     load: dict[str, Any],
     options: dict[str, Any],
-    method: str,
+    method: str | None,
+    preset: Path | None,
     settings: Sequence[str],
     format: Format,
     limit: int | None,
@@ -41,8 +42,9 @@ def run_edit(
     progress = progress_on(quiet=quiet)
     check_out(out, overwrite=overwrite)
     found = read_fact_file(facts_file, format=format, limit=limit, skip_bad=options["skip_bad"])
-    overrides = overrides_of(method, settings)
-    check_cheaply(overrides, options["corpus"], field=options["field"], method=method)
+    opened, chosen = chosen_method(method, preset)
+    overrides = overrides_of(chosen, settings)
+    check_cheaply(overrides, options["corpus"], field=options["field"], method=chosen)
     if options["batch_size"] < 1:
         raise ConfigError(f"--batch-size must be at least 1, found {options['batch_size']}.")
     with command(load, progress) as lm:
@@ -51,13 +53,28 @@ def run_edit(
         from errata.jobs.summary import summary
 
         result = edit_facts(
-            lm, found.facts, method=method, places=found.places, progress=progress, **options, **overrides
+            lm,
+            found.facts,
+            method=chosen,
+            preset=opened,
+            places=found.places,
+            progress=progress,
+            **options,
+            **overrides,
         )
         result.report["skipped"] = [str(problem) for problem in found.errors] + result.report["skipped"]
         out = save_run(result, out, overwrite=overwrite)
         typer.echo(summary(result))
         example = f"errata ask {quoted(result.patch.facts[0].text)} --patch {quoted(str(out))}"
         typer.echo(f"\nPatch and report: {out}\nTry it:           {example}")
+
+
+def chosen_method(method: str | None, preset: Path | None) -> tuple[PresetFile | None, str]:
+    """The preset in the file, if one is given, and the method: the one asked for, else the preset's, else MEMIT."""
+    from errata.edit import method_of, opened_preset
+
+    opened = opened_preset(preset)
+    return opened, method_of(method, opened).name
 
 
 def one_order(*, at_once: bool, in_batches: int | None, one_by_one: bool) -> int | None:

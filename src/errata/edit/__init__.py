@@ -11,8 +11,10 @@ from errata.edit.method_config import MethodConfig, parse_layers, parse_override
 from errata.edit.methods.knowledge_neurons import KnowledgeNeuronsConfig
 from errata.edit.methods.memit import MemitConfig
 from errata.edit.methods.shift import ShiftConfig
+from errata.edit.preset_file import PresetFile, read_preset, write_preset
 from errata.edit.presets import PRESETS
-from errata.edit.settings import METHODS, Settings, find_method, find_preset, settings_for
+from errata.edit.registry import METHODS, find_method
+from errata.edit.settings import Settings, find_preset, method_of, opened_preset, settings_for
 from errata.edit.targets import TargetValues, target_values
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Method",
     "MethodConfig",
     "Preset",
+    "PresetFile",
     "Settings",
     "ShiftConfig",
     "Solution",
@@ -36,10 +39,14 @@ __all__ = [
     "collect_values",
     "find_method",
     "find_preset",
+    "method_of",
+    "opened_preset",
     "parse_layers",
     "parse_override",
+    "read_preset",
     "sample_prefixes",
     "settings_for",
     "solve",
     "target_values",
+    "write_preset",
 ]

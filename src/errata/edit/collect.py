@@ -9,15 +9,16 @@ from torch import Tensor
 
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit.rows import rewriting_rows
-from errata.edit.targets import Site, TargetValues, evaluations, target_values
+from errata.edit.targets import TargetValues, evaluations, target_values
 from errata.edit.value_config import ValueConfig
+from errata.edit.value_problem import Site
 from errata.facts import Fact
 from errata.models import LanguageModel, config_digest, matmul_precision, tokenizer_digest
 from errata.store import digest, home
 from errata.store.cache import Cache
 
 # Raise it when the same inputs no longer give the same values, so that nothing stale is loaded.
-CODE_VERSION = 3
+CODE_VERSION = 4
 
 # Prompts of facts are hardly ever longer.
 _USUAL_TOKENS = 64

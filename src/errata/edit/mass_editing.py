@@ -7,8 +7,10 @@ from typing import Any, Literal
 from errata.edit.collect import collect_values
 from errata.edit.layer_loop import Rule, Solution, solve
 from errata.edit.method import Edit, EditTask
-from errata.edit.targets import Site, TargetValues
+from errata.edit.robustness import REACH
+from errata.edit.targets import TargetValues
 from errata.edit.value_config import ValueConfig
+from errata.edit.value_problem import Site
 from errata.facts import Fact
 from errata.models import LanguageModel, Place
 
@@ -105,6 +107,7 @@ def value_metrics(values: TargetValues) -> dict[str, Any]:
     return {
         "mean_nll_before": float(values.first_nll.mean()),
         "mean_nll": float(values.nll.mean()),
+        "mean_short_nll": float(values.short_nll.mean()),
         "mean_kl": float(values.kl.mean()),
         "mean_updates": float(values.updates.float().mean()),
         "converged": int(values.converged.sum()),
@@ -115,7 +118,8 @@ def value_summary(values: dict[str, Any], facts: int) -> str:
     """The same in a line."""
     return (
         f"Target values: NLL {values['mean_nll_before']:.2f} → {values['mean_nll']:.2f} nat in "
-        f"{values['mean_updates']:.1f} updates; {values['converged']:,} of {facts:,} below stop_loss."
+        f"{values['mean_updates']:.1f} updates ({values['mean_short_nll']:.2f} where only {REACH:.0%} of the way is "
+        f"reached); {values['converged']:,} of {facts:,} below stop_loss."
     )
 
 

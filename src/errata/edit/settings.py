@@ -3,29 +3,15 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from errata.edit.method import Method, Preset
-from errata.edit.methods.alphaedit import ALPHAEDIT
-from errata.edit.methods.emmet import EMMET
-from errata.edit.methods.fine_tuning import FT, FT_L, FT_W
-from errata.edit.methods.knowledge_neurons import KNOWLEDGE_NEURONS
-from errata.edit.methods.memit import MEMIT
-from errata.edit.methods.mend import MEND
-from errata.edit.methods.pmet import PMET
-from errata.edit.methods.rome import R_ROME, ROME
-from errata.edit.methods.shift import SHIFT
-from errata.edit.methods.single_step import ADAM, SGD
+from errata.edit.preset_file import PresetFile, read_preset
 from errata.edit.presets import PRESETS
+from errata.edit.registry import find_method
 from errata.errors import ConfigError
 from errata.models import LanguageModel
-
-_ALL = (
-    *(MEMIT, ALPHAEDIT, EMMET, PMET, ROME, R_ROME, KNOWLEDGE_NEURONS, SHIFT),
-    *(MEND, SGD, ADAM, FT, FT_L, FT_W),
-)
-METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 
 @dataclass(frozen=True)
@@ -35,15 +21,7 @@ class Settings:
     config: Any  # the method's own configuration, a MethodConfig
     source: str
     is_guess: bool
-
-
-def find_method(name: str) -> Method:
-    """The method of this name; ConfigError, with the nearest known one, where there is none."""
-    if name not in METHODS:
-        near = get_close_matches(name, METHODS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(METHODS)}."
-        raise ConfigError(f"Unknown method {name!r}; {hint}")
-    return METHODS[name]
+    warnings: tuple[str, ...] = ()
 
 
 def find_preset(lm: LanguageModel, num_facts: int = 1, *, method: str = "memit") -> Preset | None:
@@ -67,19 +45,45 @@ def _defaults(method: Method, overrides: Mapping[str, Any]) -> dict[str, Any]:
     return {name: fields[name] for name in method.together - set(overrides)}
 
 
-def settings_for(lm: LanguageModel, num_facts: int = 1, *, method: str = "memit", **overrides: Any) -> Settings:
-    """The method's preset for this model and so many facts at once, or a guess, with `overrides` of single fields.
+def method_of(method: str | None, preset: PresetFile | None) -> Method:
+    """The method asked for, else the preset's, else MEMIT; ConfigError where the two are at odds."""
+    if preset is not None and method not in (None, preset.method):
+        raise ConfigError(f"The preset is of {preset.method}, and {method} is asked for; leave one of them out.")
+    return find_method(method or (preset.method if preset is not None else "memit"))
 
-    Raises ConfigError for an unknown method, unknown fields, bad values, and layers that the model does not have.
+
+def opened_preset(preset: PresetFile | str | Path | None) -> PresetFile | None:
+    """A preset as it is, or from its file."""
+    return preset if preset is None or isinstance(preset, PresetFile) else read_preset(preset)
+
+
+def settings_for(
+    lm: LanguageModel,
+    num_facts: int = 1,
+    *,
+    method: str | None = None,
+    preset: PresetFile | str | Path | None = None,
+    **overrides: Any,
+) -> Settings:
+    """The method's settings for this model and so many facts at once, with `overrides` of single fields.
+
+    They are those of `preset` (a preset file, or what was read from one) where it is given, else the table's for this
+    model, else a guess. `method` is the preset's where none is named, else MEMIT. Raises ConfigError for an unknown
+    method, unknown fields, bad values, layers that the model does not have, and a preset for another shape.
     """
-    found = find_method(method)
-    preset = find_preset(lm, num_facts, method=method)
-    base = preset.config if preset else found.guess(lm)
+    opened = opened_preset(preset)
+    found = method_of(method, opened)
+    if opened is not None:
+        opened.check_model(lm)
+    row = find_preset(lm, num_facts, method=found.name) if opened is None else opened.preset
+    base = row.config if row else found.guess(lm)
     config = base.replace(**_defaults(found, overrides), **overrides)
     config.check_layers(lm.num_layers, lm.name)
     config, source = found.settle(lm, config, frozenset(overrides))
+    warnings = () if opened is None else opened.warnings(num_facts)
     if source:
-        return Settings(config, source, False)
-    if preset:
-        return Settings(config, f"preset {preset.name} ({preset.source})", False)
+        return Settings(config, source, False, warnings)
+    if row:
+        kind = "preset" if opened is None else "preset file for"
+        return Settings(config, f"{kind} {row.name} ({row.source})", False, warnings)
     return Settings(config, "guessed from the model's size", not found.certain <= set(overrides))

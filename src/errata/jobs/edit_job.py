@@ -13,9 +13,11 @@ from errata.edit import (
     EditTask,
     Method,
     MethodConfig,
+    PresetFile,
     Settings,
     check_facts,
-    find_method,
+    method_of,
+    opened_preset,
     sample_prefixes,
     settings_for,
 )
@@ -44,7 +46,8 @@ def edit_facts(
     lm: LanguageModel,
     facts: Sequence[Fact],
     *,
-    method: str = "memit",
+    method: str | None = None,
+    preset: PresetFile | str | Path | None = None,
     in_batches: int | None = None,
     corpus: Corpus | str | Path | None = None,
     field: str = "text",
@@ -57,24 +60,25 @@ def edit_facts(
     progress: ProgressSink = SILENT,
     **overrides: Any,
 ) -> EditResult:
-    """Edit `facts` into `lm` with `method` and measure the model before and after.
+    """Edit `facts` into `lm` with `method` (default: the preset's, else MEMIT) and measure the model before and after.
 
     All at once; or `in_batches` of so many facts in their order, each batch on the model as edited by those before (1:
     one after another), measured right after each batch too. The model is left as it was; `result.patch.apply_(lm)`
-    edits it. Settings come from the model's preset, or are guesses with a warning; `overrides` replace single fields of
-    the method's configuration. Second moments, where the method uses them, are `moments` if given, else computed over
-    `corpus`, else over the model's own samples. `cache`: folder for second moments and target values (default: errata's
-    home). `places`: where each fact stands, by id, for messages. Raises FactsError with every unusable fact,
-    ConfigError, CorpusError, StorageError, NumericsError.
+    edits it. Settings come from `preset` (a preset file), else from the model's preset, or are guesses with a warning;
+    `overrides` replace single fields of the method's configuration. Second moments, where the method uses them, are
+    `moments` if given, else computed over `corpus`, else over the model's own samples. `cache`: folder for second
+    moments and target values (default: errata's home). `places`: where each fact stands, by id, for messages. Raises
+    FactsError with every unusable fact, ConfigError, CorpusError, StorageError, NumericsError.
     """
     clock = _Clock()
+    preset = opened_preset(preset)
     cache = None if cache is None else Path(cache)
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, found {batch_size}.")
     if in_batches is not None and in_batches < 1:
         raise ConfigError(f"in_batches must be at least 1, found {in_batches}.")
     work = _checked_work(
-        lm, facts, find_method(method), overrides, moments, in_batches,
+        lm, facts, method_of(method, preset), preset, overrides, moments, in_batches,
         evaluate=evaluate, skip_bad=skip_bad, places=places or {}, notify=progress.note,
     )  # fmt: skip
     facts, config = work.facts, work.settings.config
@@ -125,6 +129,7 @@ def _checked_work(
     lm: LanguageModel,
     facts: Sequence[Fact],
     method: Method,
+    preset: PresetFile | None,
     overrides: Mapping[str, Any],
     moments: SecondMoments | None,
     in_batches: int | None,
@@ -138,7 +143,7 @@ def _checked_work(
     if not all(isinstance(fact, Fact) for fact in given):
         raise FactsError("facts must be errata.Fact objects; read_facts(path).facts gives those of a file.")
     at_once = min(in_batches or len(given), len(given))
-    settings = settings_for(lm, at_once, method=method.name, **overrides)
+    settings = settings_for(lm, at_once, method=method.name, preset=preset, **overrides)
     lm.digest(fresh=True)  # something else may have written to the weights since
     if moments is not None:
         _expect_moments(lm, moments, settings.config)
@@ -199,7 +204,8 @@ def checked_facts(
 
 
 def _settings_warnings(lm: LanguageModel, work: _Work) -> list[str]:
-    warnings, settings = [], work.settings
+    settings = work.settings
+    warnings = list(settings.warnings)
     if settings.is_guess:
         guessed = " and ".join(sorted(work.method.certain))
         warnings.append(

@@ -33,7 +33,7 @@ def check_outputs(outputs: dict[str, Path]) -> None:
 def lens_text(lens: BackwardLens, table: LensTable, *, width: int, colour: bool, max_layers: int | None) -> str:
     """The grid on a terminal, with what is seen said above and below it."""
     grid = tables_grid(lens, [table])
-    (sheet,) = grid.sheets
+    (sheet,) = grid.readings
     which = "least" if sheet.shows == "bottom" else "most"
     vector = f"{'−' if table.sign == '-vjp' else ''}{'δ' if table.source == 'vjp' else 'x'}"
     if sheet.side == "forward":
@@ -122,4 +122,4 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def _write_figure(grid: Grid, path: Path) -> None:
     from errata.views.plotting import grid_figure, save_figure
 
-    save_figure(grid_figure(grid, grid.sheets[0]), path)
+    save_figure(grid_figure(grid, grid.readings[0]), path)

@@ -21,7 +21,7 @@ class OutputFolder:
         self.written |= {self.out / "tables" / f"{name}.{kind}" for kind in ("parquet", "csv")}
         write_rows(self.out / "tables" / f"{name}.parquet", rows)
         with atomic_file(self.out / "tables" / f"{name}.csv") as staging:
-            _write_csv(staging, rows)
+            write_csv(staging, rows)
 
     def figure(self, name: str, make: Callable[[], Any]) -> None:
         # Drawn twice: a figure is closed when it is written.
@@ -29,7 +29,8 @@ class OutputFolder:
             self.written.add(save_figure(make(), self.out / "figures" / f"{name}.{kind}"))
 
 
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Records as CSV, the columns those of the first one."""
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]), extrasaction="raise")
         writer.writeheader()

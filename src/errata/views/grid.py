@@ -91,6 +91,11 @@ class Grid:
     notes: Sequence[str] = ()
     labels: bool = False
 
+    @property
+    def readings(self) -> list[Sheet]:
+        """Its sheets of tokens, as a lens reads them."""
+        return [sheet for sheet in self.sheets if isinstance(sheet, Sheet)]
+
     def head(self, position: int) -> str:
         """What stands over (or under) a column."""
         return self.tokens[position] if self.labels else visible(self.tokens[position])

@@ -226,6 +226,27 @@ def dot_figure(
     return figure
 
 
+def scatter_figure(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *, xlabel: str, title: str = ""
+) -> "Figure":
+    """Side by side, a panel for each y label, in it the points (x, y) of each series; later series lie on top."""
+    plt, _ = _matplotlib()
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    with plt.rc_context(_fonts([title, xlabel, *panels, *names])):
+        figure, axes = plt.subplots(1, len(panels), figsize=(1.2 + 2.7 * len(panels), 2.9), sharex=True, squeeze=False)
+        for place, (axis, (label, series)) in enumerate(zip(axes[0], panels.items(), strict=True)):
+            for name, points in series.items():
+                i = names.index(name)
+                x, y = [point[0] for point in points], [point[1] for point in points]
+                style = {"marker": _MARKERS[i % len(_MARKERS)], "linestyle": "none", "color": _colour(plt, i)}
+                axis.plot(x, y, label=_drawable(name), markersize=3.5 + i, fillstyle="full" if i else "none", **style)
+            axis.set(xlabel=xlabel, ylabel=label)
+            if place == 0:
+                axis.set_title(_drawable(title), fontsize=8, loc="left", **_PLAIN)
+        _legend(axes[0][-1], outside=True)
+    return figure
+
+
 def _colour(plt: Any, i: int) -> Any:
     """Twenty colours, the strong half first."""
     return plt.get_cmap("tab20")((2 * i) % 20 + (i // 10) % 2)

@@ -13,7 +13,8 @@ from errata.edit.method import EditTask
 from errata.edit.methods import fine_tuning
 from errata.edit.methods.fine_tuning import FT, FT_L, FT_W
 from errata.edit.presets import PRESETS
-from errata.edit.settings import METHODS, settings_for
+from errata.edit.registry import METHODS
+from errata.edit.settings import settings_for
 from errata.edit.training_config import FineTuningConfig
 from errata.errors import ConfigError, NumericsError
 from errata.models import Place, matrices, mlp_matrices, weight_of

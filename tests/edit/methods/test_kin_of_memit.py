@@ -281,8 +281,8 @@ def test_the_warning_of_jitter_names_what_was_singular(jitter, moment_jitter, sa
     )  # fmt: skip
     one = torch.zeros(1)
     values = TargetValues(
-        value=torch.zeros(1, 2), shift_norm=one, start_norm=one, first_nll=one, nll=one, kl=one, loss=one,
-        updates=one.long(), converged=one.long(),
+        value=torch.zeros(1, 2), shift_norm=one, start_norm=one, first_nll=one, short_nll=one, nll=one, kl=one,
+        loss=one, updates=one.long(), converged=one.long(),
     )  # fmt: skip
     found = diagnose(values, Solution((edit,), torch.ones(1), torch.zeros(1)), "softness=0.1")
     assert len(found) == len(said)

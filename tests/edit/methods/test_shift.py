@@ -8,7 +8,8 @@ from errata import edit_facts
 from errata.edit.methods import shift
 from errata.edit.methods.shift import ShiftConfig
 from errata.edit.presets import PRESETS
-from errata.edit.settings import METHODS, settings_for
+from errata.edit.registry import METHODS
+from errata.edit.settings import settings_for
 from errata.edit.shift_rates import LADDER, Writing, choose_rates, leads
 from errata.errors import ConfigError
 from errata.models import Place, encode_targets

@@ -100,10 +100,11 @@ class Bench:
             self.before |= dict(zip(missing, found, strict=True))
 
     def settings(self, cell: Cell) -> Settings:
-        """The preset for so many facts at a time, or a guess, with the benchmark's own fields."""
+        """A preset's (a file's or the table's) or a guess, for so many facts at once; the benchmark's fields win."""
         together = cell.count or len(cell.facts)
         at_once = 1 if cell.singly else min(self.options.in_batches or together, together)
-        return settings_for(self.lm, at_once, method=cell.method, **self.options.fields(cell.method))
+        fields, preset = self.options.fields(cell.method), self.options.presets.get(cell.method)
+        return settings_for(self.lm, at_once, method=cell.method, preset=preset, **fields)
 
     def prefixes(self, method: Method, config: Any) -> tuple[str, ...]:
         """The context prefixes of a configuration, sampled once."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from errata.edit import find_method, parse_override
+from errata.edit import PresetFile, find_method, parse_override
 from errata.errors import ConfigError
 
 DATASETS = ("counterfact", "zsre", "relations")
@@ -17,9 +17,10 @@ class BenchOptions:
 
     counts: how many facts are edited together; 1 stands for single edits: each of the first `singles` records by itself
     on the unedited model, the figures being means over them.  in_batches: how the facts of a count are edited (None: at
-    once).  settings: by method, fields of its configuration in place of the preset's.  text_tokens: held-out tokens
-    behind perplexity and drift, 0 for none.  generate: texts for GE.  mixed: two relations for the mixed-relation study
-    (equal halves together, against their separate runs).  study: what predicts failure.  seed: of everything drawn.
+    once).  settings: by method, fields of its configuration in place of the preset's.  presets: by method, one from a
+    file in place of the table's.  text_tokens: held-out tokens behind perplexity and drift, 0 for none.  generate:
+    texts for GE.  mixed: two relations for the mixed-relation study (equal halves together, against their separate
+    runs).  study: what predicts failure.  seed: of everything drawn.
     """
 
     methods: tuple[str, ...]
@@ -29,6 +30,7 @@ class BenchOptions:
     singles: int = 100
     in_batches: int | None = None
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    presets: Mapping[str, PresetFile] = field(default_factory=dict)
     text_tokens: int = 2000
     generate: bool = False
     mixed: tuple[str, str] | None = None
@@ -54,6 +56,7 @@ class BenchOptions:
         bad += ["--mixed needs an --n of at least 2"] * self._idle(self.mixed is not None)
         others = sorted(set(self.settings) - set(self.methods))
         bad += [f"--set {name}.…: {name} is not among the methods" for name in others]
+        bad += [f"--preset: {name} is not among the methods" for name in sorted(set(self.presets) - set(self.methods))]
         if bad:
             raise ConfigError(f"Benchmark options: {'; '.join(bad)}.")
         for name in self.methods:

@@ -68,10 +68,10 @@ class Folder:
     def remember(self, name: str, depends_on: Any, work: Callable[[], Any]) -> Any:
         """Plain JSON that an earlier run made from the same things, or what `work` makes now."""
         path = self.out / "cells" / f"{name}-{digest(self.shared, CODE_VERSION, depends_on)[:32]}.json"
-        found = _read(path)
+        found = read_record(path)
         if found is None:
             found = json.loads(json.dumps(work()))
-            _write(path, found)
+            write_record(path, found)
         return found
 
     def _cell(self, key: str) -> Path:
@@ -98,15 +98,15 @@ def is_edit(cell: Cell) -> bool:
 
 
 def _load(path: Path) -> CellResult | None:
-    record = _read(path)
+    record = read_record(path)
     return None if record is None else CellResult(**record)
 
 
 def _save(path: Path, result: CellResult) -> None:
-    _write(path, json.loads(json.dumps(asdict(result), allow_nan=False)))
+    write_record(path, json.loads(json.dumps(asdict(result), allow_nan=False)))
 
 
-def _read(path: Path) -> Any:
+def read_record(path: Path) -> Any:
     """What was written, or None where it is missing or was damaged."""
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
@@ -115,5 +115,5 @@ def _read(path: Path) -> Any:
         return None
 
 
-def _write(path: Path, record: Any) -> None:
+def write_record(path: Path, record: Any) -> None:
     atomic_write_text(path, json.dumps({"digest": digest(record), "record": record}, separators=(",", ":")))

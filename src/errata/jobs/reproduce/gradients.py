@@ -64,7 +64,7 @@ def _grid(folder: Folder, lens: BackwardLens) -> None:
     assert lens.target is not None
     table = lens.project("down", top=1, track=[lens.target])
     grid = tables_grid(lens, [table])
-    folder.figure("fig04_grid", lambda: grid_figure(grid, grid.sheets[0]))
+    folder.figure("fig04_grid", lambda: grid_figure(grid, grid.readings[0]))
     at = lens.example.prompt_length - 1
     hits = [i for i in range(lens.num_layers) if int(table.bottom_ids[i, at, 0]) == lens.target]
     shown = f"in {len(hits)} of {lens.num_layers} layers, lowest {min(hits)}" if hits else "in no layer"

@@ -1,0 +1,58 @@
+"""The command `errata tune`: options in, a folder with a preset out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from errata.cli.lens import expanded
+from errata.cli.run import check_cheaply, command, overrides_of, quoted
+from errata.errors import ConfigError
+from errata.jobs.progress import progress_on
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from errata.facts.readers import Format
+
+# CounterFact holds 20,000 records, of which a tuning looks at a few hundred: reading them all would take longer.
+_RECORDS = 5_000
+
+
+def run_tune(
+    facts_file: Path,
+    out: Path,
+    *,
+    options: dict[str, Any],
+    settings: Sequence[str],
+    sources: dict[str, Any],
+    load: dict[str, Any],
+    format: Format,
+    quiet: bool,
+) -> None:
+    from errata.facts import read_facts, require
+    from errata.jobs.tune.job import drawn
+    from errata.jobs.tune.options import TuneOptions, parse_ranges
+    from errata.jobs.tune.store import check_tune_folder
+
+    out, progress = expanded(out, "--out"), progress_on(quiet=quiet)
+    fields = overrides_of(options["method"], settings)
+    if "seed" in fields:
+        raise ConfigError("--set seed=... is what --seed is for; give that.")
+    parsed = TuneOptions(**{**options, "layers": parse_ranges(options["layers"]), "fields": fields})
+    check_tune_folder(out)
+    check_cheaply(fields, sources["corpus"], field=sources["field"], method=parsed.method)
+    found = read_facts(facts_file.expanduser(), format=format, limit=parsed.first + _RECORDS)
+    facts = require(found, skip_bad=True)
+    if found.bad_records:
+        progress.note(f"{found.bad_records:,} records of {facts_file} cannot be used and are left out.")
+    drawn(facts, parsed)
+    with command(load, progress) as lm:
+        from errata.jobs.tune.job import tune
+
+        result = tune(lm, facts, out, options=parsed, progress=progress, **sources)
+        typer.echo(result.summary)
+        preset = quoted(str(out / "preset.json"))
+        typer.echo(f"Preset: {out / 'preset.json'}\nUse it: errata edit FACTS --preset {preset} --out FOLDER")

@@ -1,0 +1,1 @@
+"""`errata tune`: good settings of a method for a model that nobody has tuned."""

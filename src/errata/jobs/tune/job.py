@@ -1,0 +1,205 @@
+"""`errata tune`: what will be tried, the search, and the preset, with everything kept on the way."""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from errata.core.progress import SILENT, ProgressSink
+from errata.edit import PresetFile, find_method, settings_for, write_preset
+from errata.edit.preset_file import shape_of
+from errata.errors import ConfigError, FactsError, ModelError
+from errata.facts import Fact, format_problems
+from errata.jobs.bench.store import facts_digest
+from errata.jobs.edit_job import checked_facts
+from errata.jobs.eval_states import model_digest
+from errata.jobs.held_out import held_out
+from errata.jobs.stats_job import run_stats
+from errata.jobs.tune.candidates import Candidates, candidates
+from errata.jobs.tune.options import TuneOptions
+from errata.jobs.tune.report import write_report
+from errata.jobs.tune.search import Chosen, Search
+from errata.jobs.tune.store import TuneFolder, check_tune_folder
+from errata.jobs.tune.worker import ModelWorker
+from errata.models import LanguageModel
+from errata.stats import open_corpus, prepare, seconds_per_token
+from errata.store import digest, home, lock
+
+# Records that the model cannot be given are left out: so many more are looked at.
+_SPARE_SHARE, _SPARE = 1.1, 10
+_SHOWN = 10
+# Of the budget, what second moments may take: the rest has to be worth something.
+_MOMENT_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """The folder, the summary as text, the preset, and the trials behind it."""
+
+    out: Path
+    summary: str
+    preset: PresetFile
+    chosen: Chosen
+    search: Search
+
+
+def tune(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    out: str | Path,
+    *,
+    options: TuneOptions,
+    proposals: Sequence[Sequence[int]] = (),
+    corpus: str | Path | None = None,
+    field: str = "text",
+    cache: str | Path | None = None,
+    progress: ProgressSink = SILENT,
+    clock: Callable[[], float] = time.monotonic,
+) -> TuneResult:
+    """Find settings of `options.method` for `lm` by small edits of `facts`, and write them to `out`/preset.json.
+
+    `proposals`: ranges of layers that something else found promising (causal tracing); they are tried first. `corpus`:
+    for second moments (default: the model's own samples). `cache`: folder for second moments and target values
+    (default: errata's home). The model is left as it was. What is finished is kept in `out`, so the same call goes on
+    where it was stopped, with the same choice. Raises FactsError, ConfigError (a budget that is too small, too, as
+    soon as the first costs are measured), InputError, CorpusError, StorageError, NumericsError.
+    """
+    out, cache = Path(out).expanduser(), None if cache is None else Path(cache)
+    check_tune_folder(out)
+    with lock(home() / "locks" / f"{digest(str(out.resolve()))[:32]}.lock", what=f"tuning into {out}", timeout=0.0):
+        return _Run(lm, out, options, cache, progress, clock).tune(facts, proposals, corpus, field)
+
+
+@dataclass
+class _Run:
+    """What one call needs throughout."""
+
+    lm: LanguageModel
+    out: Path
+    options: TuneOptions
+    cache: Path | None
+    progress: ProgressSink
+    clock: Callable[[], float]
+
+    def tune(
+        self, facts: Sequence[Fact], proposals: Sequence[Sequence[int]], corpus: str | Path | None, field: str
+    ) -> TuneResult:
+        options, lm = self.options, self.lm
+        opened = None if corpus is None else open_corpus(corpus, field=field, notify=self.progress.note)
+        lm.digest(fresh=True)
+        worker = ModelWorker(
+            lm, find_method(options.method), opened, self.cache, options.batch_size, held_out=self._text(),
+            progress=self.progress, clock=self.clock,
+        )  # fmt: skip
+        chosen = drawn(facts, options)
+        prefixes = worker.prefixes(settings_for(lm, method=options.method, **options.fields).config)
+        usable, skipped, _ = checked_facts(lm, chosen, prefixes, evaluate=True, skip_bad=len(chosen) > 1, places={})
+        if skipped:
+            self.progress.note(
+                f"Facts that are left out: {len(chosen) - len(usable)}\n{format_problems(skipped[:_SHOWN])}"
+            )
+        count, held = options.counts(len(usable))
+        found = candidates(lm, options, count, proposals)
+        worker.together = {
+            last: tuple(sorted({layer for one in own for layer in one})) for last, own in found.ranges.items()
+        }
+        shared = digest(
+            model_digest(lm),
+            None if opened is None else opened.digest,
+            options.batch_size,
+            options.text_tokens,
+            options.seed,
+        )
+        request = digest(asdict(options), [list(one) for one in proposals], facts_digest(usable[: count + held]))
+        folder = TuneFolder(self.out, shared, request)
+        search = Search(
+            worker, folder, found, usable[:count], usable[count : count + held], 60 * options.minutes, self.progress
+        )
+        self._announce(found, count, held, len(usable))
+        search.spent += folder.keep("setup", [request], lambda: {"seconds": self._moments(worker, found)})["seconds"]
+        result = search.run()
+        about = {
+            "method": options.method, "model": lm.name, "source": found.source, "seed": options.seed,
+            "base": "guess" if found.is_guess else "preset", "facts": len(usable), "digest": lm.digest(),
+            "tuning": folder.request, "notes": _notes(usable[:count]),
+        }  # fmt: skip
+        summary = write_report(self.out, search, result, about)
+        preset = self._preset(result, count, folder.request)
+        write_preset(self.out / "preset.json", preset)
+        return TuneResult(self.out, summary, preset, result, search)
+
+    def _text(self) -> Callable[[], Sequence[Sequence[int]]] | None:
+        """Held-out text for the drift: other samples of the model than those behind second moments."""
+        if not self.options.text_tokens:
+            return None
+        with suppress(ModelError):  # no token to start samples from: ties go by the size of the update
+            return held_out(self.lm, corpus=None, tokens=self.options.text_tokens, seed=self.options.seed).rows
+        return None
+
+    def _announce(self, found: Candidates, count: int, held: int, usable: int) -> None:
+        lasts = ", ".join(str(config.layers[-1]) for config in found.groups)
+        self.progress.note(
+            f"Tuning {self.options.method} for {self.lm.name} on {count} facts, {held} more held out, of {usable:,} "
+            f"looked at, in {self.options.minutes:g} minutes. Last layers: {lasts}. It begins with: {found.source}."
+        )
+
+    def _moments(self, worker: ModelWorker, found: Candidates) -> float:
+        """Compute the second moments of every layer in one pass; the seconds it took."""
+        config = found.base
+        if not worker.method.uses_moments(config):
+            return 0.0
+        began = self.clock()
+        folder = None if self.cache is None else self.cache / "moments"
+        request = prepare(
+            self.lm, found.layers, corpus=worker.corpus, tokens=config.moment_tokens, seed=config.seed, cache=folder
+        )
+        left = request.available_tokens - min(request.kept_tokens().values())
+        seconds = left * seconds_per_token(request) if left >= config.moment_tokens // 2 else 0.0
+        if seconds > _MOMENT_SHARE * 60 * self.options.minutes:
+            raise ConfigError(
+                f"--budget {self.options.minutes:g} minutes are too few: the second moments of {len(found.layers)} "
+                f"layers over {config.moment_tokens:,} tokens take about {seconds / 60:.1f} minutes. Give at least "
+                f"{seconds / 60 / _MOMENT_SHARE:.0f}, or fewer tokens (--set moment_tokens=...)."
+            )
+        run_stats(
+            self.lm, found.layers, tokens=config.moment_tokens, corpus=worker.corpus, seed=config.seed, cache=folder,
+            progress=self.progress,
+        )  # fmt: skip
+        return self.clock() - began
+
+    def _preset(self, result: Chosen, count: int, tuning: str) -> PresetFile:
+        family, num_layers, d_model, d_vocab = shape_of(self.lm)
+        source = (
+            f"errata tune with {count} facts: Score {result.held.objective:.1f} on {result.count} held-out facts, "
+            f"{result.base.objective:.1f} with what it began with"
+        )
+        return PresetFile(
+            method=self.options.method, name=self.lm.name, family=family, num_layers=num_layers, d_model=d_model,
+            d_vocab=d_vocab, facts=count, config=result.trial.config, source=source, tuning=tuning,
+        )  # fmt: skip
+
+
+def drawn(facts: Sequence[Fact], options: TuneOptions) -> tuple[Fact, ...]:
+    """The records that may be used, in an order drawn by the seed: no more than are looked at. FactsError where few."""
+    pool = list(facts[options.first :])
+    if options.count is not None or not pool:
+        options.counts(len(pool))
+    if not all(isinstance(fact, Fact) for fact in pool):
+        raise FactsError("facts must be errata.Fact objects; read_facts(path).facts gives those of a file.")
+    random.Random(options.seed).shuffle(pool)
+    needed = 2 * options.count if options.count is not None else 2 * 100
+    return tuple(pool[: int(needed * _SPARE_SHARE) + _SPARE])
+
+
+def _notes(facts: Sequence[Fact]) -> list[str]:
+    """What the facts cannot tell."""
+    lacking: Mapping[str, int] = {
+        "true answers (nothing to compare the new ones with: accuracy is what was maximised)": sum(
+            fact.target_true is None for fact in facts
+        ),
+        "paraphrases (PS)": sum(not fact.paraphrases for fact in facts),
+        "neighbours (NS)": sum(not fact.neighbours for fact in facts),
+    }
+    return [f"{number} of {len(facts)} facts have no {what}." for what, number in lacking.items() if number]
