@@ -610,6 +610,9 @@ def tune(
     layers: Annotated[
         str | None, typer.Option(metavar="A-B,C-D", help="Ranges of layers to try in any case, as 5-9,7-9,9.")
     ] = None,
+    traced: Annotated[
+        int, typer.Option("--trace", metavar="N", help="Known facts that causal tracing proposes ranges from; 0: none.")
+    ] = 12,
     settings: Set = None,
     corpus: CorpusPath = None,
     field: Field = "text",
@@ -637,6 +640,7 @@ def tune(
             "count": n,
             "first": first,
             "layers": layers,
+            "traced": traced,
             "text_tokens": text_tokens,
             "batch_size": batch_size,
             "seed": seed,

@@ -19,6 +19,7 @@ from errata.jobs.held_out import held_out
 from errata.jobs.stats_job import run_stats
 from errata.jobs.tune.candidates import Candidates, candidates
 from errata.jobs.tune.options import TuneOptions
+from errata.jobs.tune.proposals import traced_ranges
 from errata.jobs.tune.report import write_report
 from errata.jobs.tune.search import Chosen, Search
 from errata.jobs.tune.store import TuneFolder, check_tune_folder
@@ -26,6 +27,7 @@ from errata.jobs.tune.worker import ModelWorker
 from errata.models import LanguageModel
 from errata.stats import open_corpus, prepare, seconds_per_token
 from errata.store import digest, home, lock
+from errata.tracing import LayerRange
 
 # Records that the model cannot be given are left out: so many more are looked at.
 _SPARE_SHARE, _SPARE = 1.1, 10
@@ -60,11 +62,11 @@ def tune(
 ) -> TuneResult:
     """Find settings of `options.method` for `lm` by small edits of `facts`, and write them to `out`/preset.json.
 
-    `proposals`: ranges of layers that something else found promising (causal tracing); they are tried first. `corpus`:
-    for second moments (default: the model's own samples). `cache`: folder for second moments and target values
-    (default: errata's home). The model is left as it was. What is finished is kept in `out`, so the same call goes on
-    where it was stopped, with the same choice. Raises FactsError, ConfigError (a budget that is too small, too, as
-    soon as the first costs are measured), InputError, CorpusError, StorageError, NumericsError.
+    `proposals`: ranges of layers to try beside those that causal tracing of `options.traced` known facts proposes.
+    `corpus`: for second moments (default: the model's own samples). `cache`: folder for second moments and target
+    values (default: errata's home). The model is left as it was. What is finished is kept in `out`, so the same call
+    goes on where it was stopped, with the same choice. Raises FactsError, ConfigError (a budget that is too small, too,
+    as soon as the first costs are measured), InputError, CorpusError, StorageError, NumericsError.
     """
     out, cache = Path(out).expanduser(), None if cache is None else Path(cache)
     check_tune_folder(out)
@@ -101,6 +103,10 @@ class _Run:
                 f"Facts that are left out: {len(chosen) - len(usable)}\n{format_problems(skipped[:_SHOWN])}"
             )
         count, held = options.counts(len(usable))
+        began = self.clock()
+        traced = self._traced(usable[:count])
+        traced_seconds = self.clock() - began
+        proposals = [*proposals, *(one.layers for one in traced)]
         found = candidates(lm, options, count, proposals)
         worker.together = {
             last: tuple(sorted({layer for one in own for layer in one})) for last, own in found.ranges.items()
@@ -118,17 +124,30 @@ class _Run:
             worker, folder, found, usable[:count], usable[count : count + held], 60 * options.minutes, self.progress
         )
         self._announce(found, count, held, len(usable))
-        search.spent += folder.keep("setup", [request], lambda: {"seconds": self._moments(worker, found)})["seconds"]
+        setup = folder.keep("setup", [request], lambda: {"seconds": traced_seconds + self._moments(worker, found)})
+        search.spent += setup["seconds"]
         result = search.run()
         about = {
             "method": options.method, "model": lm.name, "source": found.source, "seed": options.seed,
             "base": "guess" if found.is_guess else "preset", "facts": len(usable), "digest": lm.digest(),
-            "tuning": folder.request, "notes": _notes(usable[:count]),
+            "tuning": folder.request, "notes": _notes(usable[:count]), "traced": _told(traced),
         }  # fmt: skip
         summary = write_report(self.out, search, result, about)
         preset = self._preset(result, count, folder.request)
         write_preset(self.out / "preset.json", preset)
         return TuneResult(self.out, summary, preset, result, search)
+
+    def _traced(self, facts: Sequence[Fact]) -> list[LayerRange]:
+        """What causal tracing of the facts to be tuned on proposes."""
+        options = self.options
+        if not options.traced or find_method(options.method).config_type.one_layer:
+            return []
+        found = traced_ranges(
+            self.lm, facts, self.out / "traces", most=options.traced, seed=options.seed, progress=self.progress
+        )
+        if found:
+            self.progress.note(f"Tracing proposes layers {_told(found)}.")
+        return found
 
     def _text(self) -> Callable[[], Sequence[Sequence[int]]] | None:
         """Held-out text for the drift: other samples of the model than those behind second moments."""
@@ -191,6 +210,11 @@ def drawn(facts: Sequence[Fact], options: TuneOptions) -> tuple[Fact, ...]:
     random.Random(options.seed).shuffle(pool)
     needed = 2 * options.count if options.count is not None else 2 * 100
     return tuple(pool[: int(needed * _SPARE_SHARE) + _SPARE])
+
+
+def _told(ranges: Sequence[LayerRange]) -> str:
+    """Proposed ranges with what the subject's state loses without its MLPs there, in points of probability."""
+    return ", ".join(f"{one.first}–{one.last} ({100 * one.gap:.1f} ± {100 * one.interval:.1f})" for one in ranges)
 
 
 def _notes(facts: Sequence[Fact]) -> list[str]:

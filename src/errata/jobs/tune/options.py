@@ -16,8 +16,9 @@ LEAST_FACTS = 4
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions:
     """minutes: of work in all.  count: facts edited at once, as many as the settings are for (None: 100, or half of the
-    file).  first: records that are skipped.  layers: ranges that are tried in any case.  fields: of the method's
-    configuration, held as they are given.  text_tokens: of held-out text behind the drift that decides ties.  seed: of
+    file).  first: records that are skipped.  layers: ranges that are tried in any case.  traced:
+    known facts that causal tracing proposes ranges from (0: none).  fields: of the method's configuration, held as they
+    are given.  text_tokens: of held-out text behind the drift that decides ties.  seed: of
     everything drawn.
     """
 
@@ -26,6 +27,7 @@ class TuneOptions:
     count: int | None = None
     first: int = 0
     layers: tuple[tuple[int, ...], ...] = ()
+    traced: int = 12
     fields: Mapping[str, Any] = field(default_factory=dict)
     text_tokens: int = 500
     batch_size: int = 32
@@ -36,7 +38,7 @@ class TuneOptions:
         bad = [f"--budget must be positive, found {self.minutes}"] * (not 0 < self.minutes < 1e6)
         if self.count is not None and self.count < LEAST_FACTS:
             bad.append(f"--n must be at least {LEAST_FACTS}, found {self.count}")
-        least = {"first": 0, "text_tokens": 0, "batch_size": 1, "seed": 0}
+        least = {"first": 0, "traced": 0, "text_tokens": 0, "batch_size": 1, "seed": 0}
         bad += [f"{name} must be at least {low}" for name, low in least.items() if getattr(self, name) < low]
         bad += ["--set layers=… leaves nothing to look for; name ranges with --layers"] * ("layers" in self.fields)
         if bad:

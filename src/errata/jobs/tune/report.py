@@ -86,6 +86,7 @@ def _summary(search: Search, chosen: Chosen, front: Sequence[Trial], about: Mapp
         f"# Settings of {about['method']} for {about['model']}",
         _verdict(chosen, about),
         _held_out(chosen, about),
+        _traced(about),
         f"## Pareto front on all {len(search.facts)} facts\n\nNo other setting tried on them is as good in efficacy "
         f"(ES), paraphrase (PS) and specificity (NS) and better in one. Figure: pareto.pdf.\n\n"
         + _table(front, chosen.trial),
@@ -105,6 +106,16 @@ def _verdict(chosen: Chosen, about: Mapping[str, Any]) -> str:
     return (
         f"{what}. On {chosen.count} facts that the search never saw its Score is {chosen.held.objective:.1f}; that of "
         f"what the search began with ({source}) {chosen.base.objective:.1f}.{end}"
+    )
+
+
+def _traced(about: Mapping[str, Any]) -> str:
+    """Not what decides, but where the search looked first."""
+    if not about["traced"]:
+        return ""
+    return (
+        f"Causal tracing proposed layers {about['traced']}: in brackets, how many points of the answer's probability a "
+        "restored subject loses without its MLPs there, ± half of a 95 % interval over facts."
     )
 
 
