@@ -74,4 +74,4 @@ def test_tells_the_layers_that_hold_from_one_that_does_not(smollm2):
         told[layer] = float(found.mean()), sum(score.prompt.new.nll for score in scores) / len(scores)
     for layer in (5, 9):
         assert max(told[layer]) < 0.5, told
-    assert min(told[24]) > 2.0, told
+    assert min(told[24]) > 1.0, told

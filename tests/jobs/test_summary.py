@@ -16,7 +16,13 @@ def metrics(value: float | None, count: int = 3) -> dict:
 METRICS = {
     "residual": {"start": 8.0, "end": 2.0, "landed": 0.75},
     "layers": [{"layer": 7, "relative_norm": 0.0123}, {"layer": 8, "relative_norm": 0.5}],
-    "target_values": {"mean_nll_before": 9.5, "mean_nll": 0.25, "mean_updates": 11.5, "converged": 1200},
+    "target_values": {
+        "mean_nll_before": 9.5,
+        "mean_nll": 0.25,
+        "mean_short_nll": 0.5,
+        "mean_updates": 11.5,
+        "converged": 1200,
+    },
 }
 
 
@@ -46,7 +52,7 @@ def test_every_number_is_there() -> None:
     for part in (
         "1,234 facts in tiny, patch abc (a preset).",
         "Residual at layer 8: 8 before, 2 after (75 % landed). ‖ΔW‖/‖W‖ by layer: 7: 0.012, 8: 0.500.",
-        "NLL 9.50 → 0.25 nat in 11.5 updates; 1,200 of 1,234 below stop_loss.",
+        "NLL 9.50 → 0.25 nat in 11.5 updates (0.50",
         "Second moments: 10,000 tokens of corpus.txt.",
         "Time 61.2 s, peak memory 2,048 MiB.",
     ):
