@@ -28,6 +28,7 @@ def test_a_row_shows_values_with_its_digits():
     assert metric_info("es").shown(12.345) == "12.3"
     assert metric_info("kl_drift").shown(0.00123) == "0.00123"
     assert metric_info("es").shown(None) == "–"
+    assert [metric_info("perplexity").shown(value) for value in (99_999.0, 1.8e50)] == ["99999.000", "1.8e+50"]
     assert MetricInfo(key="a", label="A", meaning="", group="drift", digits=0).shown(2.6) == "3"
     with pytest.raises(KeyError):
         metric_info("nothing")

@@ -231,7 +231,7 @@ MEND_PRESETS = (
 
 SGD_PRESETS = (_row("SmolLM2-135M", _SINGLE, SMOLLM2, SgdConfig(layers=(20,), learning_rate=1.0)),)
 ADAM_PRESETS = (
-    _row("SmolLM2-135M", "measured with 25 single edits", SMOLLM2, AdamConfig(layers=(26,), learning_rate=0.01)),
+    _row("SmolLM2-135M", "measured with 25 single edits", SMOLLM2, AdamConfig(layers=(14,), learning_rate=0.01)),
 )
 
 PRESETS: Mapping[str, tuple[Preset, ...]] = {

@@ -26,6 +26,9 @@ class Metric:
     count: int
 
 
+_LARGE = 1e5
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricInfo:
     """A metric as a report names it.
@@ -43,7 +46,10 @@ class MetricInfo:
     digits: int = 1
 
     def shown(self, value: float | None) -> str:
-        return "–" if value is None else f"{value:.{self.digits}f}"
+        if value is None:
+            return "–"
+        # A wrecked model's perplexity may have fifty digits.
+        return f"{value:.3g}" if abs(value) >= _LARGE else f"{value:.{self.digits}f}"
 
 
 METRICS = (

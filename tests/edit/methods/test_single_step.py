@@ -123,12 +123,12 @@ def test_settings():
             plain(**{"layers": (1,), **fields})
 
 
-@pytest.mark.parametrize("method", ["sgd", "adam"])
-def test_on_the_embedded_model_a_step_lowers_the_loss_and_comes_off(smollm2, method):
+@pytest.mark.parametrize(("method", "rate"), [("sgd", 1.0), ("adam", 1e-3)])
+def test_on_the_embedded_model_a_step_lowers_the_loss_and_comes_off(smollm2, method, rate):
     digest, fact = smollm2.digest(), REAL_FACTS[0]
-    result = edit_facts(smollm2, [fact], method=method, evaluate=False)
+    result = edit_facts(smollm2, [fact], method=method, layers=(26,), learning_rate=rate, evaluate=False)
     assert result.report["mean_loss_before"] == pytest.approx(float(reference.fact_nll(smollm2, fact, "first")), 1e-3)
     with result.patch.applied(smollm2), torch.no_grad():
         after = float(reference.fact_nll(smollm2, fact, "first"))
-    assert after < 0.5 * result.report["mean_loss_before"]
+    assert after < 0.8 * result.report["mean_loss_before"]
     assert smollm2.digest() == digest
