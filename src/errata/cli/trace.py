@@ -109,14 +109,15 @@ def _many(
     load: dict[str, Any],
     quiet: bool,
 ) -> None:
-    from errata.jobs.trace_job import TraceRun, check_trace_folder
+    from errata.jobs.records import check_records_folder
+    from errata.jobs.trace_job import TraceRun
     from errata.jobs.trace_report import write_traces
     from errata.tracing.prompt_trace import config_of
 
     if many["out"] is None:
         raise InputError("--out is missing: the folder for tables, figures and the summary.")
     out = expanded(many["out"], "--out")
-    check_trace_folder(out)
+    check_records_folder(out)
     config = config_of({**options, "severed": "last subject" if options["severed"] else "none"})
     format: Format = many["format"] or "auto"
     found = read_fact_file(facts_file, format=format, limit=many["n"], skip_bad=many["skip_bad"])

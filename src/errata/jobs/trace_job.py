@@ -7,11 +7,11 @@ from typing import Any
 
 from errata.core.progress import SILENT, ProgressSink
 from errata.errors import FactsError, InputError
-from errata.facts import Fact, Problem, format_problems
+from errata.facts import Fact
 from errata.jobs.records import read_record, write_record
+from errata.jobs.usable import usable_facts
 from errata.models import LanguageModel, token_texts, tokenizer_digest
 from errata.store import digest, home
-from errata.store.atomic import check_writable
 from errata.tracing import Trace, TraceConfig, config_of, trace_prompt
 from errata.tracing.average import AverageTrace, FactTrace, Unknown, fact_trace
 from errata.tracing.corruption import corrupted_subject, subject_std
@@ -77,7 +77,10 @@ class TraceRun:
         progress: ProgressSink,
     ) -> "TraceRun":
         """Look at every fact, trace none. Raises FactsError where some cannot be used, or none is known."""
-        pairs, problems = _usable(lm, facts, places, skip_bad, progress)
+        pairs, problems = usable_facts(
+            facts, lambda fact: traced_fact(lm, fact),
+            done="traced", places=places, skip_bad=skip_bad, notify=progress.note,
+        )  # fmt: skip
         own = own_answers(lm, [one for _, one in pairs], batch_tokens=config.batch_tokens)
         texts = token_texts(lm.tokenizer, sorted(set(own)))
         std = subject_std(lm, [one for _, one in pairs])
@@ -193,31 +196,6 @@ class TraceRun:
         }
 
 
-def _usable(
-    lm: LanguageModel, facts: Sequence[Fact], places: Mapping[str, str], skip_bad: bool, progress: ProgressSink
-) -> tuple[list[tuple[Fact, Traced]], list[Problem]]:
-    """The facts that this model can be given, ready to run; FactsError with all others unless `skip_bad`."""
-    kept: list[tuple[Fact, Traced]] = []
-    problems: list[Problem] = []
-    for number, fact in enumerate(facts, 1):
-        try:
-            kept.append((fact, traced_fact(lm, fact)))
-        except InputError as error:
-            where = places.get(fact.id, f"fact {number}")
-            problems.append(Problem("error", str(error), where=where, fact_id=fact.id))
-    if problems and (not skip_bad or not kept):
-        raise FactsError(
-            f"{len(problems)} of {len(facts)} facts cannot be traced; correct them or go on without them "
-            f"(--skip-bad):\n{format_problems(problems)}",
-            problems,
-        )
-    if not kept:
-        raise FactsError("There is no fact to trace.")
-    if problems:
-        progress.note(f"{len(problems)} of {len(facts)} facts are skipped:\n{format_problems(problems)}")
-    return kept, problems
-
-
 def _fitting(
     lm: LanguageModel,
     known: Sequence[tuple[Fact, Traced]],
@@ -251,12 +229,3 @@ def _nothing_known(lm: LanguageModel, unknown: Sequence[Unknown], unfit: Sequenc
         f"{lm.name} knows none of the {len(unknown)} facts, and tracing asks where a known answer comes from; give "
         f"facts it knows, or trace one prompt without an answer. It says:\n{shown}"
     )
-
-
-def check_trace_folder(out: Path) -> None:
-    """InputError before any work where the folder cannot hold the results."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: that is a file; name a folder.")
-    check_writable(out / "run.json")
-    if out.is_dir() and any(out.iterdir()) and not (out / "run.json").exists() and not (out / "records").exists():
-        raise InputError(f"--out {out}: other things lie in that folder; name an empty one or that of an earlier run.")

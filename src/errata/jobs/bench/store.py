@@ -1,19 +1,17 @@
 """A benchmark's folder: every finished cell and every finished single edit is a file that a later run finds."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from errata.edit import Settings
-from errata.errors import InputError
 from errata.facts import Fact
 from errata.jobs.bench.cells import UNEDITED, Cell, CellResult
 from errata.jobs.eval_rows import result_columns
 from errata.jobs.parts import write_parquet
-from errata.store import atomic_write_text, digest
-from errata.store.atomic import check_writable
+from errata.jobs.records import check_run_folder, read_record, recorded, write_record
+from errata.store import digest
 
 # Raise it when the same cell no longer gives the same figures.
 CODE_VERSION = 2
@@ -67,12 +65,7 @@ class Folder:
 
     def remember(self, name: str, depends_on: Any, work: Callable[[], Any]) -> Any:
         """Plain JSON that an earlier run made from the same things, or what `work` makes now."""
-        path = self.out / "cells" / f"{name}-{digest(self.shared, CODE_VERSION, depends_on)[:32]}.json"
-        found = read_record(path)
-        if found is None:
-            found = json.loads(json.dumps(work()))
-            write_record(path, found)
-        return found
+        return recorded(self.out / "cells" / f"{name}-{digest(self.shared, CODE_VERSION, depends_on)[:32]}.json", work)
 
     def _cell(self, key: str) -> Path:
         return self.out / "cells" / f"{key[:32]}.json"
@@ -85,11 +78,7 @@ def facts_digest(facts: Sequence[Fact]) -> str:
 
 def check_folder(out: Path) -> None:
     """InputError where the folder cannot be a benchmark's, before any work."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: that is a file; name a folder.")
-    check_writable(out / "bench.json")
-    if out.is_dir() and any(out.iterdir()) and not (out / "bench.json").exists() and not (out / "cells").exists():
-        raise InputError(f"--out {out}: other things lie in that folder; name an empty one or an earlier benchmark's.")
+    check_run_folder(out, "bench.json", ("bench.json", "cells"))
 
 
 def is_edit(cell: Cell) -> bool:
@@ -103,17 +92,4 @@ def _load(path: Path) -> CellResult | None:
 
 
 def _save(path: Path, result: CellResult) -> None:
-    write_record(path, json.loads(json.dumps(asdict(result), allow_nan=False)))
-
-
-def read_record(path: Path) -> Any:
-    """What was written, or None where it is missing or was damaged."""
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        return held["record"] if held["digest"] == digest(held["record"]) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def write_record(path: Path, record: Any) -> None:
-    atomic_write_text(path, json.dumps({"digest": digest(record), "record": record}, separators=(",", ":")))
+    write_record(path, asdict(result))

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from errata.core.progress import SILENT, ProgressSink
-from errata.errors import ConfigError, CorpusError, FactsError, InputError
+from errata.errors import ConfigError, CorpusError, InputError
 from errata.evaluate.perplexity import perplexity
-from errata.facts import Fact, Problem, format_problems
+from errata.facts import Fact
 from errata.jobs.held_out import corpus_rows
-from errata.jobs.records import read_record, write_record
+from errata.jobs.records import check_records_folder, read_record, write_record
 from errata.jobs.reproduce.findings import write_findings
+from errata.jobs.usable import usable_facts
 from errata.lens import MODES, BackwardLens, backward_lens, backward_lenses
 from errata.lens.flipping import RULES, smallest_rate, update_direction
 from errata.lens.losses import prepare
@@ -22,7 +23,6 @@ from errata.models.segments import segments
 from errata.stats import open_corpus
 from errata.stats.samples import start_token
 from errata.store import digest
-from errata.store.atomic import check_writable
 
 CODE_VERSION = 2
 _BATCH = 8
@@ -74,7 +74,11 @@ def reproduce(
     Each prompt's numbers are kept as soon as they are known, under a digest of model, prompt and options: a run that
     was stopped goes on from there. Raises FactsError with every record that cannot be looked at, unless `skip_bad`.
     """
-    chosen = _usable(lm, list(facts)[: options.n], places or {}, skip_bad, progress)
+    pairs, _ = usable_facts(
+        list(facts)[: options.n], lambda fact: _check(lm, fact),
+        done="looked at", places=places or {}, skip_bad=skip_bad, notify=progress.note,
+    )  # fmt: skip
+    chosen = [fact for fact, _ in pairs]
     texts = _held_out(lm, corpus, field, options.text_tokens)
     run = _Run(lm, out, options, digest(texts), digest([[f.text, f.target_new] for f in chosen]))
     progress.note(
@@ -88,30 +92,10 @@ def reproduce(
     return write_findings(out, lens, measured, flips, steps, run.about(len(chosen), corpus))
 
 
-def _usable(
-    lm: LanguageModel, facts: Sequence[Fact], places: Mapping[str, str], skip_bad: bool, progress: ProgressSink
-) -> list[Fact]:
-    """The facts whose prompt, target and subject this model can be given; FactsError with all others."""
-    kept, problems = [], []
-    for number, fact in enumerate(facts, 1):
-        try:
-            example = prepare(lm, fact.text, fact.target_new)
-            segments(example.encoding, example.prompt, example.prompt_length, len(example.ids), fact.subject)
-            kept.append(fact)
-        except InputError as error:
-            where = places.get(fact.id, f"fact {number}")
-            problems.append(Problem("error", str(error), where=where, fact_id=fact.id))
-    if problems and (not skip_bad or not kept):
-        raise FactsError(
-            f"{len(problems)} of {len(facts)} facts cannot be looked at; correct them or go on without them "
-            f"(--skip-bad):\n{format_problems(problems)}",
-            problems,
-        )
-    if not kept:
-        raise FactsError("There is no fact to look at.")
-    if problems:
-        progress.note(f"{len(problems)} of {len(facts)} facts are skipped:\n{format_problems(problems)}")
-    return kept
+def _check(lm: LanguageModel, fact: Fact) -> None:
+    """InputError where the model cannot be given its prompt, target and subject."""
+    example = prepare(lm, fact.text, fact.target_new)
+    segments(example.encoding, example.prompt, example.prompt_length, len(example.ids), fact.subject)
 
 
 def _spread(count: int, wanted: int) -> tuple[int, ...]:
@@ -242,8 +226,4 @@ def check_reproduce(out: Path, paper: str) -> None:
     """InputError before any work where the paper is unknown or the folder cannot hold the results."""
     if paper != "backward-lens":
         raise InputError(f"{paper!r} is no paper that errata reproduces; known: backward-lens.")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: that is a file; name a folder.")
-    check_writable(out / "run.json")
-    if out.is_dir() and any(out.iterdir()) and not (out / "run.json").exists() and not (out / "records").exists():
-        raise InputError(f"--out {out}: other things lie in that folder; name an empty one or that of an earlier run.")
+    check_records_folder(out)

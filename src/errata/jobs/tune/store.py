@@ -1,14 +1,11 @@
 """A tuning's folder: every finished piece of work is a file that a later run finds, and so is every decision."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from errata.errors import InputError
-from errata.jobs.bench.store import read_record, write_record
+from errata.jobs.records import check_run_folder, read_record, recorded, write_record
 from errata.store import digest
-from errata.store.atomic import check_writable
 
 # Raise it when the same setting no longer gives the same figures.
 CODE_VERSION = 1
@@ -29,18 +26,12 @@ class TuneFolder:
 
     def keep(self, what: str, depends_on: Any, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Plain JSON that an earlier run made of the same things, or what `work` makes now."""
-        path = self._path(f"{what}-{digest(CODE_VERSION, self.shared, what, depends_on)[:32]}")
-        found = read_record(path)
-        if found is None:
-            found = json.loads(json.dumps(work(), allow_nan=False))
-            write_record(path, found)
-        return found
+        return recorded(self._path(f"{what}-{digest(CODE_VERSION, self.shared, what, depends_on)[:32]}"), work)
 
     def decide(self, name: str, make: Callable[[], Any]) -> Any:
         """What an earlier run of this request decided, or what `make` says now; plain JSON."""
         if name not in self.decided:
-            self.decided[name] = json.loads(json.dumps(make(), allow_nan=False))
-            write_record(self._decisions, self.decided)
+            self.decided = write_record(self._decisions, {**self.decided, name: make()})
         return self.decided[name]
 
     def _path(self, name: str) -> Path:
@@ -49,8 +40,4 @@ class TuneFolder:
 
 def check_tune_folder(out: Path) -> None:
     """InputError where the folder cannot be a tuning's, before any work."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: that is a file; name a folder.")
-    check_writable(out / "preset.json")
-    if out.is_dir() and any(out.iterdir()) and not (out / _PARTS).is_dir():
-        raise InputError(f"--out {out}: other things lie in that folder; name an empty one or an earlier tuning's.")
+    check_run_folder(out, "preset.json", (_PARTS,))
