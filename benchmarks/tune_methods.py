@@ -1,8 +1,8 @@
 """Find settings of the editing methods for the embedded model, on records that are not reported on (5,000 and up).
 
-    python benchmarks/tune_methods.py METHOD[,METHOD...] [--singles 50] [--n 100] [--measured 200] [--grid default]
+    python benchmarks/tune_methods.py METHOD[,METHOD...] [--singles 50] [--n 100] [--measured 200]
 
-Every combination of a method's grid below edits the same records: `--singles` of them each by itself, and the first
+Every combination of a method's settings below edits the same records: `--singles` of them each by itself, and the first
 `--n` at once (0 leaves either out), of which the first `--measured` are measured. What is finished is kept as a line of
 `runs/tuning/METHOD.jsonl`, so the script goes on where it stopped. Printed: Score, ES, PS, NS.
 """
@@ -38,52 +38,40 @@ _ROME = {
     "short_prefixes": [0],
     "moment_tokens": [10_000],
 }
-GRIDS: dict[str, dict[str, list[dict[str, list[Any]]]]] = {
-    "default": {
-        "memit": [{**_MASS, "layers": [(7, 8, 9)], "prior_weight": [100.0], "passes": [2]}],
-        "emmet": [
-            {**_MASS, "layers": [(9,)], "softness": [30.0, 100.0, 300.0], "passes": [2]},
-            {**_MASS, "layers": [(7, 8, 9)], "softness": [30.0], "passes": [2]},
-        ],
-        # Published: 2e-2, absolute, and ridge 10. SmolLM2's spectrum is flat: nothing is below 0.03 of its mean.
-        "alphaedit": [
-            {**_MASS, "layers": [(7, 8, 9)], "threshold": [0.005, 0.01, 0.02], "threshold_unit": ["absolute"],
-             "ridge": [0.3, 3.0], "passes": [2]},
-        ],
-        "pmet": [
-            {**_MASS, "layers": [(7, 8, 9)], "prior_weight": [30.0, 300.0], "clamp": [1.0, 4.0], "passes": [2]},
-        ],
-        "rome": [_ROME],
-        "r-rome": [_ROME],
-        "shift": [
-            {"layers": [(14,), (18,), (22,), (26,)], "learning_rate": [0.06, 0.24]},
-            {"layers": [(18,), (22,), (26,)], "margin": [0.5, 2.0], "value": ["target", "contrastive"]},
-            {"layers": [(18,), (22,), (26,)], "margin": [0.5, 2.0], "value": ["contrastive"], "whitened": [True],
-             "moment_tokens": [10_000]},
-            {"layers": [(9,), (14,), (18,)], "margin": [1.0], "value": ["contrastive"], "key": ["subject"],
-             "whitened": [True], "moment_tokens": [10_000]},
-        ],
-        "ft": [{"layers": [(5,), (14,), (22,)], "learning_rate": [5e-4]}],
-        "ft-l": [{"layers": [(5,), (14,), (22,)], "learning_rate": [5e-4], "linf": [2e-3]}],
-        "ft-w": [{"layers": [(5,), (14,), (22,)], "learning_rate": [5e-4], "weight_decay": [5e-4]}],
-        "sgd": [{"layers": [(9,), (14,), (20,), (26,)], "learning_rate": [0.1, 0.3, 1.0]}],
-        "adam": [{"layers": [(9,), (14,), (20,), (26,)], "learning_rate": [3e-3, 1e-2]}],
-        "mend": [{"editor": ["runs/mend-smollm2.safetensors"], "scale": [0.25, 0.5, 1.0]}],
-        "kn": [
-            {"layers": [tuple(range(10, 30))], "prefixes": [0], "threshold": [0.2], "max_neurons": [5, 20],
-             "strength": [0.5, 2.0], "signed": [True], "steps": [10]},
-        ],
-    },
-    # With a thousand keys for 1,536 neurons.
-    "thousand": {
-        "memit": [{**_MASS, "layers": [(7, 8, 9)], "prior_weight": [3000.0], "passes": [2]}],
-        "emmet": [{**_MASS, "layers": [(9,)], "softness": [3000.0], "passes": [2]}],
-        "alphaedit": [
-            {**_MASS, "layers": [(7, 8, 9)], "threshold": [0.01, 0.02], "threshold_unit": ["absolute"],
-             "ridge": [3.0, 30.0], "passes": [2]},
-        ],
-        "ft-w": [{"layers": [(9,), (14,)], "learning_rate": [1e-4, 5e-4], "weight_decay": [5e-4]}],
-    },
+GRIDS: dict[str, list[dict[str, list[Any]]]] = {
+    "memit": [{**_MASS, "layers": [(7, 8, 9)], "prior_weight": [100.0], "passes": [2]}],
+    "emmet": [
+        {**_MASS, "layers": [(9,)], "softness": [30.0, 100.0, 300.0], "passes": [2]},
+        {**_MASS, "layers": [(7, 8, 9)], "softness": [30.0], "passes": [2]},
+    ],
+    # Published: 2e-2, absolute, and ridge 10. SmolLM2's spectrum is flat: nothing is below 0.03 of its mean.
+    "alphaedit": [
+        {**_MASS, "layers": [(7, 8, 9)], "threshold": [0.005, 0.01, 0.02], "threshold_unit": ["absolute"],
+         "ridge": [0.3, 3.0], "passes": [2]},
+    ],
+    "pmet": [
+        {**_MASS, "layers": [(7, 8, 9)], "prior_weight": [30.0, 300.0], "clamp": [1.0, 4.0], "passes": [2]},
+    ],
+    "rome": [_ROME],
+    "r-rome": [_ROME],
+    "shift": [
+        {"layers": [(14,), (18,), (22,), (26,)], "learning_rate": [0.06, 0.24]},
+        {"layers": [(18,), (22,), (26,)], "margin": [0.5, 2.0], "value": ["target", "contrastive"]},
+        {"layers": [(18,), (22,), (26,)], "margin": [0.5, 2.0], "value": ["contrastive"], "whitened": [True],
+         "moment_tokens": [10_000]},
+        {"layers": [(9,), (14,), (18,)], "margin": [1.0], "value": ["contrastive"], "key": ["subject"],
+         "whitened": [True], "moment_tokens": [10_000]},
+    ],
+    "ft": [{"layers": [(5,), (14,), (22,)], "learning_rate": [5e-4]}],
+    "ft-l": [{"layers": [(5,), (14,), (22,)], "learning_rate": [5e-4], "linf": [2e-3]}],
+    "ft-w": [{"layers": [(5,), (14,), (22,)], "learning_rate": [5e-4], "weight_decay": [5e-4]}],
+    "sgd": [{"layers": [(9,), (14,), (20,), (26,)], "learning_rate": [0.1, 0.3, 1.0]}],
+    "adam": [{"layers": [(9,), (14,), (20,), (26,)], "learning_rate": [3e-3, 1e-2]}],
+    "mend": [{"editor": ["runs/mend-smollm2.safetensors"], "scale": [0.25, 0.5, 1.0]}],
+    "kn": [
+        {"layers": [tuple(range(10, 30))], "prefixes": [0], "threshold": [0.2], "max_neurons": [5, 20],
+         "strength": [0.5, 2.0], "signed": [True], "steps": [10]},
+    ],
 }  # fmt: skip
 
 
@@ -108,11 +96,11 @@ class Tuning:
     def __init__(self, lm: LanguageModel, facts: Sequence[Fact], measured: int, out: Path) -> None:
         self.lm, self.facts, self.measured, self.out = lm, tuple(facts), measured, out
 
-    def try_all(self, name: str, grid: str, singles: int, together: int) -> None:
+    def try_all(self, name: str, singles: int, together: int) -> None:
         file = self.out / f"{name}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
         known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-        for settings in combinations(GRIDS[grid][name]):
+        for settings in combinations(GRIDS[name]):
             row: dict[str, Any] = {"method": name, "settings": json.loads(json.dumps(settings))}
             for count, singly in ((singles, True), (together, False)):
                 at = {"facts": count, "singly": singly, "measured": count if singly else min(count, self.measured)}
@@ -165,7 +153,6 @@ def show(row: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Find settings for the embedded model.")
     parser.add_argument("methods")
-    parser.add_argument("--grid", choices=sorted(GRIDS), default="default")
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--singles", type=int, default=50)
     parser.add_argument("--measured", type=int, default=200)
@@ -183,7 +170,7 @@ def main() -> None:
     tuning = Tuning(lm, facts, chosen.measured, chosen.out)
     print("method     edits             Score     ES     PS     NS      time  settings")
     for method in chosen.methods.split(","):
-        tuning.try_all(method, chosen.grid, chosen.singles, chosen.n)
+        tuning.try_all(method, chosen.singles, chosen.n)
 
 
 if __name__ == "__main__":

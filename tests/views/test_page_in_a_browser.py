@@ -1,29 +1,9 @@
 """The page in headless Chromium: it draws, it switches, keys move through it, and no token becomes markup."""
 
-import os
-import shutil
-
 import pytest
-from playwright.sync_api import sync_playwright
 from views_helpers import TOKENS, small_grid
 
 from errata.views.html import notebook, page
-
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--no-first-run",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = os.environ.get("ERRATA_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not path:
-        pytest.skip("no Chromium on this machine: apt-get install chromium, or set ERRATA_CHROMIUM")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ import re
 from dataclasses import replace
 
 import pytest
-from playwright.sync_api import sync_playwright
-from test_page_in_a_browser import FLAGS
 from views_helpers import TOKENS, small_grid
 
 from errata.views.grid import Grid, ValueSheet
@@ -61,20 +59,6 @@ def test_json_keeps_the_cells_that_were_not_run():
     record = json.loads(grid().to_json())
     assert record["sheets"][0]["values"][0][0] is None
     assert record["sheets"][0]["facts"] == {"clean, %": 61.5}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    import os
-    import shutil
-
-    path = os.environ.get("ERRATA_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not path:
-        pytest.skip("no Chromium on this machine: apt-get install chromium, or set ERRATA_CHROMIUM")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 def opened(browser, tmp_path, content: Grid):

@@ -96,7 +96,7 @@ EMMET_PRESETS = (
     _row("SmolLM2-135M", _MANY, SMOLLM2, _emmet(9, softness=300.0, **_MEASURED)),
     _row(
         "SmolLM2-135M, from 300 facts on",
-        "MEMIT's λ, measured with 1,000 facts",
+        "MEMIT's λ; not measured with EMMET",
         SMOLLM2,
         _emmet(9, softness=3000.0, **_MEASURED),
         least_facts=300,

@@ -1,8 +1,8 @@
 """Robustness of target values: what is left of a fact when its value is reached only in part.
 
 A layer loop never lands the whole of a value shift, and what a prompt in other words gives is further off still. A low
-loss at the value itself does not tell whether an edit will hold: in a lower layer a value may lie in a narrow valley.
-So the loss is read a little way back, at start + reach · (value − start). Equals full forwards
+loss at the value itself does not tell whether an edit will hold, for the value may lie in a narrow valley (on SmolLM2
+those of the upper layers do). So the loss is read a little way back, at start + reach · (value − start). Equals full forwards
 (tests/reference/memit.py).
 """
 
@@ -16,7 +16,7 @@ from errata.edit.value_problem import Evaluator, Site, prepare
 from errata.facts import Fact
 from errata.models import LanguageModel
 
-# A layer loop of one pass lands about so much on small models.
+# A good layer loop lands more, a strong prior (large λ) much less.
 REACH = 0.8
 
 
