@@ -3,8 +3,8 @@
 Restoring something at token t changes nothing before t, and nothing below the layer it begins in. So a restoration runs
 the tokens from t on, over the corrupted run's keys and values, from its first layer on. All restorations at one token
 have rows of one length, hence need no padding, and whatever kind they are of, token t is their first column: rows that
-begin higher up join those on their way, until one batch of them reaches the top. Equals one full run a restoration
-(tests/reference/trace.py).
+begin higher up join those on their way, until one batch of them reaches the top. In the first layer of a window only
+token t differs, so that layer runs for one column. Equals one full run a restoration (tests/reference/trace.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,8 +24,9 @@ from errata.tracing.runs import WRITERS, States, answer_probability, final_hidde
 class Cell:
     """One restoration at a token: its first layer run, and the layers whose writer is held, clean or corrupted.
 
-    first: the layer that the rows enter.  writer: "mlp" or "attention", None where nothing is held.  The hidden state
-    entering `first` is the clean one where `hidden`.
+    first: the lowest layer that all columns enter.  writer: "mlp" or "attention", None where nothing is held.  What
+    enters `first` at the token is the clean state where `hidden`, else the corrupted one changed by the window's first
+    layer.
     """
 
     first: int
@@ -38,7 +39,7 @@ def cell_of(kind: Kind, layer: int, window: int, num_layers: int) -> Cell:
     """What restoring `kind` at `layer` means for the rows that run it."""
     if kind in WRITERS:
         held = window_of(layer, window, num_layers)
-        return Cell(held.start, False, kind, held)
+        return Cell(held.start + 1, False, kind, held)
     # Below the restored layer a severed writer writes what it wrote anyway.
     writer = None if kind == "hidden" else kind.removesuffix(" severed")
     return Cell(layer + 1, True, writer, range(layer + 1, num_layers) if writer else range(0))
@@ -87,7 +88,7 @@ class _Climb:
             entering = self._entering(first, joining)
             hidden = entering if hidden is None else torch.cat([hidden, entering])
             if first < stop:
-                hidden = self._run(hidden, first, stop)
+                hidden = self._run(hidden, range(len(hidden)), first, stop)
         assert hidden is not None
         return final_hidden(self.lm, hidden[:, -1])
 
@@ -101,32 +102,40 @@ class _Climb:
             joined += count
 
     def _entering(self, layer: int, rows: range) -> Float[Tensor, "row pos d_model"]:
-        """The corrupted runs' states from the token on, the token's own clean where the hidden state is restored."""
+        """The corrupted runs' states from the token on, the token's own clean or changed by a window's first layer."""
         at = self.position - self.corrupted.start
         entering = self.corrupted.entering[layer][self.samples[rows.start : rows.stop], at:]
         restored = [i for i, row in enumerate(rows) if self.cells[row].hidden]
         entering[restored, 0] = self.clean.entering[layer][0, at]
+        windows = [row for row in rows if not self.cells[row].hidden]
+        if windows:
+            below = self.corrupted.entering[layer - 1][[self.samples[row] for row in windows], at : at + 1]
+            entering[[row - rows.start for row in windows], :1] = self._run(below, windows, layer - 1, layer)
         return entering
 
-    def _run(self, hidden: Float[Tensor, "row pos d_model"], first: int, stop: int) -> Tensor:
+    def _run(
+        self, hidden: Float[Tensor, "row pos d_model"], rows: Sequence[int], first: int, stop: int
+    ) -> Float[Tensor, "row pos d_model"]:
+        """Layers [first, stop) on the states of some rows."""
         layers = range(first, stop)
-        count = len(hidden)
-        rows = torch.tensor(self.samples[:count], device=hidden.device)
+        samples = torch.tensor([self.samples[row] for row in rows], device=hidden.device)
         mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
-        prefix = prefix_of(self.corrupted, self.position, rows, layers)
-        with outputs_held(self.lm, self._held(layers, count), batch=count):
+        prefix = prefix_of(self.corrupted, self.position, samples, layers)
+        with outputs_held(self.lm, self._held(layers, rows), batch=len(rows)):
             run = run_layers(self.lm, hidden, mask, first=first, stop=stop, prefix=prefix)
         assert run.hidden is not None
         return run.hidden
 
-    def _held(self, layers: range, count: int) -> dict[Place, Held]:
+    def _held(self, layers: range, rows: Sequence[int]) -> dict[Place, Held]:
         found = {}
         for layer in layers:
             for writer, matrix in WRITERS.items():
-                rows = [i for i in range(count) if self.cells[i].writer == writer and layer in self.cells[i].held]
-                if rows:
+                cells = [self.cells[row] for row in rows]
+                held = [i for i, cell in enumerate(cells) if cell.writer == writer and layer in cell.held]
+                if held:
                     found[Place(layer, matrix)] = Held(
-                        torch.tensor(rows, device=self.lm.device), self._values(layer, writer, rows)
+                        torch.tensor(held, device=self.lm.device),
+                        self._values(layer, writer, [rows[i] for i in held]),
                     )
         return found
 
