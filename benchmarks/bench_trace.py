@@ -1,6 +1,6 @@
 """Causal tracing on the embedded model: the whole trace of a prompt, against one full run for every restoration.
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_trace.py [--sample 4] [--samples 10]
+    python benchmarks/bench_trace.py [--sample 4] [--samples 10]
 
 ours: everything `errata trace --facts` does for a fact: hidden states, MLP and attention windows at every token and
 layer, and the severed states at the subject's last token.  plain: as published (tests/reference/trace.py), a full run
