@@ -46,7 +46,7 @@ def run_bench_command(
     found = _data(data, parsed.dataset)
     read_records(found, parsed)
     for name in ("corpus", "text"):
-        if sources[name] is not None and not sources[name].startswith("dataset:"):
+        if sources[name] is not None:
             open_corpus(sources[name], field=sources["field"])
     texts = None
     if references is not None and not parsed.generate:

@@ -265,7 +265,7 @@ def check_cheaply(overrides: dict[str, Any], corpus: str | None, *, field: str, 
 
     find_method(method).config_type(**{"layers": (0,), **overrides})
     home()
-    if corpus is not None and not corpus.startswith("dataset:"):
+    if corpus is not None:
         open_corpus(corpus, field=field)
 
 
