@@ -39,7 +39,7 @@ _PASSES = {"passes": (2.0, 0.5)}
 
 def _mass(**fields: Any) -> SearchSpace:
     late = {**_PASSES, **fields.pop("late", {})}
-    return SearchSpace(depths=_AROUND_A_THIRD, widths=(3, 1, 5), dear=_VALUES, late=late, **fields)
+    return SearchSpace(depths=_AROUND_A_THIRD, widths=(3, 5, 1, 7), dear=_VALUES, late=late, **fields)
 
 
 def _lambda(lm: LanguageModel) -> float:
