@@ -188,7 +188,7 @@ def test_the_embedded_model_has_a_measured_preset(smollm2):
     assert settings.config.layers == (7, 8, 9)
     # What benchmarks/README.md measures.
     found = [settings_for(smollm2, count).config for count in (1, 100, 299, 300, 1000)]
-    assert [(c.prior_weight, c.passes, c.clamp) for c in found] == [(100, 2, 1)] * 3 + [(3000, 2, 1)] * 2
+    assert [(c.prior_weight, c.passes, c.clamp) for c in found] == [(100, 2, 1)] * 3 + [(10_000, 3, 1)] * 2
     assert [(c.layers[0], c.layers[-1], c.schedule) for c in found] == [(7, 9, "published")] * 3 + [(5, 9, "fast")] * 2
     assert settings_for(smollm2, layers=(3, 4), clamp=2.0).config.layers == (3, 4)
     with pytest.raises(ConfigError, match="30 layers, 0–29"):
