@@ -2,8 +2,8 @@
 
 A layer loop never lands the whole of a value shift, and what a prompt in other words gives is further off still. A low
 loss at the value itself does not tell whether an edit will hold, for the value may lie in a narrow valley (on SmolLM2
-those of the upper layers do). So the loss is read a little way back, at start + reach · (value − start). Equals full forwards
-(tests/reference/memit.py).
+those of the upper layers do). So the loss is read a little way back, at start + reach · (value − start). Equals full
+forwards (tests/reference/memit.py).
 """
 
 from collections.abc import Sequence

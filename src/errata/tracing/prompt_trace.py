@@ -140,6 +140,7 @@ def _with_notes(found: Trace, answer_tokens: int) -> Trace:
             "bring back."
         )
     if len(found.samples) < found.config.samples:
-        why = "zeros are the same every time" if found.config.corruption == "zero" else "no further subject was given that fits"
+        zeros = found.config.corruption == "zero"
+        why = "zeros are the same every time" if zeros else "no further subject was given that fits"
         notes.append(f"{len(found.samples)} corrupted run{'s' * (len(found.samples) > 1)}: {why}.")
     return replace(found, notes=tuple(notes))
