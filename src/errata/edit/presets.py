@@ -46,7 +46,7 @@ def _memit(layers: range, **fields: Any) -> MemitConfig:
 
 
 _EASYEDIT = {"clamp": 4.0, "value_steps": 25, "weight_decay": 1e-3, "prior_weight": 15000.0}
-# On the embedded model; docs/results.md tells how: benchmarks/tune_methods.py, records from 5,000 on.
+# On the embedded model, records from 5,000 on. How: docs/results.md; for a thousand facts docs/tuning-smollm2.md.
 _SINGLE, _MANY = "measured with 50 single edits", "measured with 50 single edits and 100 at once"
 _MEASURED = {"clamp": 1.0, "passes": 2, "moment_tokens": 10_000}
 # Where target values take half an hour, the schedule that needs half the updates (as good: benchmarks/README.md).
