@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import contextmanager
 
 import pytest
 
@@ -93,6 +94,27 @@ def test_a_run_that_was_killed_goes_on_and_gives_the_same_bytes(lm, facts, tmp_p
     run(lm, facts, tmp_path / "killed")
     assert len(traced) == 4  # the first fact was not traced again
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+class Counted(type(SILENT)):
+    """Counts what a stage announces and what it advances by."""
+
+    @contextmanager
+    def stage(self, what, total, unit, *, done=0):
+        assert (what, unit) == ("traces of 3 facts", "positions")
+        self.total, self.done, self.steps = total, done, []
+        yield self.steps.append
+
+
+def test_progress_counts_what_takes_the_time(lm, facts, tmp_path):
+    """A restoration runs its token and all later ones: of a prompt with n tokens from the subject on, n(n + 1)/2."""
+    sink = Counted()
+    config = TraceConfig(**OPTIONS)
+    whole = [sum(range(1, len(one.ids) - one.first + 1)) for one in (traced_fact(lm, fact) for fact in facts[:3])]
+    TraceRun.of(lm, facts, config, tmp_path, {}, False, SILENT).average(sink)
+    assert (sink.total, sink.done, sink.steps) == (sum(whole), 0, whole)
+    TraceRun.of(lm, facts, config, tmp_path, {}, False, SILENT).average(sink)
+    assert (sink.total, sink.done, sink.steps) == (sum(whole), sum(whole), [])
 
 
 def test_a_damaged_record_is_made_again(lm, facts, tmp_path):

@@ -7,6 +7,7 @@ from errata.models import (
     Held,
     Place,
     embeddings_replaced,
+    mlps_run_at,
     outputs_held,
     outputs_kept,
     projection,
@@ -53,3 +54,27 @@ def test_other_embeddings_are_those_of_another_prompt(variant):
         found = lm.hf(ids, attention_mask=torch.ones_like(ids)).logits
     torch.testing.assert_close(found, lm.hf(others, attention_mask=torch.ones_like(ids)).logits)
     assert not lm.embed_tokens._forward_hooks
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_an_mlp_that_runs_at_some_positions_writes_there_what_it_wrote_and_zeros_elsewhere(variant):
+    lm = tiny_model(variant)
+    ids = torch.arange(24).reshape(3, 8) + 5
+    ones, place = torch.ones_like(ids), Place(1, "down")
+    with outputs_kept(lm, [place], 3) as before:
+        plain = run_layers(lm, ids, ones).hidden
+    needed = torch.rand(3, 8, generator=torch.Generator().manual_seed(0)) < 0.5
+    sizes = []
+    down = projection(lm, *place).module
+    with mlps_run_at(lm, {1: needed, 2: ones.bool()}), outputs_kept(lm, [place], 3) as kept:
+        counter = down.register_forward_pre_hook(lambda _module, arguments: sizes.append(arguments[0].shape[0]))
+        run_layers(lm, ids, ones)
+        counter.remove()
+    assert sizes == [int(needed.sum())]
+    torch.testing.assert_close(kept[place][needed], before[place][needed])
+    assert not kept[place][~needed].any()
+    with mlps_run_at(lm, {1: torch.zeros_like(needed)}), outputs_kept(lm, [place], 3) as kept:
+        run_layers(lm, ids, ones)
+    assert not kept[place].any()
+    torch.testing.assert_close(run_layers(lm, ids, ones).hidden, plain)

@@ -75,17 +75,19 @@ def test_the_batch_size_changes_nothing(variant, batch_tokens):
         torch.testing.assert_close(other.attribution[kind], usual.attribution[kind], rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("window", [1, 3, 10])
-def test_windows_of_any_width(window):
-    lm = tiny_model("llama")
+@pytest.mark.parametrize("variant", ["llama", "gpt2", "opt"])
+@pytest.mark.parametrize("window", [1, 3, 5, 10])
+def test_windows_of_any_width(variant, window):
+    lm = tiny_model(variant)
     options = {**OPTIONS, "window": window}
-    found = trace(lm, PROMPT, SUBJECT, kinds=["mlp"], **options)
+    found = trace(lm, PROMPT, SUBJECT, kinds=["mlp", "attention"], **options)
     one, embedded = plain_batch(lm, PROMPT, SUBJECT, **options)
-    for layer in range(lm.num_layers):
-        expected = slow.restored(
-            lm, one.ids, embedded, found.answer_id, kind="mlp", layer=layer, position=one.last, window=window
-        )
-        assert float(found.restored["mlp"][layer, one.last]) == pytest.approx(expected, abs=1e-6)
+    for kind in ("mlp", "attention"):
+        for layer in range(lm.num_layers):
+            expected = slow.restored(
+                lm, one.ids, embedded, found.answer_id, kind=kind, layer=layer, position=one.last, window=window
+            )
+            assert float(found.restored[kind][layer, one.last]) == pytest.approx(expected, abs=1e-6), (kind, layer)
 
 
 @pytest.mark.parametrize("corruption", ["gaussian", "uniform", "swap", "zero"])

@@ -12,7 +12,7 @@ from errata.jobs.records import read_record, write_record
 from errata.jobs.usable import usable_facts
 from errata.models import LanguageModel, token_texts, tokenizer_digest
 from errata.store import digest, home
-from errata.tracing import Trace, TraceConfig, config_of, trace_prompt
+from errata.tracing import Trace, TraceConfig, config_of, restored_positions, trace_prompt
 from errata.tracing.average import AverageTrace, FactTrace, Unknown, fact_trace
 from errata.tracing.corruption import corrupted_subject, subject_std
 from errata.tracing.document import describe
@@ -100,16 +100,19 @@ class TraceRun:
     def average(self, progress: ProgressSink) -> AverageTrace:
         """Trace what is not kept yet, and average."""
         paths = [self._path(fact) for fact, _ in self.known]
-        kept = sum(read_record(path) is not None for path in paths)
-        progress.note(self.plan(kept))
+        kept = [read_record(path) is not None for path in paths]
+        progress.note(self.plan(sum(kept)))
+        # A restoration runs its token and all later ones, so a long prompt takes more than its share of the time.
+        work = [sum(len(one.ids) - at for at in restored_positions(one, self.config)) for _, one in self.known]
+        done = sum(amount for amount, there in zip(work, kept, strict=True) if there)
         found: list[FactTrace] = []
-        with progress.stage("traces", len(paths), "facts", done=kept) as advance:
-            for (fact, one), path in zip(self.known, paths, strict=True):
+        with progress.stage(f"traces of {len(paths)} facts", sum(work), "positions", done=done) as advance:
+            for (fact, one), path, amount in zip(self.known, paths, work, strict=True):
                 record = read_record(path)
                 if record is None:
                     trace = trace_prompt(self.lm, one, self.config, std=self.std, others=self._others(fact))
                     record = write_record(path, trace_record(trace))
-                    advance(1)
+                    advance(amount)
                 found.append(fact_trace(fact.id, trace_from(record)))
         return AverageTrace(
             model=self.lm.name,
@@ -132,8 +135,7 @@ class TraceRun:
     def plan(self, kept: int) -> str:
         """What the run will do, in words."""
         total = len(self.known) + len(self.unknown) + len(self.unfit)
-        every = self.config.tokens == "all"
-        tokens = sum(len(one.ids) - one.first if every else 1 for _, one in self.known)
+        tokens = sum(len(restored_positions(one, self.config)) for _, one in self.known)
         restorations = tokens * self.lm.num_layers * len(self.config.kinds)
         exact = (
             f"about {restorations:,} restorations of {', '.join(self.config.kinds)}"

@@ -3,7 +3,14 @@
 from errata.models.backward import Backward, gradients, run_backward, run_taps, widened
 from errata.models.families import FAMILIES, Family
 from errata.models.identity import config_digest, matmul_precision, tokenizer_digest
-from errata.models.interventions import Held, embeddings_replaced, outputs_held, outputs_kept, token_embeddings
+from errata.models.interventions import (
+    Held,
+    embeddings_replaced,
+    mlps_run_at,
+    outputs_held,
+    outputs_kept,
+    token_embeddings,
+)
 from errata.models.language_model import LanguageModel
 from errata.models.load import load, wrap
 from errata.models.low_rank import RowFactors, rows_updated
@@ -66,6 +73,7 @@ __all__ = [
     "matmul_precision",
     "matrices",
     "mlp_matrices",
+    "mlps_run_at",
     "outputs_held",
     "outputs_kept",
     "outputs_moved",

@@ -1,4 +1,4 @@
-"""Holds on a forward pass: other token embeddings, and what attention or an MLP writes kept or set at one column.
+"""Holds on a forward pass: other token embeddings, what attention or an MLP writes kept or set, MLPs run in part.
 
 What a block's MLP or attention writes is the output of its last map (down, o): before a post-norm, a multiplier and the
 residual stream, whichever a family has.
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from errata.models.language_model import LanguageModel
-from errata.models.projections import Place, projection
+from errata.models.projections import Place, mlp_matrices, projection
 
 
 class Held(NamedTuple):
@@ -79,6 +79,42 @@ def outputs_held(lm: LanguageModel, held: Mapping[Place, Held], *, batch: int, c
 
     hooks = [projection(lm, *place).module.register_forward_hook(hook_of(one)) for place, one in held.items()]
     try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+@contextmanager
+def mlps_run_at(lm: LanguageModel, needed: Mapping[int, Bool[Tensor, "batch pos"]]) -> Iterator[None]:
+    """Run the MLPs of some layers at the needed positions alone; elsewhere they write zeros.
+
+    Exact at the needed ones: an MLP maps every position by itself. Hooks on what it writes must come after this one.
+    """
+    hooks = []
+
+    def restrict(layer: int, wanted: Bool[Tensor, "batch pos"]) -> None:
+        at = wanted.flatten().nonzero().squeeze(1)
+        shape: list[torch.Size] = []
+
+        def pack(_module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            # OPT's MLP sees all positions of the batch in one axis.
+            shape[:] = [arguments[0].shape]
+            return (arguments[0].flatten(end_dim=-2)[at], *arguments[1:])
+
+        def unpack(_module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:
+            whole = output.new_zeros(wanted.numel(), output.shape[-1])
+            whole[at] = output
+            return whole.reshape(*shape[0][:-1], -1)
+
+        *reading, down = (projection(lm, layer, matrix).module for matrix in mlp_matrices(lm.family))
+        # A fused gate and up is one module.
+        hooks.extend(module.register_forward_pre_hook(pack) for module in dict.fromkeys(reading))
+        hooks.append(down.register_forward_hook(unpack))
+
+    try:
+        for layer, wanted in needed.items():
+            restrict(layer, wanted)
         yield
     finally:
         for handle in hooks:

@@ -3,7 +3,7 @@
 from errata.tracing.average import AverageTrace
 from errata.tracing.config import CORRUPTIONS, KINDS, SEVERED, Kind, TraceConfig
 from errata.tracing.layers import LayerRange, propose_layers
-from errata.tracing.prompt_trace import config_of, trace, trace_prompt
+from errata.tracing.prompt_trace import config_of, restored_positions, trace, trace_prompt
 from errata.tracing.result import Trace
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "TraceConfig",
     "config_of",
     "propose_layers",
+    "restored_positions",
     "trace",
     "trace_prompt",
 ]

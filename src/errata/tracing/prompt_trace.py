@@ -93,6 +93,11 @@ def trace_prompt(
     return _with_notes(found, one.answer_tokens)
 
 
+def restored_positions(one: Traced, config: TraceConfig) -> Sequence[int]:
+    """The tokens at which states are restored."""
+    return range(one.first, len(one.ids)) if config.tokens == "all" else [one.last]
+
+
 def _restored(
     lm: LanguageModel,
     one: Traced,
@@ -109,7 +114,7 @@ def _restored(
         if kind in found and config.severed == "last subject":
             found[kind][:] = torch.nan
     layers = range(lm.num_layers)
-    positions = range(one.first, len(one.ids)) if config.tokens == "all" else [one.last]
+    positions = restored_positions(one, config)
     if config.tokens != "all":
         for cells in found.values():
             cells[:, one.first :] = torch.nan

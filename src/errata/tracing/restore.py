@@ -4,18 +4,20 @@ Restoring something at token t changes nothing before t, and nothing below the l
 the tokens from t on, over the corrupted run's keys and values, from its first layer on. All restorations at one token
 have rows of one length, hence need no padding, and whatever kind they are of, token t is their first column: rows that
 begin higher up join those on their way, until one batch of them reaches the top. In the first layer of a window only
-token t differs, so that layer runs for one column. Equals one full run a restoration (tests/reference/trace.py).
+token t differs, so that layer runs for one column. Windows cut off at layer 0 are one until the shorter ones end, which
+join there as copies. An MLP does not run where its output is held, nor in the top layer for tokens that nobody reads.
+Equals one full run a restoration (tests/reference/trace.py).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from errata.models import Held, LanguageModel, Place, outputs_held, run_layers
+from errata.models import Held, LanguageModel, Place, mlps_run_at, outputs_held, run_layers
 from errata.tracing.config import Kind, window_of
 from errata.tracing.runs import WRITERS, States, answer_probability, final_hidden, prefix_of
 
@@ -59,90 +61,129 @@ def restored_probabilities(
     """The answer's probability in every corrupted run with each cell restored at one token."""
     samples, length = corrupted.entering[0].shape[:2]
     width = length - (position - corrupted.start)
-    rows = sorted(((cell.first, c, s) for c, cell in enumerate(cells) for s in range(samples)), key=lambda row: row[0])
+    every = sorted(((c, s) for c in range(len(cells)) for s in range(samples)), key=lambda row: cells[row[0]].first)
     most = max(1, batch_tokens // width)
     found = torch.zeros(len(cells), samples, dtype=torch.float64)
-    for at in range(0, len(rows), most):
-        group = [(cells[c], c, s) for _, c, s in rows[at : at + most]]
-        climb = _Climb(lm, clean, corrupted, position, [cell for cell, _, _ in group], [s for _, _, s in group])
-        values = answer_probability(lm, climb.top(), answer)
-        found[[c for _, c, _ in group], [s for _, _, s in group]] = values
+    for at in range(0, len(every), most):
+        rows = _climbing(cells, every[at : at + most])
+        values = answer_probability(lm, _Climb(lm, clean, corrupted, position, rows).top(), answer)
+        found[[row.number for row in rows], [row.sample for row in rows]] = values
     return found
 
 
 @dataclass(frozen=True)
+class _Row:
+    """Cell `number` in one sample. It joins at a layer: as a copy of row `trunk` where there is one, else by itself."""
+
+    number: int
+    cell: Cell
+    sample: int
+    joins: int
+    trunk: tuple[int, int] | None = None
+
+
+def _climbing(cells: Sequence[Cell], group: Sequence[tuple[int, int]]) -> list[_Row]:
+    """The rows of a batch in the order in which they join, copies after others; trunks are the longest windows."""
+    trunks: dict[tuple[str | None, int, int], tuple[int, int]] = {}
+    for number, sample in sorted(group, key=lambda row: -cells[row[0]].held.stop):
+        cell = cells[number]
+        if not cell.hidden:
+            trunks.setdefault((cell.writer, cell.held.start, sample), (number, sample))
+    rows = []
+    for number, sample in group:
+        cell = cells[number]
+        trunk = None if cell.hidden else trunks[cell.writer, cell.held.start, sample]
+        # A window of one layer ends where its trunk begins.
+        if trunk in (None, (number, sample)) or cell.held.stop == cell.first:
+            rows.append(_Row(number, cell, sample, cell.first))
+        else:
+            rows.append(_Row(number, cell, sample, cell.held.stop, trunk))
+    return sorted(rows, key=lambda row: (row.joins, row.trunk is not None))
+
+
+@dataclass(frozen=True)
 class _Climb:
-    """Rows in the order of their first layers, each a cell in one sample."""
+    """Rows in the order in which they join."""
 
     lm: LanguageModel
     clean: States
     corrupted: States
     position: int
-    cells: Sequence[Cell]
-    samples: Sequence[int]
+    rows: Sequence[_Row]
 
     def top(self) -> Float[Tensor, "row d_head"]:
         """The backbone's output at the last position of every row."""
+        places = {(row.number, row.sample): i for i, row in enumerate(self.rows)}
+        starts = sorted({row.joins for row in self.rows})
         hidden: Tensor | None = None
-        for first, stop, joining in self._stretches():
-            entering = self._entering(first, joining)
-            hidden = entering if hidden is None else torch.cat([hidden, entering])
+        for first, stop in pairwise([*starts, self.lm.num_layers]):
+            joining = [row for row in self.rows if row.joins == first]
+            entering = self._entering(first, [row for row in joining if row.trunk is None])
+            if hidden is not None:
+                copied = [places[row.trunk] for row in joining if row.trunk is not None]
+                entering = torch.cat([hidden, entering, hidden[copied]])
+            hidden = entering
             if first < stop:
-                hidden = self._run(hidden, range(len(hidden)), first, stop)
+                hidden = self._run(hidden, self.rows[: len(hidden)], first, stop)
         assert hidden is not None
         return final_hidden(self.lm, hidden[:, -1])
 
-    def _stretches(self) -> Iterator[tuple[int, int, range]]:
-        """Layers [first, stop) that run without anyone joining, and the rows that join at their beginning."""
-        starts = sorted({cell.first for cell in self.cells})
-        joined = 0
-        for first, stop in pairwise([*starts, self.lm.num_layers]):
-            count = sum(cell.first == first for cell in self.cells)
-            yield first, stop, range(joined, joined + count)
-            joined += count
-
-    def _entering(self, layer: int, rows: range) -> Float[Tensor, "row pos d_model"]:
+    def _entering(self, layer: int, rows: Sequence[_Row]) -> Float[Tensor, "row pos d_model"]:
         """The corrupted runs' states from the token on, the token's own clean or changed by a window's first layer."""
         at = self.position - self.corrupted.start
-        entering = self.corrupted.entering[layer][self.samples[rows.start : rows.stop], at:]
-        restored = [i for i, row in enumerate(rows) if self.cells[row].hidden]
+        entering = self.corrupted.entering[layer][[row.sample for row in rows], at:]
+        restored = [i for i, row in enumerate(rows) if row.cell.hidden]
         entering[restored, 0] = self.clean.entering[layer][0, at]
-        windows = [row for row in rows if not self.cells[row].hidden]
+        windows = [i for i, row in enumerate(rows) if not row.cell.hidden]
         if windows:
-            below = self.corrupted.entering[layer - 1][[self.samples[row] for row in windows], at : at + 1]
-            entering[[row - rows.start for row in windows], :1] = self._run(below, windows, layer - 1, layer)
+            chosen = [rows[i] for i in windows]
+            below = self.corrupted.entering[layer - 1][[row.sample for row in chosen], at : at + 1]
+            entering[windows, :1] = self._run(below, chosen, layer - 1, layer)
         return entering
 
     def _run(
-        self, hidden: Float[Tensor, "row pos d_model"], rows: Sequence[int], first: int, stop: int
+        self, hidden: Float[Tensor, "row pos d_model"], rows: Sequence[_Row], first: int, stop: int
     ) -> Float[Tensor, "row pos d_model"]:
         """Layers [first, stop) on the states of some rows."""
         layers = range(first, stop)
-        samples = torch.tensor([self.samples[row] for row in rows], device=hidden.device)
+        samples = torch.tensor([row.sample for row in rows], device=hidden.device)
         mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
         prefix = prefix_of(self.corrupted, self.position, samples, layers)
-        with outputs_held(self.lm, self._held(layers, rows), batch=len(rows)):
+        held = self._held(layers, rows)
+        with mlps_run_at(self.lm, self._needed(held, layers, mask)), outputs_held(self.lm, held, batch=len(rows)):
             run = run_layers(self.lm, hidden, mask, first=first, stop=stop, prefix=prefix)
         assert run.hidden is not None
         return run.hidden
 
-    def _held(self, layers: range, rows: Sequence[int]) -> dict[Place, Held]:
+    def _needed(
+        self, held: Mapping[Place, Held], layers: range, mask: Int[Tensor, "row pos"]
+    ) -> dict[int, Bool[Tensor, "row pos"]]:
+        """Where MLPs have to run, in the layers where that is not everywhere."""
+        found = {}
+        for layer in layers:
+            needed = mask.bool()
+            if layer == self.lm.num_layers - 1:
+                needed[:, :-1] = False
+            if (one := held.get(Place(layer, WRITERS["mlp"]))) is not None:
+                needed[one.rows, 0] = False
+            if not bool(needed.all()):
+                found[layer] = needed
+        return found
+
+    def _held(self, layers: range, rows: Sequence[_Row]) -> dict[Place, Held]:
         found = {}
         for layer in layers:
             for writer, matrix in WRITERS.items():
-                cells = [self.cells[row] for row in rows]
-                held = [i for i, cell in enumerate(cells) if cell.writer == writer and layer in cell.held]
+                held = [i for i, row in enumerate(rows) if row.cell.writer == writer and layer in row.cell.held]
                 if held:
-                    found[Place(layer, matrix)] = Held(
-                        torch.tensor(held, device=self.lm.device),
-                        self._values(layer, writer, [rows[i] for i in held]),
-                    )
+                    values = self._values(layer, writer, [rows[i] for i in held])
+                    found[Place(layer, matrix)] = Held(torch.tensor(held, device=self.lm.device), values)
         return found
 
-    def _values(self, layer: int, writer: str, rows: Sequence[int]) -> Float[Tensor, "row d_model"]:
+    def _values(self, layer: int, writer: str, rows: Sequence[_Row]) -> Float[Tensor, "row d_model"]:
         """What the writer wrote at the token: in the corrupted run where the hidden state is restored, else clean."""
         at = self.position - self.corrupted.start
-        values = self.corrupted.written[writer][layer][[self.samples[i] for i in rows], at]
-        windows = [n for n, i in enumerate(rows) if not self.cells[i].hidden]
+        values = self.corrupted.written[writer][layer][[row.sample for row in rows], at]
+        windows = [i for i, row in enumerate(rows) if not row.cell.hidden]
         values[windows] = self.clean.written[writer][layer][0, at]
         return values
