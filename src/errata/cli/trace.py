@@ -40,7 +40,7 @@ def run_trace(
     patch_folder = None if patch_folder is None else expanded(patch_folder, "--patch")
     if prompt is not None:
         _refuse(many, "--facts")
-        _one(prompt, one, chosen, outputs, patch_folder, load)
+        _one(prompt, one, chosen, outputs, patch_folder, load, quiet)
     else:
         _refuse({**one, **outputs}, "a prompt")
         assert facts_file is not None
@@ -64,6 +64,7 @@ def _one(
     outputs: dict[str, Path],
     patch_folder: Path | None,
     load: dict[str, Any],
+    quiet: bool,
 ) -> None:
     from errata.facts.checks import check_subject
     from errata.jobs.lens_job import check_outputs
@@ -79,12 +80,13 @@ def _one(
         raise ConfigError("--corruption swap and --swap OTHER-SUBJECT (repeatable) belong together.")
     options = {**options, "severed": "all" if options["severed"] else "none"}
     _check_options(options)
-    with with_patch(patch_folder, load) as (lm, patch):
+    progress = progress_on(quiet=quiet)
+    with with_patch(patch_folder, load, progress) as (lm, patch):
         from errata.jobs.trace_prompt_job import grid_with_lens, trace_text, write_trace
         from errata.tracing import trace
 
         with patch.applied(lm) if patch else nullcontext():
-            found = trace(lm, prompt, one["subject"], one["answer"], swap=swap, **options)
+            found = trace(lm, prompt, one["subject"], one["answer"], swap=swap, progress=progress, **options)
             with_lens = "html" in outputs and one["lens"] is not False
             grid = grid_with_lens(lm, found) if with_lens else None
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

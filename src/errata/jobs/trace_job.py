@@ -12,7 +12,7 @@ from errata.jobs.records import read_record, write_record
 from errata.jobs.usable import usable_facts
 from errata.models import LanguageModel, token_texts, tokenizer_digest
 from errata.store import digest, home
-from errata.tracing import Trace, TraceConfig, config_of, restored_positions, trace_prompt
+from errata.tracing import Trace, TraceConfig, config_of, positions_run, restored_positions, trace_prompt
 from errata.tracing.average import AverageTrace, FactTrace, Unknown, fact_trace
 from errata.tracing.corruption import corrupted_subject, subject_std
 from errata.tracing.document import describe
@@ -102,17 +102,16 @@ class TraceRun:
         paths = [self._path(fact) for fact, _ in self.known]
         kept = [read_record(path) is not None for path in paths]
         progress.note(self.plan(sum(kept)))
-        # A restoration runs its token and all later ones, so a long prompt takes more than its share of the time.
-        work = [sum(len(one.ids) - at for at in restored_positions(one, self.config)) for _, one in self.known]
+        work = [positions_run(one, self.config) for _, one in self.known]
         done = sum(amount for amount, there in zip(work, kept, strict=True) if there)
         found: list[FactTrace] = []
         with progress.stage(f"traces of {len(paths)} facts", sum(work), "positions", done=done) as advance:
-            for (fact, one), path, amount in zip(self.known, paths, work, strict=True):
+            for (fact, one), path in zip(self.known, paths, strict=True):
                 record = read_record(path)
                 if record is None:
-                    trace = trace_prompt(self.lm, one, self.config, std=self.std, others=self._others(fact))
+                    others = self._others(fact)
+                    trace = trace_prompt(self.lm, one, self.config, std=self.std, others=others, advance=advance)
                     record = write_record(path, trace_record(trace))
-                    advance(amount)
                 found.append(fact_trace(fact.id, trace_from(record)))
         return AverageTrace(
             model=self.lm.name,

@@ -3,7 +3,7 @@
 from errata.tracing.average import AverageTrace
 from errata.tracing.config import CORRUPTIONS, KINDS, SEVERED, Kind, TraceConfig
 from errata.tracing.layers import LayerRange, propose_layers
-from errata.tracing.prompt_trace import config_of, restored_positions, trace, trace_prompt
+from errata.tracing.prompt_trace import config_of, positions_run, restored_positions, trace, trace_prompt
 from errata.tracing.result import Trace
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Trace",
     "TraceConfig",
     "config_of",
+    "positions_run",
     "propose_layers",
     "restored_positions",
     "trace",

@@ -1,7 +1,7 @@
 """Causal tracing of one prompt (Meng et al. 2022): corrupt the subject, restore one state, see what comes back."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from errata.core.progress import SILENT, ProgressSink
 from errata.errors import ConfigError, NumericsError
 from errata.models import LanguageModel, token_texts
 from errata.tracing.attribution import attributions
@@ -28,6 +29,7 @@ def trace(
     answer: str | None = None,
     *,
     swap: Sequence[str] = (),
+    progress: ProgressSink = SILENT,
     **options: Any,
 ) -> Trace:
     """What each state of a prompt does for its answer: one restored at a time while the subject is corrupted.
@@ -39,7 +41,8 @@ def trace(
     """
     config = config_of(options)
     one = traced_prompt(lm, prompt, subject, answer)
-    return trace_prompt(lm, one, config, std=subject_std(lm, [one]), others=swap)
+    with progress.stage("trace", positions_run(one, config), "positions") as advance:
+        return trace_prompt(lm, one, config, std=subject_std(lm, [one]), others=swap, advance=advance)
 
 
 def config_of(options: dict[str, Any]) -> TraceConfig:
@@ -54,9 +57,15 @@ def config_of(options: dict[str, Any]) -> TraceConfig:
 
 @torch.no_grad()
 def trace_prompt(
-    lm: LanguageModel, one: Traced, config: TraceConfig, *, std: float, others: Sequence[str] = ()
+    lm: LanguageModel,
+    one: Traced,
+    config: TraceConfig,
+    *,
+    std: float,
+    others: Sequence[str] = (),
+    advance: Callable[[int], None] = lambda amount: None,  # noqa: ARG005
 ) -> Trace:
-    """The trace of a prepared prompt, noise measured in `std`."""
+    """The trace of a prepared prompt, noise measured in `std`; `advance` hears of `positions_run` bit by bit."""
     subject = corrupted_subject(lm, one, config, std, others)
     clean = clean_states(lm, one)
     corrupted = corrupted_states(lm, one, clean, subject, batch_tokens=config.batch_tokens)
@@ -69,7 +78,10 @@ def trace_prompt(
             "its weights are broken."
         )
     base = math.fsum(samples.tolist()) / len(samples)
-    restored = _restored(lm, one, clean, corrupted, answer, config, base) if config.exact else {}
+    restored = _restored(lm, one, clean, corrupted, answer, config, base, advance) if config.exact else {}
+    attribution = attributions(lm, one, clean, subject, answer, config)
+    if not config.exact:
+        advance(len(one.ids))
     texts = token_texts(lm.tokenizer, sorted({*one.ids, own, answer}))
     found = Trace(
         model=lm.name,
@@ -88,7 +100,7 @@ def trace_prompt(
         clean=float(before[0]),
         samples=tuple(samples.tolist()),
         restored=restored,
-        attribution=attributions(lm, one, clean, subject, answer, config),
+        attribution=attribution,
     )
     return _with_notes(found, one.answer_tokens)
 
@@ -96,6 +108,11 @@ def trace_prompt(
 def restored_positions(one: Traced, config: TraceConfig) -> Sequence[int]:
     """The tokens at which states are restored."""
     return range(one.first, len(one.ids)) if config.tokens == "all" else [one.last]
+
+
+def positions_run(one: Traced, config: TraceConfig) -> int:
+    """What a trace takes its time for: each restoration runs its token and all later ones; attribution the prompt."""
+    return sum(len(one.ids) - at for at in restored_positions(one, config)) if config.exact else len(one.ids)
 
 
 def _restored(
@@ -106,6 +123,7 @@ def _restored(
     answer: int,
     config: TraceConfig,
     base: float,
+    advance: Callable[[int], None],
 ) -> dict[Kind, Float64[Tensor, "layer pos"]]:
     """Mean restored probabilities of every kind; before the subject the mean corrupted one itself, `base`."""
     shape = (lm.num_layers, len(one.ids))
@@ -126,6 +144,7 @@ def _restored(
         ).mean(1)
         for kind, own in zip(kinds, values.split(lm.num_layers), strict=True):
             found[kind][:, position] = own
+        advance(len(one.ids) - position)
     return found
 
 
