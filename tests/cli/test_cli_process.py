@@ -130,7 +130,7 @@ def test_output_in_a_terminal_without_unicode(command_line, monkeypatch) -> None
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     done = run(command_line("models"))
     assert done.returncode == 0
-    assert "7–9" in done.stdout
+    assert "6–8" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -185,11 +185,11 @@ def test_the_embedded_model_has_a_measured_preset(smollm2):
     settings = settings_for(smollm2)
     assert not settings.is_guess
     assert "SmolLM2" in settings.source
-    assert settings.config.layers == (7, 8, 9)
-    # What benchmarks/README.md measures.
+    assert settings.config.layers == (6, 7, 8)
+    # What docs/tuning-smollm2.md and docs/results.md measure.
     found = [settings_for(smollm2, count).config for count in (1, 100, 299, 300, 1000)]
-    assert [(c.prior_weight, c.passes, c.clamp) for c in found] == [(100, 2, 1)] * 3 + [(10_000, 3, 1)] * 2
-    assert [(c.layers[0], c.layers[-1], c.schedule) for c in found] == [(7, 9, "published")] * 3 + [(5, 9, "fast")] * 2
+    assert [(c.prior_weight, c.passes, c.clamp) for c in found] == [(3000, 2, 0.75)] * 3 + [(10_000, 3, 1)] * 2
+    assert [(c.layers[0], c.layers[-1], c.schedule) for c in found] == [(6, 8, "published")] * 3 + [(5, 9, "fast")] * 2
     assert settings_for(smollm2, layers=(3, 4), clamp=2.0).config.layers == (3, 4)
     with pytest.raises(ConfigError, match="30 layers, 0–29"):
         settings_for(smollm2, layers=(7, 30))
