@@ -61,7 +61,7 @@ def test_the_page_without_the_lens(trace, work):
 def test_facts_in_the_known_format(errata, known, work):
     done = errata("trace", *known, "--out", work / "out", "--n", "5")
     assert done.code == 0, done.err
-    assert "1 facts traced of 2; 1 are unknown" in done.out
+    assert "Of 2 facts: 1 traced, 1 unknown to the model" in done.out
     assert "holds 2 records; all are used" in done.err
     assert "knows 1 of 2 facts" in done.err
     assert (work / "out" / "summary.md").read_text() in done.out

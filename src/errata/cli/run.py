@@ -269,15 +269,18 @@ def check_cheaply(overrides: dict[str, Any], corpus: str | None, *, field: str, 
         open_corpus(corpus, field=field)
 
 
-def read_fact_file(path: Path, *, format: Format, limit: int | None, skip_bad: bool) -> FactFile:
+def read_fact_file(
+    path: Path, *, format: Format, limit: int | None, skip_bad: bool, limit_option: str = "--limit", edited: bool = True
+) -> FactFile:
+    """The facts of a file, or an error with all that is wrong. `edited`: warnings about editing them are of use."""
     from errata.facts import format_problems, read_facts, require
 
     if limit is not None and limit < 1:
-        raise FactsError(f"--limit must be at least 1, found {limit}.")
+        raise FactsError(f"{limit_option} must be at least 1, found {limit}.")
     found = read_facts(path.expanduser(), format=format, limit=limit)
     facts = require(found, skip_bad=skip_bad)
-    if found.problems:
-        typer.echo(f"errata: {path}:\n{format_problems(found.problems)}", err=True)
+    if problems := found.problems if edited else found.errors:
+        typer.echo(f"errata: {path}:\n{format_problems(problems)}", err=True)
         if found.errors:
             typer.echo(
                 f"errata: skipped: {found.bad_records:,}. The model looks at the other {len(facts):,} next.", err=True

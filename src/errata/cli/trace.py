@@ -122,7 +122,9 @@ def _many(
     check_records_folder(out)
     config = config_of({**options, "severed": "last subject" if options["severed"] else "none"})
     format: Format = many["format"] or "auto"
-    found = read_fact_file(facts_file, format=format, limit=many["n"], skip_bad=many["skip_bad"])
+    found = read_fact_file(
+        facts_file, format=format, limit=many["n"], skip_bad=many["skip_bad"], limit_option="--n", edited=False
+    )
     progress = progress_on(quiet=quiet)
     records = len(found.facts) + found.bad_records
     if many["n"] is not None and records < many["n"]:

@@ -9,9 +9,11 @@ from errata.jobs.lens_job import write_rows
 from errata.store.atomic import atomic_file
 from errata.views.plotting import save_figure
 
+_SUFFIXES = (".parquet", ".csv", ".pdf", ".png")
+
 
 class OutputFolder:
-    """`written` are the files of this run, so that those of an earlier one can be told apart."""
+    """`written` are the files of this run; those of an earlier one are told apart by them."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -27,6 +29,12 @@ class OutputFolder:
         # Drawn twice: a figure is closed when it is written.
         for kind in ("pdf", "png"):
             self.written.add(save_figure(make(), self.out / "figures" / f"{name}.{kind}"))
+
+    def forget_others(self, *prefixes: str) -> None:
+        """Delete what an earlier run with other options left under such names: it would read as this run's."""
+        for path in [path for part in ("tables", "figures") for path in (self.out / part).glob("*")]:
+            if path not in self.written and path.name.startswith(prefixes) and path.suffix in _SUFFIXES:
+                path.unlink()
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -21,7 +21,7 @@ from errata.tracing.prompts import Traced, answer_of, traced_fact
 from errata.tracing.record import trace_from, trace_record
 from errata.views.text import visible
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 _SHOWN = 5
 
 
@@ -63,6 +63,7 @@ class TraceRun:
     unknown: tuple[Unknown, ...]
     unfit: tuple[str, ...]
     skipped: tuple[str, ...]
+    skipped_facts: int
     folder: Path
 
     @classmethod
@@ -87,7 +88,7 @@ class TraceRun:
         others = tuple(dict.fromkeys(fact.subject for fact, _ in pairs))
         known = [(fact, one) for (fact, one), token in zip(pairs, own, strict=True) if token == one.answer]
         unknown = tuple(
-            Unknown(fact.id, fact.text, answer_of(fact), texts[token])
+            Unknown(fact.id, one.asked, answer_of(fact), texts[token])
             for (fact, one), token in zip(pairs, own, strict=True)
             if token != one.answer
         )
@@ -95,17 +96,18 @@ class TraceRun:
         if not fit:
             raise FactsError(_nothing_known(lm, unknown, unfit))
         skipped = tuple(str(problem) for problem in problems)
-        return cls(lm, config, std, others, tuple(fit), unknown, unfit, skipped, folder)
+        return cls(lm, config, std, others, tuple(fit), unknown, unfit, skipped, len(facts) - len(pairs), folder)
 
     def average(self, progress: ProgressSink) -> AverageTrace:
         """Trace what is not kept yet, and average."""
         paths = [self._path(fact) for fact, _ in self.known]
         kept = [read_record(path) is not None for path in paths]
-        progress.note(self.plan(sum(kept)))
+        progress.note(self.plan([one for (_, one), there in zip(self.known, kept, strict=True) if not there]))
         work = [positions_run(one, self.config) for _, one in self.known]
         done = sum(amount for amount, there in zip(work, kept, strict=True) if there)
         found: list[FactTrace] = []
-        with progress.stage(f"traces of {len(paths)} facts", sum(work), "positions", done=done) as advance:
+        what = f"traces of {len(paths)} fact{'s' * (len(paths) != 1)}"
+        with progress.stage(what, sum(work), "positions", done=done) as advance:
             for (fact, one), path in zip(self.known, paths, strict=True):
                 record = read_record(path)
                 if record is None:
@@ -131,13 +133,14 @@ class TraceRun:
             if record is not None:
                 yield fact, trace_from(record)
 
-    def plan(self, kept: int) -> str:
-        """What the run will do, in words."""
+    def plan(self, left: Sequence[Traced]) -> str:
+        """What the run will do with the facts that are left, in words."""
+        kept = len(self.known) - len(left)
         total = len(self.known) + len(self.unknown) + len(self.unfit)
-        tokens = sum(len(restored_positions(one, self.config)) for _, one in self.known)
+        tokens = sum(len(restored_positions(one, self.config)) for one in left)
         restorations = tokens * self.lm.num_layers * len(self.config.kinds)
         exact = (
-            f"about {restorations:,} restorations of {', '.join(self.config.kinds)}"
+            f"{restorations:,} restorations of {', '.join(self.config.kinds)}, each in every corrupted run"
             if self.config.exact
             else f"attribution of {', '.join(self.config.kinds)}, nothing restored"
         )
@@ -153,7 +156,8 @@ class TraceRun:
 
     def _path(self, fact: Fact) -> Path:
         lm = self.lm
-        model = digest("trace", CODE_VERSION, lm.digest(), tokenizer_digest(lm.tokenizer), str(lm.dtype))
+        arithmetic = [str(lm.dtype), lm.device.type]
+        model = digest("trace", CODE_VERSION, lm.digest(), tokenizer_digest(lm.tokenizer), arithmetic)
         swapped = list(self.others) if self.config.corruption == "swap" else []
         key = digest(model, fact.text, list(fact.subject_span), answer_of(fact), asdict(self.config), self.std, swapped)
         return self.folder / f"trace-{key[:24]}.json"
@@ -163,7 +167,7 @@ class TraceRun:
         if self.unfit:
             shown = ", ".join(self.unfit[:_SHOWN])
             notes.append(
-                f"{len(self.unfit)} known facts are left out: no other subject of the run takes the place of theirs "
+                f"Left out though known: {len(self.unfit)}, as no other subject of the run takes the place of theirs "
                 f"token by token (first: {shown})."
             )
         raised = [one.id for one in found if one.corrupted >= one.clean]
@@ -179,8 +183,14 @@ class TraceRun:
                 f"(first: {', '.join(ends[:_SHOWN])})."
             )
         long = sum(one.answer_tokens > 1 for _, one in self.known)
+        spaced = sum(one.space > 0 for _, one in self.known)
         if long:
             notes.append(f"{long} answers have several tokens; their first is what is traced.")
+        if spaced:
+            notes.append(
+                f"Before {spaced} answers the space is a token of its own: it is the last token of their prompts as "
+                "traced, and they count as known where the model goes on with the answer's first token behind it."
+            )
         return tuple(notes)
 
     def _info(self) -> dict[str, Any]:
@@ -189,6 +199,8 @@ class TraceRun:
             "weights": self.lm.digest(),
             "dtype": str(self.lm.dtype).removeprefix("torch."),
             "facts_known": len(self.known) + len(self.unfit),
+            "facts_unfit": len(self.unfit),
+            "facts_skipped": self.skipped_facts,
             "facts_unknown": len(self.unknown),
             "facts_digest": digest([[fact.text, answer_of(fact)] for fact, _ in self.known]),
             "skipped": list(self.skipped),

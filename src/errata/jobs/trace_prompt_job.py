@@ -14,7 +14,7 @@ from errata.lens import backward_lens
 from errata.models import LanguageModel
 from errata.store import atomic_write_text
 from errata.tracing import Trace
-from errata.tracing.document import PERCENT, sheet_name
+from errata.tracing.document import points, sheet_name
 from errata.tracing.record import trace_record
 from errata.views.grid import Grid, ValueSheet
 from errata.views.plotting import save_figure, value_figure
@@ -33,7 +33,7 @@ def trace_text(trace: Trace, *, width: int, colour: bool, max_layers: int | None
     shown = [sheet for sheet in sheets if not trace.restored or not sheet.name.endswith("attributed")]
     said = [*textwrap.wrap(printable(grid.title), width), *textwrap.wrap(grid.subtitle, width)]
     for sheet in shown:
-        said += ["", f"Restored: {sheet.name} ({sheet.label})"]
+        said += ["", f"{'Restored' if trace.restored else 'Not restored'}: {sheet.name} ({sheet.label})"]
         said.append(terminal_grid(grid, sheet, width=width, colour=colour, max_layers=max_layers))
     said += ["", *_lines(trace, width), *_correlations(trace)]
     for note in trace.notes:
@@ -48,20 +48,18 @@ def _lines(trace: Trace, width: int) -> list[str]:
     if not values:
         values = {kind: cells[:, last].tolist() for kind, cells in trace.attribution.items()}
     top = max((value for line in values.values() for value in line), default=0.0)
+    if not float(points(top, 2)) > 0:
+        return [f"At the subject's last token {visible(trace.tokens[last])} nothing brings the answer back."]
     said = textwrap.wrap(
         f"At the subject's last token {visible(trace.tokens[last])}, by layer from 0 up, full bar = "
-        f"{_points(top)} points:",
+        f"{points(top, 2)} points:",
         width,
     )
     for kind, line in values.items():
-        bars = "".join(_BARS[max(0, min(8, round(8 * value / top)))] if top > 0 else " " for value in line)
+        bars = "".join(_BARS[max(0, min(8, round(8 * value / top)))] for value in line)
         peak = max(range(len(line)), key=line.__getitem__)
-        said.append(f"{bars}  {sheet_name(kind, trace.config.window)}: {_points(line[peak])} points at layer {peak}")
+        said.append(f"{bars}  {sheet_name(kind, trace.config.window)}: {points(line[peak], 2)} points at layer {peak}")
     return said
-
-
-def _points(value: float) -> str:
-    return f"{PERCENT * value:.2f}".replace("-0.00", "0.00")
 
 
 def _correlations(trace: Trace) -> list[str]:

@@ -13,7 +13,7 @@ from errata.store import atomic_write_text
 from errata.tracing import Trace
 from errata.tracing.average import LAST_SUBJECT, AverageTrace, Mean
 from errata.tracing.config import SEVERED
-from errata.tracing.document import PERCENT, describe, sheet_name
+from errata.tracing.document import PERCENT, describe, points, sheet_name
 from errata.tracing.layers import propose_layers
 from errata.views.grid import ValueSheet
 from errata.views.html import page
@@ -46,6 +46,7 @@ def write_traces(out: Path, average: AverageTrace, traces: Iterator[tuple[Fact, 
     if average.unknown:
         folder.table("unknown", [one.__dict__ for one in average.unknown])
     _figures(folder, average)
+    folder.forget_others("effects", "last_subject.", "attributed_", "unknown.")
     atomic_write_text(out / "average.html", page(average.grid()))
     summary = trace_summary(average)
     info = {**average.info, "notes": list(average.notes)}
@@ -113,13 +114,19 @@ def _drawn(average: AverageTrace, lines: Mapping[str, Sequence[float]], bands: A
 
 def trace_summary(average: AverageTrace) -> str:
     """What was found, as Markdown."""
-    total = len(average.facts) + len(average.unknown)
+    counts = {
+        "traced": len(average.facts),
+        "unknown to the model and set aside": len(average.unknown),
+        "known, but no other subject fits in the place of theirs": average.info.get("facts_unfit", 0),
+        "skipped, as they cannot be used": average.info.get("facts_skipped", 0),
+    }
+    shown = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     corruption = describe(average.config, average.std, average.config.samples)
     parts = [
         f"# Causal tracing of {average.model}",
-        f"{len(average.facts)} facts traced of {total}; {len(average.unknown)} are unknown to the model and set aside. "
-        f"Corruption: {corruption}. Numbers are percentage points of the answer's probability, with 95 % intervals "
-        "over facts. Published: Meng et al. 2022, GPT-2 XL (48 layers), about 1,000 facts.",
+        f"Of {sum(counts.values())} facts: {shown}. Corruption: {corruption}. Numbers are percentage points of the "
+        "answer's probability, with 95 % intervals over facts. Published: Meng et al. 2022, GPT-2 XL (48 layers), "
+        "about 1,000 facts.",
         _table(average),
     ]
     if average.config.exact:
@@ -132,13 +139,15 @@ def trace_summary(average: AverageTrace) -> str:
 
 def _table(average: AverageTrace) -> str:
     rows = [["total effect", _shown(average.total_effect), "", PUBLISHED_TOTAL]]
-    for kind in average.restored:
+    exact = average.config.exact
+    for kind in average.restored or average.config.kinds:
         for segment in (LAST_SUBJECT, "last"):
-            found = average.peak(kind, segment)
+            found = average.peak(kind, segment, of="effects" if exact else "attributions")
             if found is not None and not (kind in SEVERED and segment == "last"):
                 name = f"{sheet_name(kind, average.config.window)}, {segment} token"
                 rows.append([name, _shown(found[1]), str(found[0]), PUBLISHED.get((kind, segment), "–")])
-    return text_table(["largest mean effect", "this model", "layer", "GPT-2 XL"], rows, right=(1, 2))
+    what = "largest mean effect" if exact else "largest mean attribution (first order)"
+    return text_table([what, "this model", "layer", "GPT-2 XL, restored"], rows, right=(1, 2))
 
 
 def _segment_table(average: AverageTrace) -> str:
@@ -196,4 +205,4 @@ def _unknown(average: AverageTrace) -> str:
 
 def _shown(mean: Mean) -> str:
     interval = "" if math.isnan(mean.interval) else f" ± {PERCENT * mean.interval:.1f}"
-    return f"{PERCENT * mean.value:.1f}{interval}"
+    return f"{points(mean.value, 1)}{interval}"

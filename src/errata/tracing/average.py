@@ -145,9 +145,9 @@ class AverageTrace:
         """Mean attributed effect by layer."""
         return [one.value for one in self.mean(kind, segment, of="attributions")]
 
-    def peak(self, kind: Kind, segment: str = LAST_SUBJECT) -> tuple[int, Mean] | None:
-        """The layer of the largest mean effect, and that mean; None where there is none."""
-        means = [(layer, one) for layer, one in enumerate(self.mean(kind, segment)) if one.count]
+    def peak(self, kind: Kind, segment: str = LAST_SUBJECT, *, of: str = "effects") -> tuple[int, Mean] | None:
+        """The layer of the largest mean (`of` as in `mean`), and that mean; None where there is none."""
+        means = [(layer, one) for layer, one in enumerate(self.mean(kind, segment, of=of)) if one.count]
         return max(means, key=lambda pair: pair[1].value) if means else None
 
     def correlation(self, kind: Kind) -> tuple[Mean, Mean]:

@@ -26,7 +26,8 @@ class TraceConfig:
     window: layers whose MLPs or attentions are restored together, centred at a layer.  corruption: "gaussian" and
     "uniform" noise of that standard deviation, "swap" (another subject's embeddings) or "zero".  seed: of the noise,
     one and the same for all restorations and all facts.  exact: restore state by state; without it there is the
-    attribution only.  batch_tokens: tokens run at a time, which bounds memory and changes nothing else but rounding.
+    attribution only.  batch_tokens: tokens run at a time, one that is only attended to as a sixteenth; bounds
+    memory and changes nothing else but rounding.
     """
 
     kinds: tuple[Kind, ...] = KINDS

@@ -19,6 +19,12 @@ Cells = list[list[float | None]]
 PERCENT = 100.0
 
 
+def points(value: float, digits: int) -> str:
+    """A difference of probabilities in percentage points, zero without a sign."""
+    shown = f"{PERCENT * value:.{digits}f}"
+    return shown.removeprefix("-") if not float(shown) else shown
+
+
 def trace_grid(trace: "Trace") -> Grid:
     """One prompt: effects in percentage points of the answer's probability, tokens × layers."""
     answer = visible(trace.answer)

@@ -102,7 +102,7 @@ def trace_prompt(
         restored=restored,
         attribution=attribution,
     )
-    return _with_notes(found, one.answer_tokens)
+    return _with_notes(found, one)
 
 
 def restored_positions(one: Traced, config: TraceConfig) -> Sequence[int]:
@@ -148,12 +148,19 @@ def _restored(
     return found
 
 
-def _with_notes(found: Trace, answer_tokens: int) -> Trace:
+def _with_notes(found: Trace, one: Traced) -> Trace:
     """The trace with what a reader must know about it."""
     notes = []
     said = visible(found.answer)
-    if answer_tokens > 1:
-        notes.append(f"The answer has {answer_tokens} tokens; its first, {said}, is what is traced.")
+    if one.answer_tokens > 1:
+        notes.append(f"The answer has {one.answer_tokens} tokens; its first, {said}, is what is traced.")
+    if one.space:
+        notes.append(
+            "The space before the answer is a token of its own here: it is the last token of the prompt as traced, and "
+            "what the model says is what it says behind that space."
+        )
+    if one.last == len(one.ids) - 1:
+        notes.append("The subject ends the prompt: its last token is the last token too, which gives the answer.")
     if found.answer_id != found.own_id:
         notes.append(
             f"The model does not give this answer: its own next token is {visible(found.own)}. Traced all the same."

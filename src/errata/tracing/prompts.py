@@ -16,7 +16,9 @@ class Traced:
     """One prompt. Positions are 0-based and count its own tokens; the subject is tokens `first` … `last`.
 
     answer: the answer's first token, None where the model's own is to be taken.  answer_tokens: how many the whole
-    answer has.  start, end: the subject's characters in `text`.
+    answer has.  space: how many of the last tokens are no more than the space before the answer (where a tokenizer
+    makes it a token of its own, as most do before digits); they are run as part of the prompt.  start: where the
+    subject begins in `text`.
     """
 
     text: str
@@ -28,6 +30,12 @@ class Traced:
     last: int
     answer: int | None
     answer_tokens: int
+    space: int = 0
+
+    @property
+    def asked(self) -> str:
+        """The text whose next token is asked for."""
+        return self.text.rstrip() + " " if self.space else self.text
 
     def segments(self) -> Mapping[str, tuple[int, ...]]:
         """Positions of each segment, by name, empty where there is none.
@@ -65,10 +73,10 @@ def answer_of(fact: Fact) -> str:
 def _traced(lm: LanguageModel, text: str, subject: str, start: int, answer: str | None) -> Traced:
     if answer is None:
         (encoding,) = encode(lm.tokenizer, [text])
-        length, target = len(encoding.ids), ()
+        length, target, space = len(encoding.ids), (), 0
     else:
         ((row, encoding),) = encode_targets(lm.tokenizer, [(text, answer)])
-        length, target = row.start, row.target_ids
+        length, target, space = row.start, row.target_ids, row.space
     if not 0 < length <= lm.max_tokens:
         raise InputError(f"The prompt is {length:,} tokens long; {lm.name} takes 1 to {lm.max_tokens:,}: {text!r}.")
     first, last = encoding.tokens_over(start, start + len(subject))
@@ -77,7 +85,7 @@ def _traced(lm: LanguageModel, text: str, subject: str, start: int, answer: str 
             f"One token holds the subject's end and the answer's beginning in {text!r}; put a word between."
         )
     cut = Encoding(encoding.ids[:length], encoding.offsets[:length])
-    return Traced(text, subject, start, cut.ids, cut, first, last, target[0] if target else None, len(target))
+    return Traced(text, subject, start, cut.ids, cut, first, last, target[0] if target else None, len(target), space)
 
 
 def with_subject(lm: LanguageModel, one: Traced, other: str) -> tuple[int, ...] | None:

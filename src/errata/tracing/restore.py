@@ -11,7 +11,6 @@ Equals one full run a restoration (tests/reference/trace.py).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
@@ -20,6 +19,8 @@ from torch import Tensor
 from errata.models import Held, LanguageModel, Place, mlps_run_at, outputs_held, run_layers
 from errata.tracing.config import Kind, window_of
 from errata.tracing.runs import WRITERS, States, answer_probability, final_hidden, prefix_of
+
+_ATTENDED = 16
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def restored_probabilities(
     samples, length = corrupted.entering[0].shape[:2]
     width = length - (position - corrupted.start)
     every = sorted(((c, s) for c in range(len(cells)) for s in range(samples)), key=lambda row: cells[row[0]].first)
-    most = max(1, batch_tokens // width)
+    # Keys and values of an earlier position take a small part of the memory that running one takes.
+    most = max(1, int(batch_tokens / (width + position / _ATTENDED)))
     found = torch.zeros(len(cells), samples, dtype=torch.float64)
     for at in range(0, len(every), most):
         rows = _climbing(cells, every[at : at + most])
@@ -114,18 +116,16 @@ class _Climb:
     def top(self) -> Float[Tensor, "row d_head"]:
         """The backbone's output at the last position of every row."""
         places = {(row.number, row.sample): i for i, row in enumerate(self.rows)}
-        starts = sorted({row.joins for row in self.rows})
-        hidden: Tensor | None = None
-        for first, stop in pairwise([*starts, self.lm.num_layers]):
-            joining = [row for row in self.rows if row.joins == first]
-            entering = self._entering(first, [row for row in joining if row.trunk is None])
-            if hidden is not None:
+        hidden = self.corrupted.entering[0][:0, self.position - self.corrupted.start :]
+        # One layer at a time: of the tokens before, only one layer's keys and values are copied for every row.
+        for layer in range(self.rows[0].joins, self.lm.num_layers + 1):
+            joining = [row for row in self.rows if row.joins == layer]
+            if joining:
                 copied = [places[row.trunk] for row in joining if row.trunk is not None]
-                entering = torch.cat([hidden, entering, hidden[copied]])
-            hidden = entering
-            if first < stop:
-                hidden = self._run(hidden, self.rows[: len(hidden)], first, stop)
-        assert hidden is not None
+                entering = self._entering(layer, [row for row in joining if row.trunk is None])
+                hidden = torch.cat([hidden, entering, hidden[copied]])
+            if layer < self.lm.num_layers:
+                hidden = self._run(hidden, self.rows[: len(hidden)], layer)
         return final_hidden(self.lm, hidden[:, -1])
 
     def _entering(self, layer: int, rows: Sequence[_Row]) -> Float[Tensor, "row pos d_model"]:
@@ -138,46 +138,40 @@ class _Climb:
         if windows:
             chosen = [rows[i] for i in windows]
             below = self.corrupted.entering[layer - 1][[row.sample for row in chosen], at : at + 1]
-            entering[windows, :1] = self._run(below, chosen, layer - 1, layer)
+            entering[windows, :1] = self._run(below, chosen, layer - 1)
         return entering
 
     def _run(
-        self, hidden: Float[Tensor, "row pos d_model"], rows: Sequence[_Row], first: int, stop: int
+        self, hidden: Float[Tensor, "row pos d_model"], rows: Sequence[_Row], layer: int
     ) -> Float[Tensor, "row pos d_model"]:
-        """Layers [first, stop) on the states of some rows."""
-        layers = range(first, stop)
+        """One layer on the states of some rows."""
         samples = torch.tensor([row.sample for row in rows], device=hidden.device)
         mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
-        prefix = prefix_of(self.corrupted, self.position, samples, layers)
-        held = self._held(layers, rows)
-        with mlps_run_at(self.lm, self._needed(held, layers, mask)), outputs_held(self.lm, held, batch=len(rows)):
-            run = run_layers(self.lm, hidden, mask, first=first, stop=stop, prefix=prefix)
+        prefix = prefix_of(self.corrupted, self.position, samples, layer)
+        held = self._held(layer, rows)
+        with mlps_run_at(self.lm, self._needed(held, layer, mask)), outputs_held(self.lm, held, batch=len(rows)):
+            run = run_layers(self.lm, hidden, mask, first=layer, stop=layer + 1, prefix=prefix)
         assert run.hidden is not None
         return run.hidden
 
     def _needed(
-        self, held: Mapping[Place, Held], layers: range, mask: Int[Tensor, "row pos"]
+        self, held: Mapping[Place, Held], layer: int, mask: Int[Tensor, "row pos"]
     ) -> dict[int, Bool[Tensor, "row pos"]]:
-        """Where MLPs have to run, in the layers where that is not everywhere."""
-        found = {}
-        for layer in layers:
-            needed = mask.bool()
-            if layer == self.lm.num_layers - 1:
-                needed[:, :-1] = False
-            if (one := held.get(Place(layer, WRITERS["mlp"]))) is not None:
-                needed[one.rows, 0] = False
-            if not bool(needed.all()):
-                found[layer] = needed
-        return found
+        """Where the layer's MLP has to run, if that is not everywhere."""
+        needed = mask.bool()
+        if layer == self.lm.num_layers - 1:
+            needed[:, :-1] = False
+        if (one := held.get(Place(layer, WRITERS["mlp"]))) is not None:
+            needed[one.rows, 0] = False
+        return {} if bool(needed.all()) else {layer: needed}
 
-    def _held(self, layers: range, rows: Sequence[_Row]) -> dict[Place, Held]:
+    def _held(self, layer: int, rows: Sequence[_Row]) -> dict[Place, Held]:
         found = {}
-        for layer in layers:
-            for writer, matrix in WRITERS.items():
-                held = [i for i, row in enumerate(rows) if row.cell.writer == writer and layer in row.cell.held]
-                if held:
-                    values = self._values(layer, writer, [rows[i] for i in held])
-                    found[Place(layer, matrix)] = Held(torch.tensor(held, device=self.lm.device), values)
+        for writer, matrix in WRITERS.items():
+            held = [i for i, row in enumerate(rows) if row.cell.writer == writer and layer in row.cell.held]
+            if held:
+                values = self._values(layer, writer, [rows[i] for i in held])
+                found[Place(layer, matrix)] = Held(torch.tensor(held, device=self.lm.device), values)
         return found
 
     def _values(self, layer: int, writer: str, rows: Sequence[_Row]) -> Float[Tensor, "row d_model"]:

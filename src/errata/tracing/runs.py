@@ -120,14 +120,12 @@ def answer_probability(lm: LanguageModel, hidden: Float[Tensor, "row d_head"], a
     return torch.cat(found)
 
 
-def prefix_of(states: States, position: int, rows: Int[Tensor, " row"], layers: Sequence[int]) -> KeyValues | None:
-    """Keys and values before `position`, of some layers, for chosen runs."""
+def prefix_of(states: States, position: int, rows: Int[Tensor, " row"], layer: int) -> KeyValues | None:
+    """Keys and values before `position`, of one layer, for chosen runs."""
     if not position:
         return None
-    chosen = {
-        i: (keys[rows, :, :position], values[rows, :, :position])
-        for i, (keys, values) in ((i, states.key_values.layers[i]) for i in layers)
-    }
+    keys, values = states.key_values.layers[layer]
+    chosen = {layer: (keys[rows, :, :position], values[rows, :, :position])}
     return KeyValues(chosen, torch.ones(len(rows), position, dtype=torch.long, device=rows.device))
 
 

@@ -24,7 +24,7 @@ def write_findings(
         flip_findings(folder, flips, about["flip_layers"])
     if steps:
         step_findings(folder, steps)
-    folder.forget_others()
+    folder.forget_others("fig", "tab", "imprint_and_shift")
     summary = _summary(folder, measured, about)
     atomic_write_text(out / "run.json", json.dumps(dict(about), indent=1, ensure_ascii=False) + "\n")
     atomic_write_text(out / "summary.md", summary)

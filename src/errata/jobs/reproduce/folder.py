@@ -18,13 +18,6 @@ class Folder(OutputFolder):
         super().__init__(out)
         self.lines: list[list[str]] = []
 
-    def forget_others(self) -> None:
-        """Delete what an earlier run with other options left: it would read as belonging to this summary."""
-        for part in ("tables", "figures"):
-            for path in (self.out / part).iterdir():
-                if path not in self.written and path.name.startswith(("fig", "tab", "imprint_and_shift")):
-                    path.unlink()
-
     def line(self, figure: str, what: str, found: str, published: str) -> None:
         self.lines.append([figure, what, found, published])
 

@@ -23,6 +23,7 @@ from errata.jobs.tune.proposals import traced_ranges
 from errata.jobs.tune.report import write_report
 from errata.jobs.tune.search import Chosen, Search
 from errata.jobs.tune.store import TuneFolder, check_tune_folder
+from errata.jobs.tune.trials import objective_name, told
 from errata.jobs.tune.worker import ModelWorker
 from errata.models import LanguageModel
 from errata.stats import open_corpus, prepare, seconds_per_token
@@ -96,7 +97,10 @@ class _Run:
             progress=self.progress, clock=self.clock,
         )  # fmt: skip
         chosen = drawn(facts, options)
-        prefixes = worker.prefixes(settings_for(lm, method=options.method, **options.fields).config)
+        usual = settings_for(lm, method=options.method, **options.fields).config
+        for layers in (*options.layers, *proposals):
+            usual.replace(layers=tuple(layers)).check_layers(lm.num_layers, lm.name)
+        prefixes = worker.prefixes(usual)
         usable, skipped, _ = checked_facts(lm, chosen, prefixes, evaluate=True, skip_bad=len(chosen) > 1, places={})
         if skipped:
             self.progress.note(
@@ -191,8 +195,8 @@ class _Run:
     def _preset(self, result: Chosen, count: int, tuning: str) -> PresetFile:
         family, num_layers, d_model, d_vocab = shape_of(self.lm)
         source = (
-            f"errata tune with {count} facts: Score {result.held.objective:.1f} on {result.count} held-out facts, "
-            f"{result.base.objective:.1f} with what it began with"
+            f"errata tune with {count} facts: {objective_name(result.held.found)} {told(result.held)} on "
+            f"{result.count} held-out facts, {told(result.base)} with what it began with"
         )
         return PresetFile(
             method=self.options.method, name=self.lm.name, family=family, num_layers=num_layers, d_model=d_model,

@@ -11,7 +11,7 @@ from errata.jobs.lens_job import write_rows
 from errata.jobs.output_folder import write_csv
 from errata.jobs.progress import duration
 from errata.jobs.tune.search import Chosen, Search
-from errata.jobs.tune.trials import LAST, Trial, named
+from errata.jobs.tune.trials import LAST, Trial, named, objective_name, told
 from errata.jobs.tune.worker import METRICS
 from errata.store import atomic_file, atomic_write_text
 from errata.views.plotting import save_figure, scatter_figure
@@ -20,7 +20,7 @@ from errata.views.tables import text_table
 _PARTS = ("es", "ps", "ns")
 _SHOWN = ("score", *_PARTS)
 # Target values as good as this, and an edit as bad as that: then it is not the values that fail.
-_GOOD_NLL, _POOR_ES = 0.3, 80.0
+_GOOD_NLL, _POOR = 0.3, 80.0
 _LANDED = 0.5
 
 
@@ -33,10 +33,13 @@ def write_report(out: Path, search: Search, chosen: Chosen, about: Mapping[str, 
         write_csv(staging, rows)
     last = [trial for trial in search.trials if trial.stage == LAST and trial.found.get("metrics")]
     front = pareto(last)
-    if all(trial.found["metrics"][key][0] is not None for trial in last for key in _PARTS):
-        for kind in ("pdf", "png"):
-            save_figure(_figure(last, front, chosen, search.candidates.base, len(search.facts)), out / f"pareto.{kind}")
-    text = "\n\n".join(part for part in _summary(search, chosen, front, about) if part) + "\n"
+    drawn = all(trial.found["metrics"][key][0] is not None for trial in last for key in _PARTS)
+    for path in (out / "pareto.pdf", out / "pareto.png"):
+        if drawn:
+            save_figure(_figure(last, front, chosen, search.candidates.base, len(search.facts)), path)
+        else:  # an earlier run's would read as this one's
+            path.unlink(missing_ok=True)
+    text = "\n\n".join(part for part in _summary(search, chosen, front, about, drawn) if part) + "\n"
     atomic_write_text(out / "summary.md", text)
     return text
 
@@ -80,16 +83,17 @@ def _compared(chosen: Chosen) -> list[Trial]:
     return [chosen.held] if chosen.base is chosen.held else [chosen.held, chosen.base]
 
 
-def _summary(search: Search, chosen: Chosen, front: Sequence[Trial], about: Mapping[str, Any]) -> list[str]:
-    trials = search.trials
+def _summary(
+    search: Search, chosen: Chosen, front: Sequence[Trial], about: Mapping[str, Any], drawn: bool
+) -> list[str]:
+    trials, figure = search.trials, " Figure: pareto.pdf." if drawn else ""
     return [
         f"# Settings of {about['method']} for {about['model']}",
         _verdict(chosen, about),
         _held_out(chosen, about),
         _traced(about),
         f"## Pareto front on all {len(search.facts)} facts\n\nNo other setting tried on them is as good in efficacy "
-        f"(ES), paraphrase (PS) and specificity (NS) and better in one. Figure: pareto.pdf.\n\n"
-        + _table(front, chosen.trial),
+        f"(ES), paraphrase (PS) and specificity (NS) and better in one.{figure}\n\n" + _table(front, chosen.trial),
         f"## Every setting tried\n\n{_table(trials, chosen.trial, why=True)}",
         _meaning(),
         _warnings(trials),
@@ -104,8 +108,8 @@ def _verdict(chosen: Chosen, about: Mapping[str, Any]) -> str:
     gain = chosen.held.objective - chosen.base.objective
     end = "" if gain > 0 else " The choice is **not better** there: they differ by less than the search can see."
     return (
-        f"{what}. On {chosen.count} facts that the search never saw its Score is {chosen.held.objective:.1f}; that of "
-        f"what the search began with ({source}) {chosen.base.objective:.1f}.{end}"
+        f"{what}. On {chosen.count} facts that the search never saw its {objective_name(chosen.held.found)} is "
+        f"{told(chosen.held)}; that of what the search began with ({source}) {told(chosen.base)}.{end}"
     )
 
 
@@ -172,9 +176,11 @@ def _warnings(trials: Sequence[Trial]) -> str:
     lines = []
     for trial in trials:
         short, metrics = trial.values.get("short_nll"), trial.found.get("metrics")
-        es = metrics["es"][0] if metrics else None
-        if short is not None and es is not None and short <= _GOOD_NLL and es < _POOR_ES:
-            what = f"{named(trial.config)}, {trial.facts} facts: NLL {short:.2f} nat at 80 %, yet ES {es:.0f}"
+        key = "accuracy" if not metrics or metrics["es"][0] is None else "es"
+        reached = metrics[key][0] if metrics else None
+        if short is not None and reached is not None and short <= _GOOD_NLL and reached < _POOR:
+            name = "ES" if key == "es" else "accuracy"
+            what = f"{named(trial.config)}, {trial.facts} facts: NLL {short:.2f} nat at 80 %, yet {name} {reached:.0f}"
             lines.append(f"- {what}; {_reason(trial.found.get('landed'))}.")
     return "Target values were good, and the edit does not hold:\n\n" + "\n".join(lines) if lines else ""
 

@@ -157,7 +157,8 @@ class Search:
         return kept
 
     def _drop_weak(self, groups: Sequence[Group]) -> None:
-        told = [mean for group in self.groups if (mean := group.mean("short_nll")) is not None]
+        # Beside those still in the race: a beaten group's values may be the best ones, and its edits were not.
+        told = [mean for group in self.groups if not group.out and (mean := group.mean("short_nll")) is not None]
         limit = max(_WEAK_NLL, _WEAK_TIMES * min(told, default=0.0))
         for group in groups:
             mean = group.mean("short_nll")
@@ -168,7 +169,8 @@ class Search:
                     Trial("values", group.config, group.known, {"seconds": 0.0}, self._told(group), group.out)
                 )
         if all(group.out for group in self.groups):
-            raise NumericsError(f"No setting gave usable target values; the first: {self.groups[0].out}")
+            why = next((group.out for group in groups if group.out), self.groups[0].out)
+            raise NumericsError(f"No setting that is left gave usable target values; the first: {why}")
 
     def _last(self, finalists: Sequence[Group], way: Rest) -> None:
         """The base, a bracket of each finalist, then what varies around the best, while there is time."""
@@ -213,7 +215,7 @@ class Search:
             needed += (count - group.known) * costs.value + (
                 len(self.candidates.bracket(group.config)) - 1
             ) * count * costs.edit
-        name = f"time after {len(self.trials)} trials"
+        name = f"time for {'an edit' if group is None else 'another group'} after {len(self.trials)} trials"
         return self.folder.decide(name, lambda: self.spent + needed <= _FULL * self.seconds)
 
     def _choice(self) -> Trial:

@@ -8,6 +8,7 @@ from errata.jobs.tune.worker import Row
 
 # The rung of edits of all facts, the only one whose trials can be chosen.
 LAST = "last"
+_PARTS = ("es", "ps", "ns")
 _NAMED = ("prior_weight", "softness", "ridge", "threshold", "passes", "clamp", "learning_rate", "value_steps", "linf")
 
 
@@ -38,9 +39,26 @@ def objective_of(metrics: Row | None) -> float:
     """Harmonic mean of those of ES, PS, NS that the facts allow, else accuracy; -1 where there is nothing."""
     if not metrics:
         return -1.0
-    known = [metrics[key][0] for key in ("es", "ps", "ns") if metrics[key][0] is not None]
+    known = [metrics[key][0] for key in _known_parts(metrics)]
     found = harmonic_mean(*known) if known else metrics["accuracy"][0]
     return -1.0 if found is None else found
+
+
+def objective_name(found: Row) -> str:
+    """What `objective_of` is the number of."""
+    parts = _known_parts(found.get("metrics"))
+    if len(parts) == len(_PARTS) or not found.get("metrics"):
+        return "Score"
+    return f"harmonic mean of {' and '.join(part.upper() for part in parts)}" if parts else "accuracy"
+
+
+def told(trial: Trial) -> str:
+    """A trial's objective, or why there is none."""
+    return f"{trial.objective:.1f}" if trial.objective >= 0 else f"failed ({trial.out or 'nothing was measured'})"
+
+
+def _known_parts(metrics: Row | None) -> list[str]:
+    return [key for key in _PARTS if metrics and metrics[key][0] is not None]
 
 
 @dataclass
