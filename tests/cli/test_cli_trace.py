@@ -101,3 +101,9 @@ def test_bad_input_is_found_before_the_model_is_loaded(errata, arguments, messag
 def test_facts_that_the_model_does_not_know(trace, work):
     done = trace("--facts", "facts.jsonl", "--out", work / "out", code=2)
     assert "knows none of the 3 facts" in done.err
+
+
+def test_a_number_of_facts_that_is_none_names_its_option(errata, known, work):
+    done = errata("trace", *known, "--out", work / "out", "--n", "0")
+    assert done.code == 2
+    assert "--n must be at least 1, found 0" in done.err

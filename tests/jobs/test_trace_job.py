@@ -148,6 +148,19 @@ def test_what_is_written(lm, facts, tmp_path):
     assert "Average indirect effect" in (tmp_path / "average.html").read_text()
 
 
+def test_a_run_with_other_options_leaves_no_figures_of_the_first(lm, facts, tmp_path):
+    run(lm, facts, tmp_path / "twice")
+    (tmp_path / "twice" / "figures" / "effects of mine.txt").write_text("kept")
+    summary = run(lm, facts[:3], tmp_path / "twice", exact=False, kinds=("hidden",))
+    run(lm, facts[:3], tmp_path / "once", exact=False, kinds=("hidden",))
+    for part in ("figures", "tables"):
+        names = [{path.name for path in (tmp_path / out / part).iterdir()} for out in ("twice", "once")]
+        assert names[0] - {"effects of mine.txt"} == names[1]
+    assert (tmp_path / "twice" / "figures" / "effects of mine.txt").exists()
+    assert "largest mean attribution" in summary
+    assert "hidden state, last token" in summary
+
+
 def test_attribution_only(lm, facts, tmp_path):
     summary = run(lm, facts, tmp_path, exact=False)
     assert "total effect" in summary

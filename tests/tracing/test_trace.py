@@ -86,6 +86,13 @@ def test_a_subject_at_the_end_of_the_prompt_is_in_last_alone(lm):
     assert alone.segments["first subject"] == ()
 
 
+def test_a_subject_at_the_end_is_said(lm):
+    notes = trace(lm, "I think that the Eiffel Tower", "Eiffel Tower", exact=False, samples=1).notes
+    assert any("The subject ends the prompt" in note for note in notes)
+    notes = trace(lm, "I think that the Eiffel Tower is", "Eiffel Tower", exact=False, samples=1).notes
+    assert not any("ends the prompt" in note for note in notes)
+
+
 def test_of_a_repeated_subject_the_last_occurrence_is_corrupted_and_a_facts_own_place(lm):
     text = "Paris is Paris in"
     (encoding,) = encode(lm.tokenizer, [text])
@@ -234,3 +241,16 @@ def test_the_subjects_last_token_alone(lm):
     assert not any(math.isnan(value) for value in found.correlation("hidden"))
     effects = [row for row in found.rows() if row["effect"] is not None]
     assert len(effects) == lm.num_layers * (len(KINDS) * (first + 1) + len(SEVERED))
+
+
+def test_an_answer_behind_a_space_of_its_own_is_said(smollm2):
+    """SmolLM2 writes " 1889" as a space and four digits: what is traced is the first digit, behind the space."""
+    prompt, subject = "The Eiffel Tower was completed in the year", "Eiffel Tower"
+    one = traced_prompt(smollm2, prompt, subject, "1889")
+    (plain,) = encode(smollm2.tokenizer, [prompt])
+    assert one.ids[:-1] == plain.ids
+    assert (one.space, one.answer_tokens, one.asked) == (1, 4, f"{prompt} ")
+    assert (traced_prompt(smollm2, prompt, subject, "Paris").asked, one.last < len(plain.ids)) == (prompt, True)
+    found = trace(smollm2, prompt, subject, "1889", exact=False, samples=1)
+    assert sum("space before the answer is a token of its own" in note for note in found.notes) == 1
+    assert not any("space" in note for note in trace(smollm2, prompt, subject, exact=False, samples=1).notes)

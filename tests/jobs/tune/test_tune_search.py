@@ -8,8 +8,10 @@ from errata.core.progress import SILENT
 from errata.errors import ConfigError, NumericsError
 from errata.jobs.tune.candidates import candidates
 from errata.jobs.tune.options import TuneOptions
+from errata.jobs.tune.report import _warnings
 from errata.jobs.tune.search import Search
 from errata.jobs.tune.store import TuneFolder
+from errata.jobs.tune.trials import Trial, objective_name, objective_of, told
 from tiny import tiny_model
 
 BEST = {"last": 1, "clamp": 2.0, "prior_weight": 12.0}
@@ -239,3 +241,26 @@ def test_emmet_begins_with_the_strength_that_memit_calls_lambda():
 def test_bad_options(options, words):
     with pytest.raises(ConfigError, match=words):
         TuneOptions(**options)
+
+
+def test_what_is_maximised_is_named_for_what_it_is():
+    def metrics(**known):
+        return {key: [known.get(key), None, 4] for key in ("es", "ps", "ns", "accuracy")}
+
+    whole, part, none = metrics(es=90.0, ps=80.0, ns=70.0), metrics(es=90.0, ps=80.0), metrics(accuracy=55.0)
+    names = [objective_name({"metrics": one}) for one in (whole, part, none)]
+    assert names == ["Score", "harmonic mean of ES and PS", "accuracy"]
+    assert objective_of(none) == 55.0
+    assert told(Trial("held out", None, 4, {"metrics": none}, {})) == "55.0"
+    failed = Trial("held out", None, 4, {"mark": "failed: not finite"}, {}, "failed: not finite")
+    assert told(failed) == "failed (failed: not finite)"
+    assert objective_name(failed.found) == "Score"
+
+
+def test_good_values_whose_edit_does_not_hold_are_warned_of_with_and_without_true_answers():
+    config = candidates(tiny_model("llama"), TuneOptions(), 12, []).base
+    for es, accuracy, word in ((40.0, 90.0, "yet ES 40"), (None, 30.0, "yet accuracy 30"), (95.0, 30.0, "")):
+        found = {"metrics": {"es": [es, None, 4], "accuracy": [accuracy, None, 4]}, "landed": 0.9}
+        text = _warnings([Trial("rung", config, 4, found, {"short_nll": 0.04})])
+        assert word in text
+        assert bool(text) == bool(word)
