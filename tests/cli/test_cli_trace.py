@@ -52,7 +52,10 @@ def test_one_prompt_on_the_terminal_and_in_files(trace, work):
 
 
 def test_the_page_without_the_lens(trace, work):
-    trace(PROMPT, "--subject", "Eiffel Tower", "--no-exact", "--no-lens", "--html", work / "t.html")
+    done = trace(PROMPT, "--subject", "Eiffel Tower", "--no-exact", "--no-lens", "--html", work / "t.html")
+    assert "Attributed: hidden state (" in done.out
+    assert "Restored:" not in done.out
+    assert "trace: 0 of " in done.err  # progress, of one prompt too
     page = (work / "t.html").read_text()
     assert '"side":"backward"' not in page
     assert "attributed" in page

@@ -33,7 +33,8 @@ def trace_text(trace: Trace, *, width: int, colour: bool, max_layers: int | None
     shown = [sheet for sheet in sheets if not trace.restored or not sheet.name.endswith("attributed")]
     said = [*textwrap.wrap(printable(grid.title), width), *textwrap.wrap(grid.subtitle, width)]
     for sheet in shown:
-        said += ["", f"{'Restored' if trace.restored else 'Not restored'}: {sheet.name} ({sheet.label})"]
+        how = "Restored" if trace.restored else "Attributed"
+        said += ["", f"{how}: {sheet.name.removesuffix(', attributed')} ({sheet.label})"]
         said.append(terminal_grid(grid, sheet, width=width, colour=colour, max_layers=max_layers))
     said += ["", *_lines(trace, width), *_correlations(trace)]
     for note in trace.notes:

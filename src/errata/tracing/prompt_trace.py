@@ -36,8 +36,8 @@ def trace(
 
     `answer`: its first token is what is asked for; default: the model's own next token.  `options`: those of
     TraceConfig (kinds, severed, samples, noise, window, corruption, seed, exact, batch_tokens); the noise is measured
-    in standard deviations of this subject's own embeddings.  `swap`: other subjects, for corruption="swap".  Raises
-    InputError, ConfigError, NumericsError.
+    in standard deviations of this subject's own embeddings.  `swap`: other subjects, for corruption="swap".
+    `progress` hears of the positions run.  Raises InputError, ConfigError, NumericsError.
     """
     config = config_of(options)
     one = traced_prompt(lm, prompt, subject, answer)

@@ -11,14 +11,13 @@ from errata.jobs.lens_job import write_rows
 from errata.jobs.output_folder import write_csv
 from errata.jobs.progress import duration
 from errata.jobs.tune.search import Chosen, Search
-from errata.jobs.tune.trials import LAST, Trial, named, objective_name, told
+from errata.jobs.tune.trials import LAST, PARTS, Trial, named, objective_name, told
 from errata.jobs.tune.worker import METRICS
 from errata.store import atomic_file, atomic_write_text
 from errata.views.plotting import save_figure, scatter_figure
 from errata.views.tables import text_table
 
-_PARTS = ("es", "ps", "ns")
-_SHOWN = ("score", *_PARTS)
+_SHOWN = ("score", *PARTS)
 # Target values as good as this, and an edit as bad as that: then it is not the values that fail.
 _GOOD_NLL, _POOR = 0.3, 80.0
 _LANDED = 0.5
@@ -33,7 +32,7 @@ def write_report(out: Path, search: Search, chosen: Chosen, about: Mapping[str, 
         write_csv(staging, rows)
     last = [trial for trial in search.trials if trial.stage == LAST and trial.found.get("metrics")]
     front = pareto(last)
-    drawn = all(trial.found["metrics"][key][0] is not None for trial in last for key in _PARTS)
+    drawn = all(trial.found["metrics"][key][0] is not None for trial in last for key in PARTS)
     for path in (out / "pareto.pdf", out / "pareto.png"):
         if drawn:
             save_figure(_figure(last, front, chosen, search.candidates.base, len(search.facts)), path)
@@ -46,7 +45,7 @@ def write_report(out: Path, search: Search, chosen: Chosen, about: Mapping[str, 
 
 def pareto(trials: Sequence[Trial]) -> list[Trial]:
     """Those that no other beats: as good in efficacy, paraphrase and specificity, and better in one of them."""
-    points = [tuple(trial.found["metrics"][key][0] or 0.0 for key in _PARTS) for trial in trials]
+    points = [tuple(trial.found["metrics"][key][0] or 0.0 for key in PARTS) for trial in trials]
 
     def beaten(mine: tuple[float, ...]) -> bool:
         return any(other != mine and all(b >= a for a, b in zip(mine, other, strict=True)) for other in points)

@@ -8,7 +8,7 @@ from errata.jobs.tune.worker import Row
 
 # The rung of edits of all facts, the only one whose trials can be chosen.
 LAST = "last"
-_PARTS = ("es", "ps", "ns")
+PARTS = ("es", "ps", "ns")
 _NAMED = ("prior_weight", "softness", "ridge", "threshold", "passes", "clamp", "learning_rate", "value_steps", "linf")
 
 
@@ -47,7 +47,7 @@ def objective_of(metrics: Row | None) -> float:
 def objective_name(found: Row) -> str:
     """What `objective_of` is the number of."""
     parts = _known_parts(found.get("metrics"))
-    if len(parts) == len(_PARTS) or not found.get("metrics"):
+    if len(parts) == len(PARTS) or not found.get("metrics"):
         return "Score"
     return f"harmonic mean of {' and '.join(part.upper() for part in parts)}" if parts else "accuracy"
 
@@ -58,7 +58,7 @@ def told(trial: Trial) -> str:
 
 
 def _known_parts(metrics: Row | None) -> list[str]:
-    return [key for key in _PARTS if metrics and metrics[key][0] is not None]
+    return [key for key in PARTS if metrics and metrics[key][0] is not None]
 
 
 @dataclass
