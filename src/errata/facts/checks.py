@@ -84,8 +84,22 @@ def fact_reasons(fields: Mapping[str, object]) -> list[str]:
         reasons.append(
             f"target_new and target_true are both {quoted(good['target_new'].strip())}: there is nothing to edit"
         )
+    reasons += _form_reasons(fields)
     for name, one in _PROMPT_LISTS.items():
         reasons += _prompt_list_reasons(name, one, fields.get(name, ()), good.get("subject", ""))
+    return reasons
+
+
+def _form_reasons(fields: Mapping[str, object]) -> list[str]:
+    """What is wrong with how the prompts are put to the model, and with what else the record says."""
+    reasons = []
+    join, chat, metadata = fields.get("join"), fields.get("chat", False), fields.get("metadata", {})
+    if join is not None and not (isinstance(join, str) and not join.strip()):
+        reasons.append(f'join is {quoted(join) if isinstance(join, str) else kind(join)}; it must be "" or whitespace')
+    if not isinstance(chat, bool):
+        reasons.append(f"chat is {kind(chat)}; it must be true or false")
+    if not isinstance(metadata, Mapping):
+        reasons.append(f"metadata is {kind(metadata)}; it must be an object")
     return reasons
 
 

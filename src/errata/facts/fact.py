@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from errata.errors import FactsError
 from errata.facts.checks import fact_reasons, neighbour_reasons
@@ -30,7 +32,10 @@ class Fact:
     last occurrence at word boundaries, else its last occurrence. Other braces are literal. `generation_prompts` are
     beginnings of texts about the subject, whose continuations are measured. `{}` in them and in paraphrases is filled
     with the subject on construction. An empty `id` becomes the first 12 hexadecimal digits of a SHA-256 of subject,
-    text and target_new. Raises FactsError listing every reason why the fact cannot be used.
+    text and target_new. `join` is what stands between a prompt and its answer ("" for nothing); None leaves it to
+    `join_target`. With `chat` every prompt of the fact is a user's message and the answer begins the model's reply.
+    `metadata` is what a file says beyond that, kept and written back. Raises FactsError listing every reason why the
+    fact cannot be used.
     """
 
     subject: str
@@ -42,6 +47,9 @@ class Fact:
     id: str = ""
     relation: str | None = None
     generation_prompts: tuple[str, ...] = ()
+    join: str | None = None
+    chat: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         reasons = fact_reasons({field.name: getattr(self, field.name) for field in fields(self)})

@@ -12,7 +12,7 @@ from errata.facts.text import PLACEHOLDER
 
 FIELDS = (
     "id", "subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours", "relation",
-    "generation_prompts",
+    "generation_prompts", "join", "chat", "metadata",
 )  # fmt: skip
 ALIASES = {"case_id": "id", "neighbors": "neighbours"}
 

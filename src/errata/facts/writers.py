@@ -23,4 +23,4 @@ def write_facts(path: str | Path, facts: Iterable[Fact]) -> None:
 def _record(fact: Fact) -> dict[str, object]:
     """The fields that say something, the id first."""
     record = {"id": fact.id} | asdict(fact)
-    return {name: value for name, value in record.items() if value not in (None, ())}
+    return {name: value for name, value in record.items() if value not in (None, (), False, {})}
