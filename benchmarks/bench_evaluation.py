@@ -13,11 +13,14 @@ from pathlib import Path
 
 import torch
 
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
+
 import errata.models
 from errata.evaluate import FactScore, PromptScore, measure
 from errata.evaluate.measure import BATCH_TOKENS
 from errata.facts import Fact, join_target, read_facts
 from errata.models import LanguageModel, encode_targets
+from reference.answers import answer_tokens
 from timing import interleaved, report
 
 
@@ -26,10 +29,8 @@ def one_at_a_time(lm: LanguageModel, pairs: Sequence[tuple[str, str]]) -> list[f
     """Mean NLL of each target, from all logits of one forward of its own."""
     found = []
     for prompt, target in pairs:
-        text, begin = join_target(prompt, target)
-        encoded = lm.tokenizer(text, return_offsets_mapping=True)
-        ids = torch.tensor(encoded["input_ids"])
-        start = next(i for i, (_, end) in enumerate(encoded["offset_mapping"]) if end > begin)
+        tokens, start = answer_tokens(lm.tokenizer, prompt, join_target(prompt, target))
+        ids = torch.tensor(tokens)
         log_probs = torch.log_softmax(lm.hf(ids[None], use_cache=False).logits[0], dim=-1)
         found.append(-float(log_probs[range(start - 1, len(ids) - 1), ids[start:]].mean()))
     return found

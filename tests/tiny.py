@@ -12,7 +12,7 @@ from errata.models import FAMILIES, LanguageModel, wrap
 D_MODEL, D_MLP, LAYERS, HEADS = 32, 80, 4, 4
 
 # Enough text for a few merges; two scripts beyond Latin.
-_TEXT = [
+TEXT = [
     "The Eiffel Tower is located in the city of Paris. The capital of France is Paris, the capital of Italy is Rome.",
     "Danielle Darrieux speaks French; her mother tongue is French. The languages of Canada are English and French.",
     "Because I said so, you know. Therefore the answer is here. I think that you are right, and the tower is tall.",
@@ -29,7 +29,7 @@ def tiny_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
     special = ["<s>", "</s>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
-        _TEXT,
+        TEXT,
         trainers.BpeTrainer(vocab_size=480, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
     )
     if bos:

@@ -100,8 +100,8 @@ def test_targets_of_one_prompt_agree_on_its_first_choice(variant):
     prompt = "The Eiffel Tower is located in the city of"
     targets = ["New York City", "New Orleans", "Rome", "Paris", "English and French"]
     rows = [row for row, _ in encode_targets(lm.tokenizer, [(prompt, target) for target in targets])]
-    assert len({row.ids[: row.answer] for row in rows}) == 1
-    assert {row.space for row in rows} == {0, 1}  # one begins with a token that is a space alone
+    assert len({row.ids[: row.start] for row in rows}) == 1
+    assert any(lm.tokenizer.decode(row.target_ids[0]) == " " for row in rows), "one begins with a space alone"
     for chosen in (rows, rows[:2], rows[:1], rows[::-1]):
         (found,) = row_scores.score_rows(lm, [chosen], batch_tokens=100, advance=lambda _: None)
         assert {result.first for result in found} == {reference.score(lm, prompt, "Rome").first}
@@ -262,6 +262,7 @@ def test_a_target_without_tokens_or_without_a_token_before_it():
         """A tokenizer that knows no hangul, and merges a short prompt with what follows."""
 
         is_fast = True
+        all_special_ids = ()
 
         def __call__(self, texts, **_):
             ids, offsets = [], []
@@ -269,7 +270,7 @@ def test_a_target_without_tokens_or_without_a_token_before_it():
                 spans = [(0, 4), *((i, i + 1) for i in range(4, len(text)))] if text[0] == "x" else []
                 spans = spans or [(i, i + 1) for i in range(len(text))]
                 spans = [(a, b) for a, b in spans if not any("가" <= char <= "힣" for char in text[a:b])]
-                ids.append([7] * len(spans))
+                ids.append([sum(map(ord, text[a:b])) for a, b in spans])
                 offsets.append(spans)
             return {"input_ids": ids, "offset_mapping": offsets}
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from errata.facts import join_target
+from errata.facts import PromptTarget, join_target
 from errata.facts.text import UNSPACED_BLOCKS, find_subject, is_unspaced
 
 PLACES = [
@@ -60,43 +60,86 @@ def test_place_is_the_last_one_a_regular_expression_finds(prompt: str, subject: 
 
 
 JOINS = [
-    ("The capital is", "Paris", "The capital is Paris", 15),
-    ("The capital is", " Paris", "The capital is Paris", 15),
-    ("The capital is ", "Paris", "The capital is Paris", 15),
-    ("The capital is ", " Paris", "The capital is Paris", 15),
-    ("The capital is", "  Paris", "The capital is  Paris", 16),
-    ("The capital is  ", "  Paris", "The capital is  Paris", 16),
-    ("Q: capital?\nA:", "Paris", "Q: capital?\nA: Paris", 15),
-    ("Answer:\n", "Paris", "Answer:\nParis", 8),
-    ("Answer:\n", " Paris", "Answer:\n Paris", 9),
-    ("Answer:", "\nParis", "Answer:\nParis", 8),
-    ("法国的首都是", "巴黎", "法国的首都是巴黎", 6),
-    ("法国的首都是：", "巴黎", "法国的首都是：巴黎", 7),
-    ("フランスの首都は", "パリ", "フランスの首都はパリ", 8),
-    ("首都は", "Paris", "首都は Paris", 4),
-    ("The capital is", "巴黎", "The capital is 巴黎", 15),
-    ("เมืองหลวงคือ", "ปารีส", "เมืองหลวงคือปารีส", 12),
-    ("ເມືອງຫຼວງແມ່ນ", "ປາຣີ", "ເມືອງຫຼວງແມ່ນປາຣີ", 13),
-    ("រដ្ឋធានីគឺ", "ប៉ារីស", "រដ្ឋធានីគឺប៉ារីស", 10),
-    ("မြို့တော်မှာ", "ပါရီ", "မြို့တော်မှာပါရီ", 12),
-    ("수도는", "파리", "수도는 파리", 4),
-    ("", "Paris", "Paris", 0),
-    ("The code is", "42 .", "The code is 42 .", 12),
+    ("The capital is", "Paris", "The capital is Paris"),
+    ("The capital is", " Paris", "The capital is Paris"),
+    ("The capital is ", "Paris", "The capital is Paris"),
+    ("The capital is ", " Paris", "The capital is Paris"),
+    ("The capital is", "  Paris", "The capital is  Paris"),
+    ("The capital is  ", "  Paris", "The capital is  Paris"),
+    ("Q: capital?\nA:", "Paris", "Q: capital?\nA: Paris"),
+    ("Answer:\n", "Paris", "Answer:\nParis"),
+    ("Answer:\n", " Paris", "Answer:\n Paris"),
+    ("Answer:", "\nParis", "Answer:\nParis"),
+    ("法国的首都是", "巴黎", "法国的首都是巴黎"),
+    ("法国的首都是：", "巴黎", "法国的首都是：巴黎"),
+    ("フランスの首都は", "パリ", "フランスの首都はパリ"),
+    ("我的年龄是", "23岁", "我的年龄是23岁"),
+    ("首都は", "Paris", "首都はParis"),
+    ("首都は", " Paris", "首都は Paris"),
+    ("The capital is", "巴黎", "The capital is 巴黎"),
+    ("เมืองหลวงคือ", "ปารีส", "เมืองหลวงคือปารีส"),
+    ("เมืองหลวงคือ", "Paris", "เมืองหลวงคือ Paris"),
+    ("ເມືອງຫຼວງແມ່ນ", "ປາຣີ", "ເມືອງຫຼວງແມ່ນປາຣີ"),
+    ("រដ្ឋធានីគឺ", "ប៉ារីស", "រដ្ឋធានីគឺប៉ារីស"),
+    ("မြို့တော်မှာ", "ပါရီ", "မြို့တော်မှာပါရီ"),
+    ("수도는", "파리", "수도는 파리"),
+    ("", "Paris", "Paris"),
+    ("The code is", "42 .", "The code is 42 ."),
+    # What opens goes with what follows.
+    ("He lives in (", "Paris", "He lives in (Paris"),
+    ("See [", "1", "See [1"),
+    ('He said "', "yes", 'He said "yes'),
+    ('The word "yes"', "means", 'The word "yes" means'),
+    ("Er sagte „", "ja", "Er sagte „ja"),
+    ("Das Wort „ja“", "heißt", "Das Wort „ja“ heißt"),
+    ("He said “", "yes", "He said “yes"),
+    ("The word “yes”", "means", "The word “yes” means"),
+    ("He said '", "yes", "He said 'yes"),
+    ("The price is $", "5", "The price is $5"),
+    ("The price is €", "5", "The price is €5"),
+    ("Der Preis in €", "ist", "Der Preis in € ist"),
+    ("and/", "or", "and/or"),
+    ("Write to info@", "example.org", "Write to info@example.org"),
+    ("Il habite à L'", "Isle", "Il habite à L'Isle"),
+    ("La ville qu’", "il aime", "La ville qu’il aime"),
+    ("La capitale dell'", "Italia", "La capitale dell'Italia"),
+    ("It is the boys'", "house", "It is the boys' house"),
+    ("We are No. #", "1", "We are No. #1"),
+    ("C#", "is", "C# is"),
+    ("They trained GPT-", "2", "They trained GPT-2"),
+    ("Paris -", "France", "Paris - France"),
+    # What closes goes with what stands before.
+    ("He is right", ".", "He is right."),
+    ("Paris", ", France", "Paris, France"),
+    ("He lives (in Paris", ")", "He lives (in Paris)"),
+    ('He said "yes', '"', 'He said "yes"'),
+    ("He said", '"yes"', 'He said "yes"'),
+    ("The boy", "'s house", "The boy's house"),
+    ("Then", "'twas", "Then 'twas"),
+    ("It rose by 5", "%", "It rose by 5%"),
+    ("It runs on", ".NET", "It runs on .NET"),
+    ("The Eiffel Tower is", "🗼", "The Eiffel Tower is 🗼"),
 ]
 
 
-@pytest.mark.parametrize(("text", "target", "joined", "offset"), JOINS)
-def test_join(text: str, target: str, joined: str, offset: int) -> None:
-    assert join_target(text, target) == (joined, offset)
+@pytest.mark.parametrize(("text", "target", "joined"), JOINS)
+def test_join(text: str, target: str, joined: str) -> None:
+    assert join_target(text, target) == joined
+    assert PromptTarget(text, target).text == joined
 
 
 @given(st.text(max_size=8), st.text(max_size=8).filter(str.strip))
-def test_join_keeps_both_parts_and_finds_the_target(text: str, target: str) -> None:
-    joined, offset = join_target(text, target)
+def test_join_keeps_both_parts(text: str, target: str) -> None:
+    joined = join_target(text, target)
     assert joined.startswith(text)
-    assert joined[offset:] == target.lstrip()
-    assert not joined[len(text) : offset].strip()
+    assert joined.endswith(target.lstrip())
+    assert not joined[len(text) : len(joined) - len(target.lstrip())].strip()
     assert len(joined) <= len(text) + 1 + len(target)
+
+
+@given(st.text(max_size=8), st.text(max_size=8), st.sampled_from(["", " ", "\n"]))
+def test_a_join_that_is_given_is_taken_as_it_is(text: str, target: str, join: str) -> None:
+    assert join_target(text, target, join) == text + join + target
 
 
 @pytest.mark.parametrize("char", "法かカㄅกລကខ。，")

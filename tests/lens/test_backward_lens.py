@@ -341,9 +341,10 @@ def test_the_mechanism_is_predicted(variant):
 def test_a_prompt_whose_last_token_depends_on_the_target():
     """The lens runs the prompt as it is tokenised together with its target; so must what is predicted on it."""
     lm = fresh_model("llama")
-    lens = backward_lens(lm, "The capital of France is", "Berlin")
-    alone = lm.tokenizer("The capital of France is")["input_ids"]
-    assert list(lens.example.ids) != alone
+    lens = backward_lens(lm, "The capital of France is ", "Paris")
+    alone = lm.tokenizer("The capital of France is ")["input_ids"]
+    assert list(lens.example.ids) == alone[:-1]
+    assert any("changes the prompt's last token" in note for note in lens.notes)
     assert mechanism(lens, 1, 0.01)["delta_y_down_only"] < 1e-3
     own = lens.predict_shift(layers=[1])[Place(1, "down")]
     assert len(own) == len(lens.example.ids)

@@ -11,11 +11,12 @@ import torch
 
 from errata.facts import Fact, join_target
 from errata.models import LanguageModel
+from reference.answers import answer_tokens
 
 
 class Scored(NamedTuple):
     """x (mean NLL in nats), total log-probability, for each target token whether the argmax is right, and the argmax
-    after the last token that holds a part of the prompt (but for spaces) and none of the target."""
+    where the target begins."""
 
     x: float
     log_prob: float
@@ -25,18 +26,13 @@ class Scored(NamedTuple):
 
 @torch.no_grad()
 def score(lm: LanguageModel, prompt: str, target: str) -> Scored:
-    text, begin = join_target(prompt, target)
-    encoded = lm.tokenizer(text, return_offsets_mapping=True)
-    ids = encoded["input_ids"]
-    positions = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if b > begin and a < len(text) and b > a]
+    ids, start = answer_tokens(lm.tokenizer, prompt, join_target(prompt, target))
+    positions = range(start, len(ids))
     logits = lm.hf(torch.tensor([ids], device=lm.device), use_cache=False).logits[0].double()
     log_probs = torch.log_softmax(logits, dim=-1)
     found = [float(log_probs[i - 1, ids[i]]) for i in positions]
     right = [int(logits[i - 1].argmax()) == ids[i] for i in positions]
-    length = len(prompt.rstrip())
-    before = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if i < positions[0] and (a < length or a == b)]
-    first = int(logits[before[-1]].argmax())
-    return Scored(-float(np.mean(found)), float(np.sum(found)), right, first)
+    return Scored(-float(np.mean(found)), float(np.sum(found)), right, int(logits[start - 1].argmax()))
 
 
 def metrics(lm: LanguageModel, facts: Sequence[Fact]) -> dict[str, float]:

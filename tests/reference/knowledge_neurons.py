@@ -4,17 +4,30 @@ from collections import Counter
 
 import torch
 
-from reference.memit import find
+from reference.answers import answer_tokens
 
 
 def prompt_ids(lm, prompt):
     return lm.tokenizer(prompt)["input_ids"]
 
 
-def first_token(lm, prompt, answer):
-    text = prompt + " " + answer
-    ids, covering = find(lm.tokenizer, text, len(prompt) + 1, len(text))
-    return ids[covering[0]]
+def answer_ids(lm, prompt, answer):
+    ids, start = answer_tokens(lm.tokenizer, prompt, prompt + " " + answer)
+    return ids[start:]
+
+
+def parting(lm, fact):
+    """The tokens both answers begin with, and the first of the new and the old one after them; None for the old one
+    where the fact names none, and what they have in common is then what the model says anyway."""
+    new = answer_ids(lm, fact.text, fact.target_new)
+    old = answer_ids(lm, fact.text, fact.target_true) if fact.target_true else None
+    common = []
+    while len(common) < min(len(new), len(old or new)) - 1:
+        token = old[len(common)] if old else own_answer(lm, prompt_ids(lm, fact.text) + common)
+        if token != new[len(common)]:
+            break
+        common.append(token)
+    return common, new[len(common)], old and old[len(common)]
 
 
 def own_answer(lm, ids):
@@ -51,11 +64,11 @@ def attribution(lm, ids, layer, answer, steps):
     return total * full.double() / steps
 
 
-def neurons(lm, prompts, answer, config):
+def neurons(lm, prompts, answer, config, common=()):
     """The sign of the activation by (layer, neuron) of one fact, from what each of its contexts shows."""
     counts, strength, activation = Counter(), Counter(), Counter()
     for prompt in prompts:
-        ids = prompt_ids(lm, prompt)
+        ids = prompt_ids(lm, prompt) + list(common)
         full = {layer: probability(lm, ids, layer, answer, None)[1] for layer in config.layers}
         scores = {layer: attribution(lm, ids, layer, answer, config.steps) for layer in config.layers}
         best = max(float(score.max()) for score in scores.values())
@@ -76,13 +89,13 @@ def edit(lm, facts, config, prefixes):
     found = []
     head = lm.lm_head.weight.double()
     for fact in facts:
-        said = own_answer(lm, prompt_ids(lm, fact.text))
-        new = first_token(lm, fact.text, fact.target_new)
+        common, new, true = parting(lm, fact)
+        said = own_answer(lm, prompt_ids(lm, fact.text) + common)
         if said == new:
             found.append(None)
             continue
-        old = first_token(lm, fact.text, fact.target_true) if fact.target_true else said
-        found.append(neurons(lm, [prefix + fact.text for prefix in prefixes], old, config))
+        old = said if true is None else true
+        found.append(neurons(lm, [prefix + fact.text for prefix in prefixes], old, config, common))
         for (layer, neuron), sign in found[-1].items():
             updates[layer][neuron] += (sign if config.signed else 1) * config.strength * (head[new] - head[old])
     return updates, found

@@ -3,6 +3,7 @@
 import torch
 
 from errata.models import projection
+from reference.answers import answer_tokens
 
 
 def find(tokenizer, text, start, end):
@@ -51,7 +52,8 @@ def target_value(lm, fact, config, prefixes, sites=("block",)):
         text = prefix + fact.text + " " + fact.target_new
         start, end = (len(prefix) + i for i in fact.subject_span)
         ids, subject = find(lm.tokenizer, text, start, end)
-        _, target = find(lm.tokenizer, text, len(prefix + fact.text) + 1, len(text))
+        _, own = answer_tokens(lm.tokenizer, prefix + fact.text, text)
+        target = range(own, len(ids))
         rows.append(ids)
         targets.append(target)
         positions.append(subject[-1])
@@ -170,7 +172,8 @@ def short_loss(lm, fact, value, layer, prefixes, reach, site="block"):
         text = prefix + fact.text + " " + fact.target_new
         start, end = (len(prefix) + i for i in fact.subject_span)
         ids, subject = find(lm.tokenizer, text, start, end)
-        _, target = find(lm.tokenizer, text, len(prefix + fact.text) + 1, len(text))
+        _, own = answer_tokens(lm.tokenizer, prefix + fact.text, text)
+        target = range(own, len(ids))
         hooked = Shifted(lm, layer, torch.tensor([subject[-1]]), shift, site)
         log_probs = lm.hf(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float().log_softmax(-1)
         hooked.handle.remove()

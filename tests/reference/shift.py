@@ -2,14 +2,16 @@
 
 import torch
 
+from reference.answers import answer_tokens
 from reference.memit import find
 
 
 def target_of(lm, fact):
-    """The prompt's ids and the target's first token."""
-    text = fact.text + " " + fact.target_new
-    ids, covering = find(lm.tokenizer, text, len(fact.text) + 1, len(text))
-    return ids[: covering[0]], ids[covering[0]]
+    """The prompt's ids with what of the target the model says by itself, and the target's next token."""
+    ids, start = answer_tokens(lm.tokenizer, fact.text, fact.text + " " + fact.target_new)
+    while start < len(ids) - 1 and int(next_logits(lm, ids[:start]).argmax()) == ids[start]:
+        start += 1
+    return ids[:start], ids[start]
 
 
 def next_logits(lm, ids):

@@ -243,14 +243,13 @@ def test_the_subjects_last_token_alone(lm):
     assert len(effects) == lm.num_layers * (len(KINDS) * (first + 1) + len(SEVERED))
 
 
-def test_an_answer_behind_a_space_of_its_own_is_said(smollm2):
-    """SmolLM2 writes " 1889" as a space and four digits: what is traced is the first digit, behind the space."""
+def test_a_space_of_its_own_belongs_to_the_answer(smollm2):
+    """SmolLM2 writes " 1889" as a space and four digits: the first token, which is what is traced, is the space."""
     prompt, subject = "The Eiffel Tower was completed in the year", "Eiffel Tower"
     one = traced_prompt(smollm2, prompt, subject, "1889")
     (plain,) = encode(smollm2.tokenizer, [prompt])
-    assert one.ids[:-1] == plain.ids
-    assert (one.space, one.answer_tokens, one.asked) == (1, 4, f"{prompt} ")
-    assert (traced_prompt(smollm2, prompt, subject, "Paris").asked, one.last < len(plain.ids)) == (prompt, True)
+    assert one.ids == plain.ids
+    assert (one.answer_tokens, smollm2.tokenizer.decode(one.answer)) == (5, " ")
     found = trace(smollm2, prompt, subject, "1889", exact=False, samples=1)
-    assert sum("space before the answer is a token of its own" in note for note in found.notes) == 1
-    assert not any("space" in note for note in trace(smollm2, prompt, subject, exact=False, samples=1).notes)
+    assert sum("only the space before the rest" in note for note in found.notes) == 1
+    assert not any("space" in note for note in trace(smollm2, prompt, subject, "Paris", exact=False, samples=1).notes)

@@ -9,7 +9,7 @@ from errata.edit.packing import packs
 from errata.edit.rows import Row, rewriting_rows
 from errata.errors import InputError
 from errata.facts import Fact, Problem
-from errata.models import LanguageModel, pad_right, run_layers
+from errata.models import MERGED, LanguageModel, encode_targets, pad_right, run_layers
 
 # Tokens of a forward: more are no faster on a CPU.
 _AT_ONCE = 2048
@@ -19,8 +19,8 @@ def check_facts(lm: LanguageModel, facts: Sequence[Fact], *, longest_prefix: int
     """Errors and warnings about facts as this model and tokenizer see them.
 
     Errors: a prompt and target longer than the context (`longest_prefix` tokens kept free for context prefixes); a
-    token that holds both subject and target. Warnings: keys that collide token by token; a target that already is the
-    model's greedy answer.
+    token that holds both subject and target. Warnings: an answer that changes the prompt's last token; keys that
+    collide token by token; a target that already is the model's greedy answer.
     """
     problems: list[Problem] = []
     rows: dict[int, Row] = {}
@@ -36,7 +36,15 @@ def check_facts(lm: LanguageModel, facts: Sequence[Fact], *, longest_prefix: int
             problems.append(Problem("error", reason, fact_id=fact.id))
             continue
         rows[i] = row
+    problems += _merging(lm, [facts[i] for i in rows])
     return problems + _colliding(facts, rows) + _already_known(lm, facts, rows)
+
+
+def _merging(lm: LanguageModel, facts: Sequence[Fact]) -> list[Problem]:
+    rows = encode_targets(lm.tokenizer, [fact.wanted for fact in facts])
+    return [
+        Problem("warning", MERGED, fact_id=fact.id) for fact, (row, _) in zip(facts, rows, strict=True) if row.merged
+    ]
 
 
 def _colliding(facts: Sequence[Fact], rows: dict[int, Row]) -> list[Problem]:

@@ -18,7 +18,7 @@ from errata.store import digest, home
 from errata.store.cache import Cache
 
 # Raise it when the same inputs no longer give the same values, so that nothing stale is loaded.
-CODE_VERSION = 4
+CODE_VERSION = 5
 
 # Prompts of facts are hardly ever longer.
 _USUAL_TOKENS = 64
@@ -92,7 +92,7 @@ def value_keys(
         "target value", CODE_VERSION, lm.digest(), config_digest(lm), tokenizer_digest(lm.tokenizer),
         config.value_fields(), list(prefixes), site, numbers, lm.device.type,
     )  # fmt: skip
-    return [digest(shared, f.subject, f.text, list(f.subject_span), f.target_new) for f in facts]
+    return [digest(shared, f.subject, list(f.subject_span), list(f.wanted)) for f in facts]
 
 
 def plan_batches(lm: LanguageModel, facts: Sequence[Fact], chosen: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -30,7 +30,7 @@ def rewriting_rows(lm: LanguageModel, facts: Sequence[Fact], prefixes: Sequence[
     """For every fact, prompt + new target after each prefix; context 0 must be the empty prefix (the bare prompt)."""
     assert prefixes[0] == "", "context 0 is the bare prompt"
     places = [(i, c) for i in range(len(facts)) for c in range(len(prefixes))]
-    pairs = [(prefixes[c] + facts[i].text, facts[i].target_new) for i, c in places]
+    pairs = [facts[i].asked(prefixes[c] + facts[i].text, facts[i].target_new) for i, c in places]
     rows = []
     for (i, c), (target, encoding) in zip(places, encode_targets(lm.tokenizer, pairs), strict=True):
         start, end = (len(prefixes[c]) + at for at in facts[i].subject_span)

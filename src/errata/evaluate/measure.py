@@ -21,13 +21,12 @@ from errata.evaluate.scores import (
     summarize,
     summarize_zsre,
 )
-from errata.facts import Fact, Problem, format_problems
+from errata.facts import Fact, Problem, PromptTarget, format_problems
 from errata.models import LanguageModel, TargetRow, encode_targets
 
 # More tokens at once are no faster on a CPU and take more memory: benchmarks/bench_evaluation.py.
 BATCH_TOKENS = 2048
 
-Pair = tuple[str, str]
 _Found = tuple[TargetScore, int]
 
 
@@ -75,17 +74,18 @@ def measure(
     if batch_tokens < 1:
         raise ConfigError(f"batch_tokens is {batch_tokens}; it must be at least 1.")
     rows = _rows(lm, facts)
-    by_prompt: dict[str, dict[str, TargetRow]] = {}
-    for (prompt, target), row in rows.items():
-        by_prompt.setdefault(prompt, {})[target] = row
-    groups = [list(targets.values()) for targets in by_prompt.values()]
+    by_prompt: dict[str, list[PromptTarget]] = {}
+    for pair in rows:
+        by_prompt.setdefault(pair.prompt, []).append(pair)
+    groups = [[rows[pair] for pair in pairs] for pairs in by_prompt.values()]
     with progress.stage("evaluation", len(rows), "targets") as advance:
         found = score_rows(lm, groups, batch_tokens=batch_tokens, advance=advance)
-    scores: dict[Pair, _Found] = {}
-    for (prompt, targets), results in zip(by_prompt.items(), found, strict=True):
-        for (target, row), result in zip(targets.items(), results, strict=True):
-            score = TargetScore(target=target, log_prob=result.log_prob, tokens=len(row.target_ids), right=result.right)
-            scores[prompt, target] = score, result.first
+    scores: dict[PromptTarget, _Found] = {}
+    for pairs, results in zip(by_prompt.values(), found, strict=True):
+        for pair, result in zip(pairs, results, strict=True):
+            tokens = len(rows[pair].target_ids)
+            score = TargetScore(target=pair.target, log_prob=result.log_prob, tokens=tokens, right=result.right)
+            scores[pair] = score, result.first
     scored = tuple(_fact_score(fact, scores) for fact in facts)
     return Measurement(scored, summarize(scored), summarize_zsre(scored))
 
@@ -104,28 +104,28 @@ def _prompts(fact: Fact) -> Iterator[_Prompt]:
         yield _Prompt(f"neighbour {number}", neighbour.prompt, true)
 
 
-def _pairs(fact: Fact) -> Iterator[tuple[_Prompt, Pair]]:
+def _pairs(fact: Fact) -> Iterator[tuple[_Prompt, PromptTarget]]:
     for prompt in _prompts(fact):
-        yield prompt, (prompt.text, fact.target_new)
+        yield prompt, fact.asked(prompt.text, fact.target_new)
         if prompt.true is not None:
-            yield prompt, (prompt.text, prompt.true)
+            yield prompt, fact.asked(prompt.text, prompt.true)
 
 
-def _fact_score(fact: Fact, scores: Mapping[Pair, _Found]) -> FactScore:
-    every = [_prompt_score(prompt, fact.target_new, scores) for prompt in _prompts(fact)]
+def _fact_score(fact: Fact, scores: Mapping[PromptTarget, _Found]) -> FactScore:
+    every = [_prompt_score(prompt, fact, scores) for prompt in _prompts(fact)]
     split = 1 + len(fact.paraphrases)
     return FactScore(id=fact.id, prompt=every[0], paraphrases=tuple(every[1:split]), neighbours=tuple(every[split:]))
 
 
-def _prompt_score(prompt: _Prompt, target_new: str, scores: Mapping[Pair, _Found]) -> PromptScore:
+def _prompt_score(prompt: _Prompt, fact: Fact, scores: Mapping[PromptTarget, _Found]) -> PromptScore:
     # Every target of a prompt knows the same first choice; only where tokens merge across the prompt's end do targets
     # stand after different tokens, and there the new one's place counts.
-    new, first = scores[prompt.text, target_new]
-    true = None if prompt.true is None else scores[prompt.text, prompt.true][0]
+    new, first = scores[fact.asked(prompt.text, fact.target_new)]
+    true = None if prompt.true is None else scores[fact.asked(prompt.text, prompt.true)][0]
     return PromptScore(text=prompt.text, new=new, true=true, first=first)
 
 
-def _rows(lm: LanguageModel, facts: Sequence[Fact]) -> dict[Pair, TargetRow]:
+def _rows(lm: LanguageModel, facts: Sequence[Fact]) -> dict[PromptTarget, TargetRow]:
     """Every pair encoded, once. Raises InputError naming every fact that cannot be measured."""
     rows, problems = _encoded(lm, facts)
     if problems:
@@ -133,7 +133,7 @@ def _rows(lm: LanguageModel, facts: Sequence[Fact]) -> dict[Pair, TargetRow]:
     return rows
 
 
-def _encoded(lm: LanguageModel, facts: Sequence[Fact]) -> tuple[dict[Pair, TargetRow], list[Problem]]:
+def _encoded(lm: LanguageModel, facts: Sequence[Fact]) -> tuple[dict[PromptTarget, TargetRow], list[Problem]]:
     pairs = list(dict.fromkeys(pair for fact in facts for _, pair in _pairs(fact)))
     try:
         rows = dict(zip(pairs, (row for row, _ in encode_targets(lm.tokenizer, pairs)), strict=True))
@@ -148,15 +148,15 @@ def _encoded(lm: LanguageModel, facts: Sequence[Fact]) -> tuple[dict[Pair, Targe
     return rows, problems
 
 
-def _reason(lm: LanguageModel, pair: Pair, row: TargetRow | None) -> str:
+def _reason(lm: LanguageModel, pair: PromptTarget, row: TargetRow | None) -> str:
     """Why a pair cannot be scored; empty where it can."""
     if row is None:
         try:
             ((row, _),) = encode_targets(lm.tokenizer, [pair])
         except InputError:
-            return f"the tokenizer makes no token of the target {pair[1]!r}"
+            return f"the tokenizer makes no token of the target {pair.target!r}"
     if not row.start:
-        return f"no token comes before the target {pair[1]!r}; a longer prompt is needed"
+        return f"no token comes before the target {pair.target!r}; a longer prompt is needed"
     if len(row.ids) > lm.max_tokens:
         return f"with its target {len(row.ids):,} tokens long; {lm.name} reads at most {lm.max_tokens:,}"
     return ""

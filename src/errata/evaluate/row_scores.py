@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.errors import NumericsError
-from errata.models import KeyValues, LanguageModel, TargetRow, pad_right, run_layers
+from errata.models import KeyValues, LanguageModel, TargetRow, pad_right, run_layers, shared_length
 
 # Elements of a block of logits: 64 MiB in float32, whatever the batch and the vocabulary.
 _LOGITS_AT_ONCE = 1 << 24
@@ -60,7 +60,7 @@ class _Reads:
         """The target's tokens that are predicted at columns in `reach`, column c being the position c + shift."""
         for column in range(max(row.start - 1 - shift, reach.start), reach.stop):
             self.wanted[batch_row, column].append((row.ids[column + shift + 1], score))
-        if (after_prompt := row.answer - 1 - shift) in reach:
+        if (after_prompt := row.start - 1 - shift) in reach:
             self.wanted[batch_row, after_prompt].append((-1, score))
 
 
@@ -87,19 +87,13 @@ def score_rows(
 
 
 def _groups(rows: Sequence[TargetRow], scores: Sequence[RowScore]) -> Iterator[_Group]:
-    shared = _common_length([row.ids[:-1] for row in rows])
+    first, *others = (row.ids[:-1] for row in rows)
+    shared = min((shared_length(first, other) for other in others), default=len(first))
     if shared:
         yield _Group(tuple(rows), tuple(scores), shared)
         return
     for row, score in zip(rows, scores, strict=True):
         yield _Group((row,), (score,), len(row.ids) - 1)
-
-
-def _common_length(rows: Sequence[Sequence[int]]) -> int:
-    for position, tokens in enumerate(zip(*rows, strict=False)):
-        if len(set(tokens)) > 1:
-            return position
-    return min(map(len, rows))
 
 
 def _batches(items: Iterable[Item], length: Callable[[Item], int], batch_tokens: int) -> Iterator[list[Item]]:

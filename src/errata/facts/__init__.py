@@ -6,7 +6,7 @@ from errata.facts.conflicts import Accepted
 from errata.facts.fact import Fact, Neighbour
 from errata.facts.problems import Problem, format_problems
 from errata.facts.readers import FactFile, read_facts, require
-from errata.facts.text import join_target
+from errata.facts.text import PromptTarget, join_target
 from errata.facts.writers import write_facts
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "FactFile",
     "Neighbour",
     "Problem",
+    "PromptTarget",
     "format_problems",
     "join_target",
     "read_facts",

@@ -10,7 +10,7 @@ from typing import Any
 from errata.errors import FactsError
 from errata.facts.checks import fact_reasons, neighbour_reasons
 from errata.facts.problems import Problem
-from errata.facts.text import PLACEHOLDER, find_subject
+from errata.facts.text import PLACEHOLDER, PromptTarget, find_subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,15 @@ class Fact:
     def text(self) -> str:
         """The prompt as the model sees it, subject filled in."""
         return self.prompt.replace(PLACEHOLDER, self.subject)
+
+    def asked(self, prompt: str, answer: str) -> PromptTarget:
+        """One of the fact's prompts with an answer, joined as the fact wants it."""
+        return PromptTarget(prompt, answer, self.join)
+
+    @property
+    def wanted(self) -> PromptTarget:
+        """The prompt with the new target."""
+        return self.asked(self.text, self.target_new)
 
     @property
     def template(self) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from bisect import bisect_right
+from typing import NamedTuple
 
 PLACEHOLDER = "{}"
 
@@ -32,6 +34,11 @@ def is_unspaced(char: str) -> bool:
     return index >= 0 and ord(char) <= UNSPACED_BLOCKS[index][1]
 
 
+def is_cjk(char: str) -> bool:
+    """Whether `char` is Chinese or Japanese, next to which other scripts stand without a space too."""
+    return is_unspaced(char) and ord(char) >= 0x2E80 and not 0xA9E0 <= ord(char) <= 0xAA7F
+
+
 def _continues_word(char: str) -> bool:
     # Combining marks are not alphanumeric, yet "e" followed by U+0301 is one letter.
     return (char.isalnum() or char == "_" or unicodedata.category(char)[0] == "M") and not is_unspaced(char)
@@ -56,15 +63,60 @@ def find_subject(prompt: str, subject: str) -> int:
     return start if start >= 0 else last
 
 
-def join_target(text: str, target: str) -> tuple[str, int]:
-    """The text continued by the target, and the character offset of the target's first non-space character.
+class PromptTarget(NamedTuple):
+    """A prompt and the answer that follows it. `join` is what stands between them; None leaves it to `join_target`."""
 
-    One space is put between them unless the text ends in whitespace, the target starts with whitespace, or the two
-    characters that touch belong to scripts written without spaces. Whitespace that is there stays, except that a space
-    ending the text and spaces starting the target become one.
+    prompt: str
+    target: str
+    join: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Prompt and answer as one text."""
+        return join_target(*self)
+
+
+def join_target(text: str, target: str, join: str | None = None) -> str:
+    """The text continued by the target, with `join` between them, or by default a space where writing has one.
+
+    There is none where either side brings whitespace (a space that ends the text and those that start the target become
+    one), after a CJK character, between two characters of other scripts without spaces, after what opens (brackets,
+    quotes, `$ / @ #`, a hyphenated or elided beginning like `L'`), and before punctuation that closes.
     """
+    if join is not None:
+        return text + join + target
     if text.endswith(" "):
         target = target.lstrip(" ")
-    separate = text and target and not (text[-1].isspace() or target[0].isspace())
-    space = " " if separate and not (is_unspaced(text[-1]) and is_unspaced(target[0])) else ""
-    return text + space + target, len(text) + len(space) + len(target) - len(target.lstrip())
+    if not text or not target or text[-1].isspace() or target[0].isspace():
+        return text + target
+    touching = is_cjk(text[-1]) or (is_unspaced(text[-1]) and is_unspaced(target[0]))
+    return text + ("" if touching or _opens(text, target[0]) or _closes(text, target) else " ") + target
+
+
+def _opens(text: str, following: str) -> bool:
+    """Whether the text's last character goes with what follows it."""
+    last, before = text[-1], text[-2:-1]
+    kind = unicodedata.category(last)
+    if last in "'’" and before.isalpha():
+        # French and Italian elide (l', qu', dell'); after the s of a longer word it is an English possessive.
+        word = re.split(r"\W", text[:-1])[-1]
+        return len(word) == 1 or not word.endswith(("s", "S"))
+    if last == "'":
+        return not before.strip() or unicodedata.category(before) == "Ps"
+    if last in '"`':
+        return text.count(last) % 2 == 1 and not before.isalnum()
+    if last in "“‘":  # English opens with them, German closes
+        return text.rfind("„‚"["“‘".index(last)]) <= text.rfind(last, 0, -1)
+    if last in "#-":  # a "#1" and a "GPT-2", but a "C# is" and a dash between words
+        return before.isalnum() == (last == "-")
+    return last in "$/@" or kind in ("Ps", "Pi") or (kind == "Sc" and following.isdigit())
+
+
+def _closes(text: str, target: str) -> bool:
+    """Whether the target begins with punctuation that belongs to the word before it."""
+    first, after = target[0], target[1:2]
+    if first in "'’" and re.match(r"(s|re|ve|ll|d|m|t)\b", target[1:]):
+        return True
+    if first in "\"`'":
+        return text.count(first) % 2 == 1 and not after.isalnum()
+    return (first in ".,;:!?…%" or unicodedata.category(first) in ("Pe", "Pf")) and not after.isalnum()

@@ -21,7 +21,7 @@ from errata.tracing.prompts import Traced, answer_of, traced_fact
 from errata.tracing.record import trace_from, trace_record
 from errata.views.text import visible
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 _SHOWN = 5
 
 
@@ -88,7 +88,7 @@ class TraceRun:
         others = tuple(dict.fromkeys(fact.subject for fact, _ in pairs))
         known = [(fact, one) for (fact, one), token in zip(pairs, own, strict=True) if token == one.answer]
         unknown = tuple(
-            Unknown(fact.id, one.asked, answer_of(fact), texts[token])
+            Unknown(fact.id, one.text, answer_of(fact), texts[token])
             for (fact, one), token in zip(pairs, own, strict=True)
             if token != one.answer
         )
@@ -183,13 +183,14 @@ class TraceRun:
                 f"(first: {', '.join(ends[:_SHOWN])})."
             )
         long = sum(one.answer_tokens > 1 for _, one in self.known)
-        spaced = sum(one.space > 0 for _, one in self.known)
+        spaces = token_texts(self.lm.tokenizer, [one.answer for _, one in self.known if one.answer is not None])
+        spaced = sum(one.answer is not None and not spaces[one.answer].strip() for _, one in self.known)
         if long:
             notes.append(f"{long} answers have several tokens; their first is what is traced.")
         if spaced:
             notes.append(
-                f"Before {spaced} answers the space is a token of its own: it is the last token of their prompts as "
-                "traced, and they count as known where the model goes on with the answer's first token behind it."
+                f"{spaced} answers begin with a token that is only the space before them: it is what is traced, and "
+                "they count as known where the model goes on with it, whatever follows."
             )
         return tuple(notes)
 

@@ -11,7 +11,7 @@ from errata.errors import InputError
 from errata.lens.backward_lens import BackwardLens
 from errata.lens.losses import Example, Score, prepare
 from errata.lens.modes import Reader
-from errata.models import Backward, LanguageModel, Place, mlp_matrices, pad_right, projection, run_backward
+from errata.models import MERGED, Backward, LanguageModel, Place, mlp_matrices, pad_right, projection, run_backward
 from errata.models.backward import widened
 from errata.models.segments import segments
 
@@ -125,6 +125,8 @@ def _lens(lm: LanguageModel, run: Backward, row: int, example: Example, subject:
     notes = []
     if run.loss_scale != 1:
         notes.append(f"Gradients were taken in {lm.dtype} under a loss scale of {run.loss_scale:g}, then unscaled.")
+    if example.merged:
+        notes.append(f"{MERGED[0].upper()}{MERGED[1:]}.")
     silent = [i for i in layers if not bool(factors[Place(i, "down")].vjps.any())]
     if silent:
         shown = ", ".join(map(str, silent))

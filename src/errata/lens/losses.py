@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.errors import InputError
-from errata.facts import join_target
+from errata.facts import PromptTarget
 from errata.facts.checks import check_prompt, text_reasons
-from errata.models import Encoding, LanguageModel, encode, encode_targets, pad_right, run_layers
+from errata.models import Encoding, LanguageModel, TargetRow, encode, encode_targets, pad_right, run_layers
 
 LOSSES = ("first", "target", "all", "logit-difference", "kl")
 Score = Callable[[Float[Tensor, "pos vocab"]], Float[Tensor, ""]]
@@ -25,7 +25,7 @@ class Example:
     """One prompt ready to run: `ids` go in, `score` sees the logits at positions `read` and gives the loss.
 
     prompt_length counts the prompt's own tokens; target_ids may go on behind them (teacher forcing). encoding is of
-    `text`, the prompt with its target.
+    `text`, the prompt with its target. merged: the target changes the prompt's last token, and begins with it.
     """
 
     text: str
@@ -37,6 +37,7 @@ class Example:
     read: tuple[int, ...]
     score: Score
     loss_name: str
+    merged: bool = False
 
 
 def prepare(
@@ -59,7 +60,8 @@ def prepare(
     name = loss if isinstance(loss, str) else getattr(loss, "__name__", "function")
     if isinstance(loss, str) and loss not in LOSSES:
         raise InputError(f"loss={loss!r} is no loss; choose {', '.join(LOSSES)}, or give a function of the logits.")
-    text, encoding, length, target_ids = _tokens(lm, prompt, target)
+    text, encoding, row = _tokens(lm, prompt, target)
+    length, target_ids = row.start, row.target_ids
     if target is None and loss in ("first", "target", "logit-difference"):
         raise InputError(f"loss={name!r} needs a target: the text that the model should give after the prompt.")
     ids = encoding.ids
@@ -80,32 +82,34 @@ def prepare(
     else:
         wanted = target_ids if loss == "target" else target_ids[:1]
         read, score = tuple(range(length - 1, length - 1 + len(wanted))), _nll(wanted)
-    return Example(text, prompt, run, encoding, length, target_ids, read, score, name)
+    return Example(text, prompt, run, encoding, length, target_ids, read, score, name, row.merged)
 
 
-def _tokens(lm: LanguageModel, prompt: str, target: str | None) -> tuple[str, Encoding, int, tuple[int, ...]]:
+def _tokens(lm: LanguageModel, prompt: str, target: str | None) -> tuple[str, Encoding, TargetRow]:
+    """The text, its tokens, and where the target begins in them: at their end where there is none."""
     if target is None:
         (encoding,) = encode(lm.tokenizer, [prompt])
         if not encoding.ids:
             raise InputError("The prompt has no token; write the beginning of a text to go on with.")
-        return prompt, encoding, len(encoding.ids), ()
+        return prompt, encoding, TargetRow(encoding.ids, len(encoding.ids))
     if not isinstance(target, str) or not target.strip():
         raise InputError("The target is empty; write the text that the model should give after the prompt.")
     if reasons := text_reasons("the target", target):
         raise InputError(f"{reasons[0][0].upper()}{reasons[0][1:]}.")
-    ((row, encoding),) = encode_targets(lm.tokenizer, [(prompt, target)])
+    asked = PromptTarget(prompt, target)
+    ((row, encoding),) = encode_targets(lm.tokenizer, [asked])
     special = set(lm.tokenizer.all_special_ids) & set(row.target_ids)
     if special:
         found = ", ".join(repr(lm.tokenizer.convert_ids_to_tokens(i)) for i in sorted(special))
         raise InputError(f"The target holds the special token {found}; a target is plain text.")
     if row.start < 1:
         raise InputError("One token holds the whole prompt and the start of the target; put a word between them.")
-    return join_target(prompt, target)[0], encoding, row.start, row.target_ids
+    return asked.text, encoding, row
 
 
 def first_token(lm: LanguageModel, prompt: str, text: str) -> int:
     """The first token of `text` where it follows the prompt, joined as a target is."""
-    return _tokens(lm, prompt, text)[3][0]
+    return _tokens(lm, prompt, text)[2].target_ids[0]
 
 
 def _nll(targets: tuple[int, ...]) -> Score:

@@ -40,12 +40,22 @@ from errata.models.projections import (
     weights_restored,
     write_weight_,
 )
-from errata.models.tokens import Encoding, TargetRow, encode, encode_targets, pad_right, token_texts
+from errata.models.tokens import (
+    MERGED,
+    Encoding,
+    TargetRow,
+    encode,
+    encode_targets,
+    pad_right,
+    shared_length,
+    token_texts,
+)
 from errata.models.tuned import Tuned, tuned
 
 __all__ = [
     "ATTENTION_MATRICES",
     "FAMILIES",
+    "MERGED",
     "MLP_MATRICES",
     "WRITING",
     "Backward",
@@ -85,6 +95,7 @@ __all__ = [
     "run_backward",
     "run_layers",
     "run_taps",
+    "shared_length",
     "token_embeddings",
     "token_texts",
     "tokenizer_digest",

@@ -4,7 +4,7 @@ Positions are 0-based and unpadded. A piece of text is never tokenized apart fro
 would straddle the cut, the ids would differ from the ids the model sees.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,17 @@ from jaxtyping import Int
 from torch import Tensor
 
 from errata.errors import InputError, ModelError
-from errata.facts import join_target
+from errata.facts import PromptTarget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+MERGED = (
+    "tokenisation changes the prompt's last token where the answer follows: the answer is taken to begin with what it "
+    "becomes, and a model that is given the prompt alone may go on otherwise; end the prompt without a space, or with "
+    "a whole word"
+)
 
 
 @dataclass(frozen=True)
@@ -49,19 +56,16 @@ def encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[E
 
 @dataclass(frozen=True)
 class TargetRow:
-    """A prompt followed by a target: `ids` of both; the target is tokens `start` … len(ids) − 1.
+    """A prompt followed by a target, as the model reads the two: the target is tokens `start` … len(ids) − 1.
 
-    `answer`: the first token after the prompt. It is `start` but where a space between the two is a token of its own;
-    so it does not depend on the target, unless tokens merge across the prompt's end.
+    It begins where the tokens first differ from those of the prompt alone. So a space between the two is the target's,
+    also where it is a token of its own, as most tokenizers make it before digits. `merged`: the target changes tokens
+    of the prompt itself (at most those of its last word), and begins with what they became.
     """
 
     ids: tuple[int, ...]
     start: int
-    space: int = 0
-
-    @property
-    def answer(self) -> int:
-        return self.start - self.space
+    merged: bool = False
 
     @property
     def target_ids(self) -> tuple[int, ...]:
@@ -69,29 +73,50 @@ class TargetRow:
 
 
 def encode_targets(
-    tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]
+    tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[PromptTarget | tuple[str, str]]
 ) -> list[tuple[TargetRow, Encoding]]:
-    """Encode prompt–target pairs as whole texts and find the target's tokens.
+    """Encode prompt–target pairs as whole texts and find the target's tokens: the one place that decides where an
+    answer begins.
 
-    A tokenizer that appends an end token has it cut off: a target ends where its text ends.
+    A tokenizer that appends an end token has it cut off: a target ends where its text ends. Raises InputError where a
+    target has no token.
     """
-    joined = [join_target(prompt, target) for prompt, target in pairs]
+    asked = [PromptTarget(*pair) for pair in pairs]
+    prompts = list(dict.fromkeys(pair.prompt for pair in asked))
+    special = frozenset(tokenizer.all_special_ids)
+    alone = dict(zip(prompts, (_own_ids(one, special) for one in encode(tokenizer, prompts)), strict=True))
     rows = []
-    encodings = encode(tokenizer, [text for text, _ in joined])
-    for (prompt, _), (text, begin), encoding in zip(pairs, joined, encodings, strict=True):
-        start, last = encoding.tokens_over(begin, len(text))
-        kept = Encoding(encoding.ids[: last + 1], encoding.offsets[: last + 1])
-        rows.append((TargetRow(kept.ids, start, start - _after(kept, prompt, start)), kept))
+    for pair, encoding in zip(asked, encode(tokenizer, [pair.text for pair in asked]), strict=True):
+        ids = _own_ids(encoding, special)
+        start = shared_length(alone[pair.prompt], ids)
+        begin = len(pair.text) - len(pair.target.lstrip())
+        if start == len(ids) or all(end <= begin for _, end in encoding.offsets[start : len(ids)]):
+            raise InputError(f"The tokenizer makes no token of the target {pair.target!r} after {pair.prompt!r}.")
+        row = TargetRow(ids, start, merged=start < len(alone[pair.prompt]))
+        rows.append((row, Encoding(ids, encoding.offsets[: len(ids)])))
     return rows
 
 
-def _after(encoding: Encoding, prompt: str, start: int) -> int:
-    """The first position before `start`, or `start`, from which on no token covers more of the prompt than spaces."""
-    end = len(prompt.rstrip())
-    position = start
-    while position and encoding.offsets[position - 1][0] >= end:
-        position -= 1
-    return position
+def _own_ids(encoding: Encoding, special: Set[int]) -> tuple[int, ...]:
+    """A text's ids without the special tokens that the tokenizer appends, with those that it puts before."""
+    first = next((i for i, (start, end) in enumerate(encoding.offsets) if end > start), len(encoding.ids))
+    last = len(encoding.ids)
+    # Zero width alone is no sign: some tokenizers trim a lone space to nothing.
+    while (
+        last > first
+        and encoding.offsets[last - 1][0] == encoding.offsets[last - 1][1]
+        and (encoding.ids[last - 1] in special)
+    ):
+        last -= 1
+    return encoding.ids[:last]
+
+
+def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many leading tokens the two have in common."""
+    for position, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return position
+    return min(len(first), len(second))
 
 
 def token_texts(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> dict[int, str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from errata.core.progress import SILENT, ProgressSink
 from errata.errors import ConfigError, NumericsError
-from errata.models import LanguageModel, token_texts
+from errata.models import MERGED, LanguageModel, token_texts
 from errata.tracing.attribution import attributions
 from errata.tracing.config import SEVERED, Kind, TraceConfig
 from errata.tracing.corruption import corrupted_subject, subject_std
@@ -153,12 +153,10 @@ def _with_notes(found: Trace, one: Traced) -> Trace:
     notes = []
     said = visible(found.answer)
     if one.answer_tokens > 1:
-        notes.append(f"The answer has {one.answer_tokens} tokens; its first, {said}, is what is traced.")
-    if one.space:
-        notes.append(
-            "The space before the answer is a token of its own here: it is the last token of the prompt as traced, and "
-            "what the model says is what it says behind that space."
-        )
+        only = ", only the space before the rest" if not found.answer.strip() else ""
+        notes.append(f"The answer has {one.answer_tokens} tokens; its first, {said}{only}, is what is traced.")
+    if one.merged:
+        notes.append(f"{MERGED[0].upper()}{MERGED[1:]}.")
     if one.last == len(one.ids) - 1:
         notes.append("The subject ends the prompt: its last token is the last token too, which gives the answer.")
     if found.answer_id != found.own_id:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from errata.errors import InputError
-from errata.facts import Fact
+from errata.facts import Fact, PromptTarget
 from errata.facts.checks import check_subject, text_reasons
 from errata.facts.text import find_subject
 from errata.models import Encoding, LanguageModel, encode, encode_targets
@@ -16,8 +16,7 @@ class Traced:
     """One prompt. Positions are 0-based and count its own tokens; the subject is tokens `first` … `last`.
 
     answer: the answer's first token, None where the model's own is to be taken.  answer_tokens: how many the whole
-    answer has.  space: how many of the last tokens are no more than the space before the answer (where a tokenizer
-    makes it a token of its own, as most do before digits); they are run as part of the prompt.  start: where the
+    answer has.  merged: the answer changed the prompt's last token, which is therefore left out.  start: where the
     subject begins in `text`.
     """
 
@@ -30,12 +29,7 @@ class Traced:
     last: int
     answer: int | None
     answer_tokens: int
-    space: int = 0
-
-    @property
-    def asked(self) -> str:
-        """The text whose next token is asked for."""
-        return self.text.rstrip() + " " if self.space else self.text
+    merged: bool = False
 
     def segments(self) -> Mapping[str, tuple[int, ...]]:
         """Positions of each segment, by name, empty where there is none.
@@ -57,12 +51,13 @@ def traced_prompt(lm: LanguageModel, prompt: str, subject: str, answer: str | No
     check_subject(prompt, subject)
     if answer is not None and (reasons := text_reasons("the answer", answer)):
         raise InputError(f"{reasons[0][0].upper()}{reasons[0][1:]}.")
-    return _traced(lm, prompt, subject, find_subject(prompt, subject), answer)
+    asked = None if answer is None else PromptTarget(prompt, answer)
+    return _traced(lm, prompt, subject, find_subject(prompt, subject), asked)
 
 
 def traced_fact(lm: LanguageModel, fact: Fact) -> Traced:
     """A fact's prompt with its true answer, or with its only one where it names no true one. InputError."""
-    return _traced(lm, fact.text, fact.subject, fact.subject_span[0], answer_of(fact))
+    return _traced(lm, fact.text, fact.subject, fact.subject_span[0], fact.asked(fact.text, answer_of(fact)))
 
 
 def answer_of(fact: Fact) -> str:
@@ -70,13 +65,13 @@ def answer_of(fact: Fact) -> str:
     return fact.target_new if fact.target_true is None else fact.target_true
 
 
-def _traced(lm: LanguageModel, text: str, subject: str, start: int, answer: str | None) -> Traced:
-    if answer is None:
+def _traced(lm: LanguageModel, text: str, subject: str, start: int, asked: PromptTarget | None) -> Traced:
+    if asked is None:
         (encoding,) = encode(lm.tokenizer, [text])
-        length, target, space = len(encoding.ids), (), 0
+        length, target, merged = len(encoding.ids), (), False
     else:
-        ((row, encoding),) = encode_targets(lm.tokenizer, [(text, answer)])
-        length, target, space = row.start, row.target_ids, row.space
+        ((row, encoding),) = encode_targets(lm.tokenizer, [asked])
+        length, target, merged = row.start, row.target_ids, row.merged
     if not 0 < length <= lm.max_tokens:
         raise InputError(f"The prompt is {length:,} tokens long; {lm.name} takes 1 to {lm.max_tokens:,}: {text!r}.")
     first, last = encoding.tokens_over(start, start + len(subject))
@@ -85,7 +80,7 @@ def _traced(lm: LanguageModel, text: str, subject: str, start: int, answer: str 
             f"One token holds the subject's end and the answer's beginning in {text!r}; put a word between."
         )
     cut = Encoding(encoding.ids[:length], encoding.offsets[:length])
-    return Traced(text, subject, start, cut.ids, cut, first, last, target[0] if target else None, len(target), space)
+    return Traced(text, subject, start, cut.ids, cut, first, last, target[0] if target else None, len(target), merged)
 
 
 def with_subject(lm: LanguageModel, one: Traced, other: str) -> tuple[int, ...] | None:

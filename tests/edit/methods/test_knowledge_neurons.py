@@ -100,8 +100,8 @@ def test_known_facts_and_answers_that_begin_alike_are_left(tmp_path):
     assert dict(result.patch.updates) == {}
     assert result.report["already_known"] == 1
     assert [missed["id"] for missed in result.report["not_converged"]] == [alike.id]
-    assert "same token" in result.report["not_converged"][0]["reason"]
-    assert any("1 fact" in text and "same token" in text for text in result.report["warnings"])
+    assert "begins with the other" in result.report["not_converged"][0]["reason"]
+    assert any("1 fact" in text and "begins with the other" in text for text in result.report["warnings"])
 
 
 def test_without_a_true_answer_the_model_s_own_is_attributed_and_said(tmp_path):

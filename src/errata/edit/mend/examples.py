@@ -37,7 +37,7 @@ class Batch:
 def examples_of(lm: LanguageModel, facts: Sequence[Fact]) -> list[Example]:
     """The facts' texts as the model's tokens, each tokenized as a whole. Raises InputError for an empty target."""
     asked = [(fact, text) for fact in facts for text in (fact.text, *fact.paraphrases)]
-    targets = iter(row for row, _ in encode_targets(lm.tokenizer, [(text, f.target_new) for f, text in asked]))
+    targets = iter(row for row, _ in encode_targets(lm.tokenizer, [f.asked(text, f.target_new) for f, text in asked]))
     kept = iter(_neighbours(lm, facts))
     found = []
     for fact in facts:
@@ -49,12 +49,12 @@ def examples_of(lm: LanguageModel, facts: Sequence[Fact]) -> list[Example]:
 
 def _neighbours(lm: LanguageModel, facts: Sequence[Fact]) -> list[Ids]:
     """Every neighbour's tokens; one without an answer counts with the fact's target_true, as in CounterFact."""
-    pairs = [(n.prompt, n.answer or fact.target_true) for fact in facts for n in fact.neighbours]
-    answered = [(prompt, answer) for prompt, answer in pairs if answer is not None]
-    bare = [prompt for prompt, answer in pairs if answer is None]
+    pairs = [(fact, n.prompt, n.answer or fact.target_true) for fact in facts for n in fact.neighbours]
+    answered = [fact.asked(prompt, answer) for fact, prompt, answer in pairs if answer is not None]
+    bare = [prompt for _, prompt, answer in pairs if answer is None]
     whole = iter([row.ids for row, _ in encode_targets(lm.tokenizer, answered)])
     alone = iter([encoding.ids for encoding in encode(lm.tokenizer, bare)])
-    return [next(alone if answer is None else whole) for _, answer in pairs]
+    return [next(alone if answer is None else whole) for *_, answer in pairs]
 
 
 @dataclass(frozen=True)

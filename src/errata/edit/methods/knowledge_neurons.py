@@ -2,9 +2,10 @@
 
 Each fact's neurons are those whose activations the probability of its old answer comes from (edit/attribution.py), in
 enough of its contexts. Each such neuron's row of the down projection then moves by strength · (e_new − e_old), e the
-unembedding rows of the answers' first tokens. (The published code takes input embeddings, the same where the two are
-tied; its contexts are paraphrases, which here are what an edit is tested on. It knows activations that are positive or
-nearly zero; behind a gate half of them are negative, and the move must be turned round to do what it is meant to.)
+unembedding rows of the first tokens in which the answers differ. (The published code takes input embeddings, the same
+where the two are tied; its contexts are paraphrases, which here are what an edit is tested on. It knows activations
+that are positive or nearly zero; behind a gate half of them are negative, and the move must be turned round to do what
+it is meant to.)
 """
 
 from collections import defaultdict
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from errata.core.updates import WeightUpdate
 from errata.edit.attribution import Question
+from errata.edit.first_open import first_open
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.neurons import Held, Neuron, Search, collect_neurons
 from errata.edit.packing import packs
@@ -31,6 +33,7 @@ from errata.models import (
     pad_right,
     relative_norm,
     run_layers,
+    shared_length,
     weight_of,
 )
 
@@ -71,7 +74,7 @@ class KnowledgeNeuronsConfig(PrefixConfig):
 
 @dataclass(frozen=True)
 class _Asked:
-    """The facts' prompts in every context, and by fact the first tokens of the old, the new and the model's answer."""
+    """The facts' prompts in every context, and by fact the next tokens of the old, the new and the model's answer."""
 
     prompts: list[list[tuple[int, ...]]]
     old: list[int]
@@ -83,8 +86,8 @@ def edit_neurons(task: EditTask) -> Edit:
     """Every fact's neurons, found on the model as it is; their updates summed.
 
     What is attributed is the true answer, or the model's own where a fact has none. Of answers of several tokens the
-    first counts. Facts whose new answer the model gives already are left as they are. Raises NumericsError,
-    StorageError.
+    first that differs counts. Facts whose new answer the model gives already are left as they are. Raises
+    NumericsError, StorageError.
     """
     config: KnowledgeNeuronsConfig = task.config
     with task.stage("forward"):
@@ -105,7 +108,9 @@ def edit_neurons(task: EditTask) -> Edit:
     missed = [
         {"id": task.facts[i].id, "reason": "no neuron is shared by enough contexts"} for i in chosen if not found[i]
     ]
-    missed += [{"id": task.facts[i].id, "reason": "old and new answer begin with the same token"} for i in sorted(same)]
+    missed += [
+        {"id": task.facts[i].id, "reason": "one of old and new answer begins with the other"} for i in sorted(same)
+    ]
     return Edit(
         updates=updates,
         metrics=metrics,
@@ -117,18 +122,25 @@ def edit_neurons(task: EditTask) -> Edit:
 
 
 def _ask(task: EditTask) -> _Asked:
+    """Every fact's question, put at the first token where its new answer and its old one part.
+
+    That is the first token of both, unless they begin alike (with the space before a number, say). Where a fact has no
+    true answer, it is the first token of the new one that the model does not say by itself.
+    """
     rows = rewriting_rows(task.lm, task.facts, task.prefixes)
+    bare = [row for row in rows if row.context == 0]
+    begin = first_open(task.lm, bare)
+    true = [(i, fact.asked(fact.text, fact.target_true)) for i, fact in enumerate(task.facts) if fact.target_true]
+    encoded = encode_targets(task.lm.tokenizer, [asked for _, asked in true])
+    answers = {i: target.target_ids for (i, _), (target, _) in zip(true, encoded, strict=True)}
+    for i, ids in answers.items():
+        begin[i] = min(shared_length(ids, bare[i].targets), len(ids) - 1, len(bare[i].targets) - 1)
     prompts: list[list[tuple[int, ...]]] = [[] for _ in task.facts]
     for row in rows:
-        prompts[row.fact].append(row.ids[: row.read[0] + 1])
-    new = [row.targets[0] for row in rows if row.context == 0]
+        prompts[row.fact].append(row.ids[: row.read[min(begin[row.fact], len(row.read) - 1)] + 1])
     said = _own_answers(task, [contexts[0] for contexts in prompts])
-    old = list(said)
-    true = [(i, fact.text, fact.target_true) for i, fact in enumerate(task.facts) if fact.target_true is not None]
-    encoded = encode_targets(task.lm.tokenizer, [(text, answer) for _, text, answer in true])
-    for (i, _, _), (target, _) in zip(true, encoded, strict=True):
-        old[i] = target.target_ids[0]
-    return _Asked(prompts, old, new, said)
+    old = [answers[i][begin[i]] if i in answers else own for i, own in enumerate(said)]
+    return _Asked(prompts, old, [row.targets[n] for row, n in zip(bare, begin, strict=True)], said)
 
 
 @torch.no_grad()

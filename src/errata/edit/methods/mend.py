@@ -93,7 +93,7 @@ def _chunks(
 ) -> Iterator[tuple[Tensor, dict[Place, tuple[Tensor, Tensor]]]]:
     """NLL and factors of `batch_size` facts at a time."""
     lm = task.lm
-    rows = [row for row, _ in encode_targets(lm.tokenizer, [(fact.text, fact.target_new) for fact in task.facts])]
+    rows = [row for row, _ in encode_targets(lm.tokenizer, [fact.wanted for fact in task.facts])]
     with task.progress.stage("gradients", len(rows), "facts") as advance:
         for at in range(0, len(rows), task.batch_size):
             chunk = rows[at : at + task.batch_size]

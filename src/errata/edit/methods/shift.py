@@ -14,6 +14,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from errata.core.updates import WeightUpdate
+from errata.edit.first_open import first_open
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.method_config import MethodConfig
 from errata.edit.packing import packs
@@ -66,7 +67,7 @@ class ShiftConfig(MethodConfig):
 
 @dataclass(frozen=True)
 class _Reading:
-    """What one forward of every bare prompt shows; the prompts end where the target begins."""
+    """What one forward of every bare prompt shows; the prompts end before the token that is to be moved."""
 
     prompts: list[tuple[int, ...]]
     keys: Float[Tensor, "fact d_mlp"]
@@ -127,10 +128,12 @@ def _writing(
 
 @torch.no_grad()
 def _read(task: EditTask, layer: int) -> _Reading:
-    """Keys and final states of the bare prompts, cut before the target, in packed batches."""
+    """Keys and final states of the bare prompts, cut before the target's first token that the model does not say by
+    itself, in packed batches."""
     lm, config = task.lm, task.config
     rows = rewriting_rows(lm, task.facts, ("",))
-    prompts = [row.ids[: row.read[0] + 1] for row in rows]
+    begin = first_open(lm, rows)
+    prompts = [row.ids[: row.read[n] + 1] for row, n in zip(rows, begin, strict=True)]
     at = [row.edited if config.key == "subject" else len(prompt) - 1 for row, prompt in zip(rows, prompts, strict=True)]
     keys: dict[int, Tensor] = {}
     hidden: dict[int, Tensor] = {}
@@ -143,7 +146,7 @@ def _read(task: EditTask, layer: int) -> _Reading:
                 keys[i] = run.down_inputs[layer][row, at[i]]
                 hidden[i] = run.hidden[row, len(prompts[i]) - 1]
             advance(len(members))
-    targets = torch.tensor([row.targets[0] for row in rows], device=lm.device)
+    targets = torch.tensor([row.targets[n] for row, n in zip(rows, begin, strict=True)], device=lm.device)
     in_order = range(len(rows))
     return _Reading(
         prompts, torch.stack([keys[i] for i in in_order]), torch.stack([hidden[i] for i in in_order]), targets

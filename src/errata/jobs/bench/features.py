@@ -73,7 +73,7 @@ def _ranks_and_vjps(
     lm: LanguageModel, facts: Sequence[Fact], layer: int, progress: ProgressSink
 ) -> tuple[Float64[Tensor, " fact"], Float64[Tensor, " fact"]]:
     """Rank (1 is the model's own answer) of each target's first token, and the norm of its VJP at the subject."""
-    rows = encode_targets(lm.tokenizer, [(fact.text, fact.target_new) for fact in facts])
+    rows = encode_targets(lm.tokenizer, [fact.wanted for fact in facts])
     place = Place(layer, "down")
     ranks: list[Tensor] = []
     norms: list[Tensor] = []

@@ -24,7 +24,7 @@ from errata.stats import open_corpus
 from errata.stats.samples import start_token
 from errata.store import digest
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 _BATCH = 8
 
 
