@@ -19,7 +19,7 @@ from errata.evaluate import measure
 from errata.facts import Fact, join_target, read_facts
 from errata.lens import backward_lens
 from errata.models import encode_targets, wrap
-from reference.answers import answer_log_prob, answer_tokens, writes_answer
+from reference.answers import answer_log_prob, answer_log_probs, answer_tokens, writes_answer
 from tiny import TEXT, VARIANTS, tiny_hf, tiny_tokenizer
 
 ALPHABET = sorted({*"".join(TEXT), *"0123456789我的年龄是岁法国首都巴黎🗼$()[_\"'“-/@#,!?:\n"})
@@ -184,7 +184,7 @@ def test_every_family_with_a_space_of_its_own(variant):
         eos_token_id=None,
     )  # fmt: skip
     own = tokenizer.decode(written[0, start:])
-    if answer_tokens(tokenizer, prompt, prompt + own)[0] == written[0].tolist() and own.strip():
+    if answer_tokens(tokenizer, prompt, prompt + own)[0] == written[0].tolist() and own.isprintable() and own.strip():
         assert _expect_invariant(lm, prompt, own, join="").correct
 
 
@@ -212,21 +212,27 @@ def test_an_answer_that_changes_the_prompt_is_said():
 
 
 def test_real_answers_on_the_real_model(smollm2, data_dir):
-    """300 of zsRE: those that begin with a digit, a space that is a token of its own before them, among them."""
-    records = [fact for fact in read_facts(data_dir / "zsre.json").facts if fact.target_true]
-    # The true answer, which the model may give, with the new one, which it hardly gives, beside it.
-    facts = [replace(fact, target_new=fact.target_true, target_true=fact.target_new, id="") for fact in records]
+    """300 of zsRE, a fifth of them with a space that is a token of its own; and what the model itself goes on with."""
+    lm = smollm2
+    records = read_facts(data_dir / "zsre.json").facts
+    facts = [replace(fact, target_true=None, paraphrases=(), neighbours=()) for fact in records]
     digits = [fact for fact in facts if fact.target_new[0].isdigit()]
-    chosen = [*digits[:60], *[fact for fact in facts if fact not in digits]][:300]
+    chosen = [*digits[:60], *[fact for fact in facts if fact not in digits][:240]]
     assert len(chosen) == 300
-    found = measure(smollm2, [replace(fact, target_true=None, paraphrases=(), neighbours=()) for fact in chosen])
-    right = 0
-    for number, (fact, score) in enumerate(zip(chosen, found.facts, strict=True)):
-        new = score.prompt.new
-        expected = answer_log_prob(smollm2.hf, smollm2.tokenizer, fact.text, fact.wanted.text)
-        assert new.log_prob == pytest.approx(expected, rel=1e-4, abs=1e-3), fact.id
-        # Decoding is slower: wherever the answer is reported as right, and every tenth besides.
-        if new.correct or number % 10 == 0:
-            assert new.correct == writes_answer(smollm2.hf, smollm2.tokenizer, fact.text, fact.wanted.text), fact.id
-        right += new.correct
-    assert 5 < right < 200, "both kinds are among them"
+    found = [fact.prompt.new for fact in measure(lm, chosen).facts]
+    expected = answer_log_probs(lm.hf, lm.tokenizer, [(fact.text, fact.wanted.text) for fact in chosen])
+    assert [score.log_prob for score in found] == pytest.approx(expected, rel=1e-4, abs=1e-3)
+    # Decoding is slow, so of a few; and of their own answers, since the model gives hardly one of the data's.
+    few = chosen[::30]
+    texts = [(fact, _continuation(lm, fact)) for fact in few]
+    own = [replace(fact, target_new=text, join="", id="") for fact, text in texts if text.strip()]
+    scores = [*found[::30], *(fact.prompt.new for fact in measure(lm, own).facts)]
+    for fact, score in zip([*few, *own], scores, strict=True):
+        assert score.correct == writes_answer(lm.hf, lm.tokenizer, fact.text, fact.wanted.text), fact.id
+    assert any(score.correct for score in scores)
+
+
+def _continuation(lm, fact):
+    ids = torch.tensor([lm.tokenizer(fact.text)["input_ids"]])
+    written = lm.hf.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False)
+    return lm.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)

@@ -15,13 +15,27 @@ def _without_end(tokenizer, ids):
     return ids[:-1] if tokenizer.eos_token_id is not None and ids[-1:] == [tokenizer.eos_token_id] else ids
 
 
-@torch.no_grad()
 def answer_log_prob(hf, tokenizer, prompt, text):
     """What the unmodified model gives the answer's tokens, in nats: one forward of the whole text."""
-    ids, start = answer_tokens(tokenizer, prompt, text)
-    logits = hf(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
-    log_probs = logits.log_softmax(-1)
-    return sum(float(log_probs[i - 1, ids[i]]) for i in range(start, len(ids)))
+    return answer_log_probs(hf, tokenizer, [(prompt, text)])[0]
+
+
+@torch.no_grad()
+def answer_log_probs(hf, tokenizer, pairs, batch=20):
+    """The same of many prompts and whole texts, a padded batch at a time."""
+    rows = [answer_tokens(tokenizer, prompt, text) for prompt, text in pairs]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+    found = [0.0] * len(rows)
+    for at in range(0, len(order), batch):
+        members = order[at : at + batch]
+        width = len(rows[members[-1]][0])
+        ids = torch.tensor([rows[i][0] + [0] * (width - len(rows[i][0])) for i in members])
+        mask = torch.tensor([[1] * len(rows[i][0]) + [0] * (width - len(rows[i][0])) for i in members])
+        log_probs = hf(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().log_softmax(-1)
+        for row, i in enumerate(members):
+            own, start = rows[i]
+            found[i] = sum(float(log_probs[row, t - 1, own[t]]) for t in range(start, len(own)))
+    return found
 
 
 @torch.no_grad()
