@@ -16,6 +16,7 @@ from errata.errors import ConfigError, InputError, NumericsError
 from errata.models.language_model import LanguageModel
 from errata.models.partial import run_layers
 from errata.models.tokens import encode
+from errata.models.undisturbed import check_ids
 
 
 def sample_ids(
@@ -205,5 +206,7 @@ def _check_prompts(lm: LanguageModel, prompts: Sequence[Sequence[int]], new_toke
                 f"{lm.max_tokens:,} of {lm.name}'s context; shorten it or ask for fewer."
             )
     used = set(chain.from_iterable(prompts))
+    if lm.tokens_beyond:
+        check_ids(lm, sorted(used))
     if used and (min(used) < 0 or max(used) >= lm.d_vocab):
         raise InputError(f"Token ids {min(used)} to {max(used)} were given; {lm.name} knows 0 to {lm.d_vocab - 1}.")
