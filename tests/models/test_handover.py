@@ -130,7 +130,7 @@ def test_a_packed_weight_is_found_wherever_it_is(layer, path):
     for weight, found in [
         (torch.ones(shape, dtype=torch.uint8), "is uint8"),
         (torch.ones(shape).to(torch.float8_e4m3fn), "is float8_e4m3fn"),
-        (torch.ones(shape).as_subclass(Packed), "in a "),
+        (torch.ones(shape).as_subclass(Packed), "is float32 in a Packed"),
     ]:
         module.weight = torch.nn.Parameter(weight, requires_grad=False)
         message = refused(hf, r"packed, quantized weights.*unquantized checkpoint.*dequantize\(\)")

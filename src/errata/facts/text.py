@@ -56,13 +56,15 @@ def find_subject(prompt: str, subject: str) -> int:
     return start if start >= 0 else last
 
 
-def join_target(text: str, target: str) -> tuple[str, int]:
+def join_target(text: str, target: str, join: str | None = None) -> tuple[str, int]:
     """The text continued by the target, and the character offset of the target's first non-space character.
 
     One space is put between them unless the text ends in whitespace, the target starts with whitespace, or the two
     characters that touch belong to scripts written without spaces. Whitespace that is there stays, except that a space
     ending the text and spaces starting the target become one.
     """
+    if join is not None:
+        return text + join + target, len(text + join + target) - len(target.lstrip())
     if text.endswith(" "):
         target = target.lstrip(" ")
     separate = text and target and not (text[-1].isspace() or target[0].isspace())

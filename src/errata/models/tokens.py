@@ -87,16 +87,16 @@ class TargetRow:
 
 
 def encode_targets(
-    tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]
+    tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str] | tuple[str, str, str | None]]
 ) -> list[tuple[TargetRow, Encoding]]:
     """Encode prompt–target pairs as whole texts and find the target's tokens.
 
     A tokenizer that appends an end token has it cut off: a target ends where its text ends.
     """
-    joined = [join_target(prompt, target) for prompt, target in pairs]
+    joined = [join_target(*pair) for pair in pairs]
     rows = []
     encodings = encode(tokenizer, [text for text, _ in joined])
-    for (prompt, _), (text, begin), encoding in zip(pairs, joined, encodings, strict=True):
+    for (prompt, *_), (text, begin), encoding in zip(pairs, joined, encodings, strict=True):
         start, last = encoding.tokens_over(begin, len(text))
         kept = Encoding(encoding.ids[: last + 1], encoding.offsets[: last + 1])
         rows.append((TargetRow(kept.ids, start, start - _after(kept, prompt, start)), kept))

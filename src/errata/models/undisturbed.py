@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from errata.errors import InputError
 from errata.models.language_model import LanguageModel
+from errata.models.vocabulary import check_ids
 
 
 @contextmanager
@@ -29,21 +29,3 @@ def undisturbed(lm: LanguageModel, ids: Tensor | None = None) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def check_ids(lm: LanguageModel, ids: list[int]) -> None:
-    """Raise InputError where an id has no row in the embedding."""
-    if reason := beyond_reason(lm, ids):
-        raise InputError(f"{reason[0].upper()}{reason[1:]}.")
-
-
-def beyond_reason(lm: LanguageModel, ids: list[int]) -> str:
-    """Which of these ids the model has no embedding for, and what to do; empty where it has all."""
-    beyond = sorted({i for i in ids if i >= lm.num_embeddings})
-    if not beyond:
-        return ""
-    names = ", ".join(repr(token) for token in lm.tokenizer.convert_ids_to_tokens(beyond[:3]))
-    return (
-        f"the text holds {names}, which {lm.name} has no embedding for: its tokenizer got new tokens, the model has "
-        f"{lm.num_embeddings:,} rows; call model.resize_token_embeddings(len(tokenizer)) and train the new rows"
-    )

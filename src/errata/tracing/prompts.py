@@ -7,7 +7,7 @@ from errata.errors import InputError
 from errata.facts import Fact
 from errata.facts.checks import check_subject, text_reasons
 from errata.facts.text import find_subject
-from errata.models import Encoding, LanguageModel, encode, encode_targets
+from errata.models import Encoding, LanguageModel, chat_prompt, encode, encode_targets, reply, token_reason
 from errata.models.segments import SEGMENTS, subject_segments
 
 
@@ -52,17 +52,28 @@ class Traced:
         return found
 
 
-def traced_prompt(lm: LanguageModel, prompt: str, subject: str, answer: str | None = None) -> Traced:
-    """A prompt that holds its subject; of a repeated one the last occurrence counts, as in facts. InputError."""
+def traced_prompt(
+    lm: LanguageModel, prompt: str, subject: str, answer: str | None = None, *, chat: bool = False
+) -> Traced:
+    """A prompt that holds its subject; of a repeated one the last occurrence counts, as in facts. InputError.
+
+    With `chat` the prompt is a user's message, and the answer begins the reply.
+    """
     check_subject(prompt, subject)
     if answer is not None and (reasons := text_reasons("the answer", answer)):
         raise InputError(f"{reasons[0][0].upper()}{reasons[0][1:]}.")
-    return _traced(lm, prompt, subject, find_subject(prompt, subject), answer)
+    start = find_subject(prompt, subject)
+    if not chat:
+        return _traced(lm, prompt, subject, start, answer)
+    asked = chat_prompt(lm, prompt, (start, start + len(subject)))
+    assert asked.subject is not None
+    answer = None if answer is None else reply(answer)
+    return _traced(lm, asked.text, subject, asked.subject[0], answer, asked.join)
 
 
 def traced_fact(lm: LanguageModel, fact: Fact) -> Traced:
     """A fact's prompt with its true answer, or with its only one where it names no true one. InputError."""
-    return _traced(lm, fact.text, fact.subject, fact.subject_span[0], answer_of(fact))
+    return _traced(lm, fact.text, fact.subject, fact.subject_span[0], answer_of(fact), fact.join)
 
 
 def answer_of(fact: Fact) -> str:
@@ -70,12 +81,16 @@ def answer_of(fact: Fact) -> str:
     return fact.target_new if fact.target_true is None else fact.target_true
 
 
-def _traced(lm: LanguageModel, text: str, subject: str, start: int, answer: str | None) -> Traced:
+def _traced(
+    lm: LanguageModel, text: str, subject: str, start: int, answer: str | None, join: str | None = None
+) -> Traced:
     if answer is None:
         (encoding,) = encode(lm.tokenizer, [text])
         length, target, space = len(encoding.ids), (), 0
     else:
-        ((row, encoding),) = encode_targets(lm.tokenizer, [(text, answer)])
+        ((row, encoding),) = encode_targets(lm.tokenizer, [(text, answer, join)])
+        if reason := token_reason(lm, row.ids, row.target_ids):
+            raise InputError(f"{reason[0].upper()}{reason[1:]}.")
         length, target, space = row.start, row.target_ids, row.space
     if not 0 < length <= lm.max_tokens:
         raise InputError(f"The prompt is {length:,} tokens long; {lm.name} takes 1 to {lm.max_tokens:,}: {text!r}.")
