@@ -60,7 +60,7 @@ def chat_prompt(lm: LanguageModel, text: str, subject: Span | None = None) -> Ch
     marked = _rendered(lm, [_user(_with_marks(text, marks, core, subject))])
     spans = _spans(marked, marks)
     if spans is None or "".join(char for char in marked if char not in marks) != beyond:
-        raise InputError(f"The chat template of {lm.name} does not give the message {text!r} on as it is.")
+        raise InputError(_changed(lm, text))
     own = _own_bos(lm, beyond)
     more, join = _reply_start(lm, text, beyond)
     message, found = (None if span is None else (span[0] - own, span[1] - own) for span in spans)
@@ -75,8 +75,11 @@ def in_chat(lm: LanguageModel, fact: Fact) -> Fact:
     asked = chat_prompt(lm, fact.text, fact.subject_span)
     assert asked.subject is not None
 
+    # The template's words between a message and its reply do not depend on the message: once for all its prompts.
+    more = asked.text.removeprefix(_read(lm, fact.text))
+
     def told(text: str) -> str:
-        return _without_placeholder(lm, chat_prompt(lm, text).text)
+        return _without_placeholder(lm, _read(lm, text) + more)
 
     (start, end), text = asked.subject, _without_placeholder(lm, asked.text)
     return ChatFact(
@@ -91,7 +94,7 @@ def in_chat(lm: LanguageModel, fact: Fact) -> Fact:
         ),
         id=fact.id,
         relation=fact.relation,
-        generation_prompts=tuple(told(one) for one in fact.generation_prompts or (fact.text,)),
+        generation_prompts=tuple(told(one) for one in fact.generation_prompts),
         join=asked.join if fact.join is None else fact.join,
         metadata=fact.metadata,
         message_start=asked.message[0],
@@ -123,6 +126,18 @@ def as_chat(facts: Sequence[Fact]) -> tuple[Fact, ...]:
 def reply(answer: str) -> str:
     """An answer as a reply begins: lists of facts often write the space that would follow a prompt."""
     return answer.lstrip(" ")
+
+
+def _read(lm: LanguageModel, text: str) -> str:
+    """The message in the template, without the BOS that the tokenizer adds; InputError where it was changed."""
+    rendered = _rendered(lm, [_user(text)])
+    if text.strip() not in rendered:
+        raise InputError(_changed(lm, text))
+    return rendered[_own_bos(lm, rendered) :]
+
+
+def _changed(lm: LanguageModel, text: str) -> str:
+    return f"The chat template of {lm.name} does not give the message {text!r} on as it is."
 
 
 def _user(text: str) -> dict[str, str]:

@@ -84,7 +84,7 @@ class LanguageModel:
     def num_embeddings(self) -> int:
         return self.embed_tokens.weight.shape[0]  # type: ignore[union-attr, return-value]
 
-    @cached_property
+    @property
     def tokens_beyond(self) -> bool:
         """Whether the tokenizer has added tokens that the model has no embedding for."""
         return last_id(self.tokenizer) >= self.num_embeddings
