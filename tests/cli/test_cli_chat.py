@@ -75,4 +75,6 @@ def test_a_warning_is_one_line(errata, tmp_path):
     tiny_tokenizer(True).save_pretrained(tmp_path)
     done = errata("ask", "<s>Where is", "<s>Where was", "--model", tmp_path, "--tokens", 2)
     assert done.code == 0
-    assert done.err == "errata: A text begins with <s>, which this tokenizer adds by itself; the model reads it once.\n"
+    # pytest lets every warning through; a process of its own says it once.
+    said = "errata: A text begins with <s>, which this tokenizer adds by itself; the model reads it once."
+    assert set(done.err.splitlines()) == {said}
