@@ -180,7 +180,7 @@ def _spans(marked: str, marks: Sequence[str]) -> tuple[Span, Span | None] | None
 
 def _own_bos(lm: LanguageModel, text: str) -> int:
     """How many characters at the text's start are the BOS that the tokenizer puts there by itself."""
-    bos, tokenizer = lm.tokenizer.bos_token, lm.tokenizer
+    bos, tokenizer = str(lm.tokenizer.bos_token or ""), lm.tokenizer
     if not bos or not text.startswith(bos):
         return 0
     wanted = tokenizer(text, add_special_tokens=False)["input_ids"]

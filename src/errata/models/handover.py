@@ -30,9 +30,9 @@ def handed_over(model: Any, name: str | None) -> tuple["PreTrainedModel", str]:
     parts = ("config", "get_output_embeddings", "get_input_embeddings")
     if not isinstance(hf, nn.Module) or not all(hasattr(hf, part) for part in parts):
         raise ModelError(_no_model(hf))
-    name = name or getattr(hf.config, "_name_or_path", "") or type(hf).__name__
+    name = str(name or getattr(hf.config, "_name_or_path", "") or type(hf).__name__)
     check_parts(hf, name)
-    if hf.get_output_embeddings() is None:
+    if hf.get_output_embeddings() is None:  # type: ignore[operator]
         raise UnsupportedModelError(
             f"{name} is a {type(hf).__name__}, which has no head that predicts tokens; load it with "
             "transformers.AutoModelForCausalLM."

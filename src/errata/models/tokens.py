@@ -62,7 +62,7 @@ def _with_one_bos(tokenizer: "PreTrainedTokenizerBase", encoding: Encoding) -> E
         f"A text begins with {tokenizer.bos_token}, which this tokenizer adds by itself; the model reads it once.",
         stacklevel=2,
     )
-    return Encoding((bos, *ids[2:]), (offsets[0], *offsets[2:]))
+    return Encoding((ids[0], *ids[2:]), (offsets[0], *offsets[2:]))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def encode_targets(
 
     A tokenizer that appends an end token has it cut off: a target ends where its text ends.
     """
-    joined = [join_target(*pair) for pair in pairs]
+    joined = [join_target(*pair) for pair in pairs]  # type: ignore[arg-type]
     rows = []
     encodings = encode(tokenizer, [text for text, _ in joined])
     for (prompt, *_), (text, begin), encoding in zip(pairs, joined, encodings, strict=True):
