@@ -118,8 +118,21 @@ def test_a_model_loaded_with_a_device_map_on_one_device_works(tmp_path):
     assert said == expected
 
 
+class Sharded(torch.Tensor):
+    """As tensor parallelism does it."""
+
+    device_mesh = "a mesh of 2 devices"
+
+
+def test_sharded_weights_are_refused():
+    hf = tiny_hf("llama")
+    weight = hf.model.layers[1].mlp.up_proj.weight.detach()
+    hf.model.layers[1].mlp.up_proj.weight = torch.nn.Parameter(weight.as_subclass(Sharded), requires_grad=False)
+    refused(hf, "spread over a mesh of 2 devices, cpu; errata runs a model on one device")
+
+
 class Packed(torch.Tensor):
-    """As torchao, bitsandbytes and tensor parallelism do it: a float tensor to look at, something else inside."""
+    """As torchao and bitsandbytes do it: a float tensor to look at, something else inside."""
 
 
 @pytest.mark.parametrize("layer", [0, 1, 3])

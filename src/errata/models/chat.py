@@ -65,7 +65,7 @@ def chat_prompt(lm: LanguageModel, text: str, subject: Span | None = None) -> Ch
     more, join = _reply_start(lm, text, beyond)
     message, found = (None if span is None else (span[0] - own, span[1] - own) for span in spans)
     assert message is not None
-    return ChatPrompt(text=beyond[own:] + more, join=join, message=message, subject=found if subject else None)
+    return ChatPrompt(text=beyond[own:] + more, join=join, message=message, subject=found)
 
 
 def in_chat(lm: LanguageModel, fact: Fact) -> Fact:

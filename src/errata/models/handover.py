@@ -67,8 +67,9 @@ def check_weights(hf: nn.Module, name: str) -> None:
             "cpu_offload, disk_offload), and what is written there is lost. Load it without device_map, or with "
             'device_map="cpu".'
         )
-    devices = sorted({str(tensor.device) for _, tensor in _tensors(hf)})
-    if len(devices) > 1:
+    # A DTensor holds one process's part of a weight.
+    devices = sorted({str(getattr(tensor, "device_mesh", tensor.device)) for _, tensor in _tensors(hf)})
+    if len(devices) > 1 or any(hasattr(tensor, "device_mesh") for _, tensor in _tensors(hf)):
         raise UnsupportedModelError(
             f"{name} is spread over {', '.join(devices)}; errata runs a model on one device. Load it without "
             'device_map, or with device_map="cpu".'
