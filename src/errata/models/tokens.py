@@ -60,7 +60,7 @@ def _with_one_bos(tokenizer: "PreTrainedTokenizerBase", encoding: Encoding) -> E
     # Python says the same warning from the same place once.
     warnings.warn(
         f"A text begins with {tokenizer.bos_token}, which this tokenizer adds by itself; the model reads it once.",
-        stacklevel=2,
+        stacklevel=1,
     )
     return Encoding((ids[0], *ids[2:]), (offsets[0], *offsets[2:]))
 
