@@ -96,7 +96,7 @@ def test_a_down_projection_that_was_packed_after_loading_is_found_out():
     hf.model.layers[2].mlp.down_proj.weight = torch.nn.Parameter(
         torch.ones(32, 80, dtype=torch.int8), requires_grad=False
     )
-    with pytest.raises(UnsupportedModelError, match=r"layer 2.*int8.*dequantized"):
+    with pytest.raises(UnsupportedModelError, match=r"layers\.2\.mlp\.down_proj\.weight is int8.*dequantize"):
         wrap(hf, tiny_tokenizer(), name="packed")
 
 

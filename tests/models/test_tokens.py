@@ -1,5 +1,7 @@
 """Token positions from offset mappings, against the tokenizer's own decoding."""
 
+import warnings
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -106,3 +108,28 @@ def test_padding_keeps_every_row_and_marks_what_is_real(rows):
     for i, row in enumerate(rows):
         assert ids[i][mask[i].bool()].tolist() == row
         assert mask[i].tolist() == [1] * len(row) + [0] * (mask.shape[1] - len(row))
+
+
+@given(_TEXT, st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_a_text_that_brings_its_bos_gets_no_second_one(text, bos):
+    tokenizer = tiny_tokenizer(bos)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with_bos, twice = encode(tokenizer, ["<s>" + text, "<s><s>" + text])
+    expected = tokenizer("<s>" + text, add_special_tokens=False)["input_ids"]
+    assert list(with_bos.ids) == expected
+    assert len(with_bos.offsets) == len(expected)
+    first, last = with_bos.tokens_over(3, 3 + len(text))
+    assert (first, last) == (1, len(expected) - 1)
+    assert list(twice.ids) == [0, *expected], "one that a text brings twice was meant twice"
+    assert [str(one.message) for one in said] == [
+        "A text begins with <s>, which this tokenizer adds by itself; the model reads it once."
+    ] * (2 * bos)
+
+
+def test_it_is_said_once(recwarn):
+    warnings.simplefilter("default")
+    for _ in range(3):
+        encode(tiny_tokenizer(True), ["<s>The tower", "<s>The city"])
+    assert len([one for one in recwarn if "begins with <s>" in str(one.message)]) == 1

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +27,7 @@ app = typer.Typer(
 def run() -> None:
     """Parse and run: exit codes 0 done, 1 numerics, 2 bad input, 130 interrupted, 141 the output's reader went away."""
     try:
-        with Interrupts.watched():
+        with Interrupts.watched(), plain_warnings():
             _call()
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted. What was finished is kept: the same command goes on from there.", 130)
@@ -51,6 +55,24 @@ def _call() -> None:
         if Interrupts.pressed:
             raise KeyboardInterrupt from error
         raise
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Say errata's own warnings as lines for a reader, without the place in its code; each once."""
+    plain = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], filename: str, *rest: Any, **more: Any) -> None:
+        if Path(filename).is_relative_to(Path(__file__).parents[1]):
+            print(f"errata: {message}", file=sys.stderr)
+        else:
+            plain(message, category, filename, *rest, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = plain
 
 
 def _fail(message: str, code: int) -> None:

@@ -43,4 +43,7 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Go on without unusabl
 BatchSize = Annotated[int, typer.Option(help="Target values optimised together.")]
 PatchModel = Annotated[str | None, typer.Option("--model", "-m", help="Default: the patch's model, or smollm2.")]
 PatchDtype = Annotated[str | None, typer.Option(help="Default: the patch's, or float32.")]
+Chat = Annotated[
+    bool, typer.Option("--chat", help="The prompt is a user's message: put it through the model's chat template.")
+]
 Facts = Annotated[Path, typer.Option("--facts", "-f", help="Facts: JSONL, JSON, CSV, CounterFact or zsRE.")]

@@ -128,6 +128,7 @@ def run_ask(
     *,
     patch_folder: Path | None,
     model: str | None,
+    chat: bool,
     tokens: int,
     top: int,
     device: str,
@@ -145,9 +146,11 @@ def run_ask(
         from errata.jobs.ask_job import ask
         from errata.jobs.summary import answers
 
-        before = ask(lm, prompts, new_tokens=tokens, top=top)
-        after = ask(lm, prompts, patch=patch, new_tokens=tokens, top=top) if patch else None
+        before = ask(lm, prompts, chat=chat, new_tokens=tokens, top=top)
+        after = ask(lm, prompts, patch=patch, chat=chat, new_tokens=tokens, top=top) if patch else None
         typer.echo(answers(before, after, None if patch is None else patch.id))
+        for hint in dict.fromkeys(answer.hint for answer in before if answer.hint):
+            typer.echo(f"errata: {hint}", err=True)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ def run_trace(
     options: dict[str, Any],
     outputs: dict[str, Path],
     patch_folder: Path | None,
+    chat: bool,
     load: dict[str, Any],
     quiet: bool,
 ) -> None:
@@ -40,11 +41,11 @@ def run_trace(
     patch_folder = None if patch_folder is None else expanded(patch_folder, "--patch")
     if prompt is not None:
         _refuse(many, "--facts")
-        _one(prompt, one, chosen, outputs, patch_folder, load, quiet)
+        _one(prompt, one, chosen, outputs, patch_folder, chat, load, quiet)
     else:
         _refuse({**one, **outputs}, "a prompt")
         assert facts_file is not None
-        _many(expanded(facts_file, "--facts"), many, chosen, patch_folder, load, quiet)
+        _many(expanded(facts_file, "--facts"), many, chosen, patch_folder, chat, load, quiet)
 
 
 def _kinds(text: str) -> tuple[str, ...]:
@@ -63,6 +64,7 @@ def _one(
     options: dict[str, Any],
     outputs: dict[str, Path],
     patch_folder: Path | None,
+    chat: bool,
     load: dict[str, Any],
     quiet: bool,
 ) -> None:
@@ -86,7 +88,7 @@ def _one(
         from errata.tracing import trace
 
         with patch.applied(lm) if patch else nullcontext():
-            found = trace(lm, prompt, one["subject"], one["answer"], swap=swap, progress=progress, **options)
+            found = trace(lm, prompt, one["subject"], one["answer"], chat=chat, swap=swap, progress=progress, **options)
             with_lens = "html" in outputs and one["lens"] is not False
             grid = grid_with_lens(lm, found) if with_lens else None
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -108,12 +110,14 @@ def _many(
     many: dict[str, Any],
     options: dict[str, Any],
     patch_folder: Path | None,
+    chat: bool,
     load: dict[str, Any],
     quiet: bool,
 ) -> None:
     from errata.jobs.records import check_records_folder
     from errata.jobs.trace_job import TraceRun
     from errata.jobs.trace_report import write_traces
+    from errata.models import as_chat
     from errata.tracing.prompt_trace import config_of
 
     if many["out"] is None:
@@ -130,6 +134,7 @@ def _many(
     if many["n"] is not None and records < many["n"]:
         progress.note(f"--n {many['n']}: {facts_file} holds {records} records; all are used.")
     with with_patch(patch_folder, load, progress) as (lm, patch), patch.applied(lm) if patch else nullcontext():
-        run = TraceRun.of(lm, found.facts, config, out / "records", found.places, many["skip_bad"], progress)
+        facts = as_chat(found.facts) if chat else found.facts
+        run = TraceRun.of(lm, facts, config, out / "records", found.places, many["skip_bad"], progress)
         summary = write_traces(out, run.average(progress), run.traces())
     typer.echo(f"{summary}\nTables, figures, the page and this summary: {out}")

@@ -9,7 +9,7 @@ from errata.edit.packing import packs
 from errata.edit.rows import Row, rewriting_rows
 from errata.errors import InputError
 from errata.facts import Fact, Problem
-from errata.models import MERGED, LanguageModel, encode_targets, pad_right, run_layers
+from errata.models import MERGED, LanguageModel, encode_targets, pad_right, run_layers, token_reason
 
 # Tokens of a forward: more are no faster on a CPU.
 _AT_ONCE = 2048
@@ -19,8 +19,8 @@ def check_facts(lm: LanguageModel, facts: Sequence[Fact], *, longest_prefix: int
     """Errors and warnings about facts as this model and tokenizer see them.
 
     Errors: a prompt and target longer than the context (`longest_prefix` tokens kept free for context prefixes); a
-    token that holds both subject and target. Warnings: an answer that changes the prompt's last token; keys that
-    collide token by token; a target that already is the model's greedy answer.
+    token that holds both subject and target; a special token in a target. Warnings: an answer that changes the prompt's
+    last token; keys that collide token by token; a target that already is the model's greedy answer.
     """
     problems: list[Problem] = []
     rows: dict[int, Row] = {}
@@ -33,6 +33,9 @@ def check_facts(lm: LanguageModel, facts: Sequence[Fact], *, longest_prefix: int
         length = len(row.ids) + 1 + longest_prefix
         if length > lm.max_tokens:
             reason = f"prompt, target and context prefix are {length:,} tokens; {lm.name} reads {lm.max_tokens:,}"
+            problems.append(Problem("error", reason, fact_id=fact.id))
+            continue
+        if reason := token_reason(lm, row.ids, row.targets):
             problems.append(Problem("error", reason, fact_id=fact.id))
             continue
         rows[i] = row

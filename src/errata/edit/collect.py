@@ -92,7 +92,12 @@ def value_keys(
         "target value", CODE_VERSION, lm.digest(), config_digest(lm), tokenizer_digest(lm.tokenizer),
         config.value_fields(), list(prefixes), site, numbers, lm.device.type,
     )  # fmt: skip
-    return [digest(shared, f.subject, list(f.subject_span), list(f.wanted)) for f in facts]
+    return [digest(shared, f.subject, list(f.subject_span), list(f.wanted), *_opening(f)) for f in facts]
+
+
+def _opening(fact: Fact) -> list[int]:
+    """Where context prefixes go, if that is not the text's beginning."""
+    return [fact.opening] if fact.opening else []
 
 
 def plan_batches(lm: LanguageModel, facts: Sequence[Fact], chosen: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -29,8 +29,9 @@ class Row:
 def rewriting_rows(lm: LanguageModel, facts: Sequence[Fact], prefixes: Sequence[str]) -> list[Row]:
     """For every fact, prompt + new target after each prefix; context 0 must be the empty prefix (the bare prompt)."""
     assert prefixes[0] == "", "context 0 is the bare prompt"
+    assert not any(fact.chat for fact in facts), "a fact that is a chat is put through the template first (in_chat)"
     places = [(i, c) for i in range(len(facts)) for c in range(len(prefixes))]
-    pairs = [facts[i].asked(prefixes[c] + facts[i].text, facts[i].target_new) for i, c in places]
+    pairs = [facts[i].asked(facts[i].after(prefixes[c]), facts[i].target_new) for i, c in places]
     rows = []
     for (i, c), (target, encoding) in zip(places, encode_targets(lm.tokenizer, pairs), strict=True):
         start, end = (len(prefixes[c]) + at for at in facts[i].subject_span)

@@ -22,7 +22,7 @@ from errata.evaluate.scores import (
     summarize_zsre,
 )
 from errata.facts import Fact, Problem, PromptTarget, format_problems
-from errata.models import LanguageModel, TargetRow, encode_targets
+from errata.models import LanguageModel, TargetRow, encode_targets, facts_in_chat, token_reason
 
 # More tokens at once are no faster on a CPU and take more memory: benchmarks/bench_evaluation.py.
 BATCH_TOKENS = 2048
@@ -73,6 +73,7 @@ def measure(
     """
     if batch_tokens < 1:
         raise ConfigError(f"batch_tokens is {batch_tokens}; it must be at least 1.")
+    facts = facts_in_chat(lm, facts)
     rows = _rows(lm, facts)
     by_prompt: dict[str, list[PromptTarget]] = {}
     for pair in rows:
@@ -92,7 +93,7 @@ def measure(
 
 def check_measurable(lm: LanguageModel, facts: Sequence[Fact]) -> list[Problem]:
     """What `measure` would refuse, one problem for each prompt; no model is run."""
-    return _encoded(lm, facts)[1]
+    return _encoded(lm, facts_in_chat(lm, facts))[1]
 
 
 def _prompts(fact: Fact) -> Iterator[_Prompt]:
@@ -159,4 +160,4 @@ def _reason(lm: LanguageModel, pair: PromptTarget, row: TargetRow | None) -> str
         return f"no token comes before the target {pair.target!r}; a longer prompt is needed"
     if len(row.ids) > lm.max_tokens:
         return f"with its target {len(row.ids):,} tokens long; {lm.name} reads at most {lm.max_tokens:,}"
-    return ""
+    return token_reason(lm, row.ids, row.target_ids)

@@ -77,6 +77,15 @@ class Fact:
         return self.asked(self.text, self.target_new)
 
     @property
+    def opening(self) -> int:
+        """Where in the text a context prefix goes."""
+        return 0
+
+    def after(self, prefix: str) -> str:
+        """The text with a context prefix at its opening, before the subject."""
+        return self.text[: self.opening] + prefix + self.text[self.opening :]
+
+    @property
     def template(self) -> str:
         """The text with `{}` in the subject's place."""
         start, end = self.subject_span

@@ -27,7 +27,7 @@ from errata.facts import Accepted, Fact, Problem, format_problems
 from errata.jobs.batches import checked_edit, edit_in_batches, right_after
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.stats_job import run_stats
-from errata.models import LanguageModel, encode
+from errata.models import LanguageModel, encode, facts_in_chat
 from errata.patches import Patch, provenance
 from errata.stats import Corpus, SecondMoments
 
@@ -115,12 +115,16 @@ def edit_facts(
 
 @dataclass(frozen=True)
 class _Work:
-    """What is to be done, with everything about it checked that can be before any long work."""
+    """What is to be done, with everything about it checked that can be before any long work.
+
+    facts: as the model reads them.  given: as the user wrote them, by id, which is what a patch remembers.
+    """
 
     method: Method
     settings: Settings
     prefixes: tuple[str, ...]
     facts: tuple[Fact, ...]
+    given: Mapping[str, Fact]
     skipped: list[Problem]
     warnings: list[str]
 
@@ -151,7 +155,7 @@ def _checked_work(
     kept, skipped, warnings = checked_facts(lm, given, prefixes, evaluate=evaluate, skip_bad=skip_bad, places=places)
     if skipped:
         notify(f"{len(given) - len(kept):,} of {len(given):,} facts are skipped:\n{format_problems(skipped)}")
-    return _Work(method, settings, prefixes, kept, skipped, warnings)
+    return _Work(method, settings, prefixes, kept, {fact.id: fact for fact in given}, skipped, warnings)
 
 
 def _expect_moments(lm: LanguageModel, moments: SecondMoments, config: MethodConfig) -> None:
@@ -172,9 +176,11 @@ def checked_facts(
     skip_bad: bool,
     places: Mapping[str, str],
 ) -> tuple[tuple[Fact, ...], list[Problem], list[str]]:
-    """The facts this model can be given, the errors of the others, and warnings; FactsError unless `skip_bad`."""
+    """The facts this model can be given, as it reads them (those with `chat` through its template), the errors of the
+    others, and warnings; FactsError unless `skip_bad`."""
     if not facts:
         raise FactsError("There is no fact to edit.")
+    facts = facts_in_chat(lm, facts)
     company = Accepted()
     errors: list[Problem] = []
     distinct: list[Fact] = []
@@ -233,7 +239,7 @@ def _patch(lm: LanguageModel, work: _Work, edit: Edit, moments: SecondMoments | 
     }
     if moments is not None and work.method.uses_moments(work.settings.config):
         info["second_moments"] = {"digest": moments.digest, "tokens": moments.tokens, "source": moments.source}
-    return Patch(info, work.facts, edit.updates, edit.values, edit.keys)
+    return Patch(info, tuple(work.given[fact.id] for fact in work.facts), edit.updates, edit.values, edit.keys)
 
 
 _FROM_INFO = ("method", "model", "base_digest", "tokenizer_digest", "config", "config_source", "versions")

@@ -20,7 +20,7 @@ from errata.jobs.evaluation import Evaluation, StateSummary
 from errata.jobs.held_out import HeldOut, held_out
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.parts import Parts
-from errata.models import LanguageModel
+from errata.models import LanguageModel, facts_in_chat
 from errata.patches import Patch, provenance
 from errata.stats import Corpus
 from errata.store import atomic_write_text, digest, home
@@ -205,6 +205,7 @@ def _usable(
     """The facts whose prompts this model can be given, and the others' problems; FactsError unless `skip_bad`."""
     if not facts:
         raise FactsError("There is no fact to measure: the patch holds none of its own, and none were given (--facts).")
+    facts = facts_in_chat(lm, facts)
     kept: list[Fact] = []
     problems: list[Problem] = []
     for at in range(0, len(facts), _CHECKED_AT_ONCE):

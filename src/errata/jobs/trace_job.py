@@ -10,7 +10,7 @@ from errata.errors import FactsError, InputError
 from errata.facts import Fact
 from errata.jobs.records import read_record, write_record
 from errata.jobs.usable import usable_facts
-from errata.models import LanguageModel, token_texts, tokenizer_digest
+from errata.models import LanguageModel, facts_in_chat, token_texts, tokenizer_digest
 from errata.store import digest, home
 from errata.tracing import Trace, TraceConfig, config_of, positions_run, restored_positions, trace_prompt
 from errata.tracing.average import AverageTrace, FactTrace, Unknown, fact_trace
@@ -78,6 +78,7 @@ class TraceRun:
         progress: ProgressSink,
     ) -> "TraceRun":
         """Look at every fact, trace none. Raises FactsError where some cannot be used, or none is known."""
+        facts = facts_in_chat(lm, facts)
         pairs, problems = usable_facts(
             facts, lambda fact: traced_fact(lm, fact),
             done="traced", places=places, skip_bad=skip_bad, notify=progress.note,

@@ -14,7 +14,7 @@ from errata.edit.settings import find_preset
 from errata.errors import ConfigError, FactsError
 from errata.evaluate import check_measurable
 from errata.facts import Accepted, Fact, Problem, format_problems
-from errata.models import LanguageModel, config_digest, tokenizer_digest
+from errata.models import LanguageModel, config_digest, facts_in_chat, tokenizer_digest
 from errata.stats import Corpus, open_corpus
 from errata.stats.samples import sampled_tokens
 from errata.stats.token_stream import CorpusTokens, TokenSource
@@ -91,6 +91,7 @@ def _usable(
     """The facts that this model can read, without repeated ids; FactsError with every other, unless `skip_bad`."""
     if not facts:
         raise FactsError("There is no fact to train on.")
+    facts = facts_in_chat(lm, facts)
     company, distinct = Accepted(), []
     errors: list[Problem] = []
     for number, fact in enumerate(facts, 1):

@@ -92,7 +92,7 @@ class BackwardLens:
     def segments(self) -> Mapping[str, tuple[int, ...]]:
         """Positions of each segment of the prompt, by name."""
         e = self.example
-        return segments(e.encoding, e.prompt, e.prompt_length, len(e.ids), self.subject)
+        return segments(e.encoding, e.searched, e.prompt_length, len(e.ids), self.subject)
 
     def of(self, layer: int, matrix: str) -> OuterSum:
         """The factors of one matrix; InputError where it was not tapped or does not exist."""

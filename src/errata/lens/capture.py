@@ -8,6 +8,7 @@ from torch import Tensor
 
 from errata.core.outer import OuterSum
 from errata.errors import InputError
+from errata.facts.checks import check_subject
 from errata.lens.backward_lens import BackwardLens
 from errata.lens.losses import Example, Score, prepare
 from errata.lens.modes import Reader
@@ -28,16 +29,18 @@ def backward_lens(
     attention: bool = False,
     against: str | None = None,
     reference: str | None = None,
+    chat: bool = False,
 ) -> BackwardLens:
     """The gradient of `loss` for one prompt, in factors, with its readings in the vocabulary.
 
     `loss`: "first", "target", "all", "logit-difference" (with `against`), "kl" (with `reference`), or a function of the
     logits [pos, vocab]; lens/losses.py says what each is.  `matrices`: which to tap (default: the MLP's and attention's
-    output; "q", "k", "v" on request).  `subject` marks the segments.  Raises InputError, NumericsError.
+    output; "q", "k", "v" on request).  `subject` marks the segments.  `chat`: the prompt
+    is a user's message, the target the beginning of the reply.  Raises InputError, ModelError, NumericsError.
     """
     (lens,) = backward_lenses(
         lm, [prompt], [target], loss=loss, mode=mode, subjects=[subject], matrices=matrices, attention=attention,
-        against=against, reference=reference,
+        against=against, reference=reference, chat=chat,
     )  # fmt: skip
     return lens
 
@@ -54,6 +57,7 @@ def backward_lenses(
     attention: bool = False,
     against: str | None = None,
     reference: str | None = None,
+    chat: bool = False,
     batch_size: int = 8,
 ) -> Iterator[BackwardLens]:
     """A lens for each prompt, `batch_size` of them run together; each is what it would be alone.
@@ -70,11 +74,13 @@ def backward_lenses(
     chosen = default if matrices is None else (matrices,) if isinstance(matrices, str) else tuple(matrices)
     places = [projection(lm, layer, name).place for name in {*chosen, "down", "o"} for layer in range(lm.num_layers)]
     examples = [
-        prepare(lm, prompt, target, loss, against=against, reference=reference)
+        prepare(lm, prompt, target, loss, against=against, reference=reference, chat=chat)
         for prompt, target in zip(prompts, targets, strict=True)
     ]
-    for example, subject in zip(examples, subjects, strict=True):
-        segments(example.encoding, example.prompt, example.prompt_length, len(example.ids), subject)
+    for prompt, example, subject in zip(prompts, examples, subjects, strict=True):
+        if chat and subject is not None:
+            check_subject(prompt, subject)
+        segments(example.encoding, example.searched, example.prompt_length, len(example.ids), subject)
     return _run(lm, examples, subjects, places, mode, attention, batch_size)
 
 

@@ -14,7 +14,18 @@ from torch import Tensor
 from errata.errors import InputError
 from errata.facts import PromptTarget
 from errata.facts.checks import check_prompt, text_reasons
-from errata.models import Encoding, LanguageModel, TargetRow, encode, encode_targets, pad_right, run_layers
+from errata.models import (
+    Encoding,
+    LanguageModel,
+    TargetRow,
+    chat_prompt,
+    encode,
+    encode_targets,
+    pad_right,
+    reply,
+    run_layers,
+    token_reason,
+)
 
 LOSSES = ("first", "target", "all", "logit-difference", "kl")
 Score = Callable[[Float[Tensor, "pos vocab"]], Float[Tensor, ""]]
@@ -38,6 +49,12 @@ class Example:
     score: Score
     loss_name: str
     merged: bool = False
+    message_end: int | None = None
+
+    @property
+    def searched(self) -> str:
+        """The part of the prompt that a subject is looked for in: what follows a chat's message is the template's."""
+        return self.prompt[: self.message_end]
 
 
 def prepare(
@@ -48,6 +65,7 @@ def prepare(
     *,
     against: str | None = None,
     reference: str | None = None,
+    chat: bool = False,
 ) -> Example:
     """The example of `prompt` under `loss`. Raises InputError for anything that cannot be run or scored.
 
@@ -55,12 +73,19 @@ def prepare(
     tokens, teacher-forced, summed.  "all": NLL of every token of the text but the first, summed; a target is part of
     the text.  "logit-difference": logit of `against`'s first token (default: the model's own answer) − that of the
     target.  "kl": KL(p of the `reference` prompt ‖ p) at the last position.  A function: of all logits [pos, vocab].
+    With `chat` the prompts are a user's messages, and target and `against` begin the reply.
     """
     check_prompt(prompt)
     name = loss if isinstance(loss, str) else getattr(loss, "__name__", "function")
     if isinstance(loss, str) and loss not in LOSSES:
         raise InputError(f"loss={loss!r} is no loss; choose {', '.join(LOSSES)}, or give a function of the logits.")
-    text, encoding, row = _tokens(lm, prompt, target)
+    join, message_end = None, None
+    if chat:
+        asked = chat_prompt(lm, prompt)
+        prompt, join, message_end = asked.text, asked.join, asked.message[1]
+        reference = None if reference is None else chat_prompt(lm, reference).text
+        target, against = (reply(one) if isinstance(one, str) else one for one in (target, against))
+    text, encoding, row = _tokens(lm, prompt, target, join)
     length, target_ids = row.start, row.target_ids
     if target is None and loss in ("first", "target", "logit-difference"):
         raise InputError(f"loss={name!r} needs a target: the text that the model should give after the prompt.")
@@ -78,14 +103,18 @@ def prepare(
     elif loss == "kl":
         read, score = (length - 1,), _kl(lm, reference)
     elif loss == "logit-difference":
-        read, score = (length - 1,), _difference(lm, prompt, run, target_ids[0], against)
+        read, score = (length - 1,), _difference(lm, prompt, run, target_ids[0], against, join)
     else:
         wanted = target_ids if loss == "target" else target_ids[:1]
         read, score = tuple(range(length - 1, length - 1 + len(wanted))), _nll(wanted)
-    return Example(text, prompt, run, encoding, length, target_ids, read, score, name, row.merged)
+    return Example(
+        text, prompt, run, encoding, length, target_ids, read, score, name, merged=row.merged, message_end=message_end
+    )
 
 
-def _tokens(lm: LanguageModel, prompt: str, target: str | None) -> tuple[str, Encoding, TargetRow]:
+def _tokens(
+    lm: LanguageModel, prompt: str, target: str | None, join: str | None = None
+) -> tuple[str, Encoding, TargetRow]:
     """The text, its tokens, and where the target begins in them: at their end where there is none."""
     if target is None:
         (encoding,) = encode(lm.tokenizer, [prompt])
@@ -96,20 +125,18 @@ def _tokens(lm: LanguageModel, prompt: str, target: str | None) -> tuple[str, En
         raise InputError("The target is empty; write the text that the model should give after the prompt.")
     if reasons := text_reasons("the target", target):
         raise InputError(f"{reasons[0][0].upper()}{reasons[0][1:]}.")
-    asked = PromptTarget(prompt, target)
+    asked = PromptTarget(prompt, target, join)
     ((row, encoding),) = encode_targets(lm.tokenizer, [asked])
-    special = set(lm.tokenizer.all_special_ids) & set(row.target_ids)
-    if special:
-        found = ", ".join(repr(lm.tokenizer.convert_ids_to_tokens(i)) for i in sorted(special))
-        raise InputError(f"The target holds the special token {found}; a target is plain text.")
+    if reason := token_reason(lm, row.ids, row.target_ids):
+        raise InputError(f"{reason[0].upper()}{reason[1:]}.")
     if row.start < 1:
         raise InputError("One token holds the whole prompt and the start of the target; put a word between them.")
     return asked.text, encoding, row
 
 
-def first_token(lm: LanguageModel, prompt: str, text: str) -> int:
+def first_token(lm: LanguageModel, prompt: str, text: str, join: str | None = None) -> int:
     """The first token of `text` where it follows the prompt, joined as a target is."""
-    return _tokens(lm, prompt, text)[2].target_ids[0]
+    return _tokens(lm, prompt, text, join)[2].target_ids[0]
 
 
 def _nll(targets: tuple[int, ...]) -> Score:
@@ -131,11 +158,13 @@ def _kl(lm: LanguageModel, reference: str | None) -> Score:
     return score
 
 
-def _difference(lm: LanguageModel, prompt: str, ids: tuple[int, ...], target: int, against: str | None) -> Score:
+def _difference(
+    lm: LanguageModel, prompt: str, ids: tuple[int, ...], target: int, against: str | None, join: str | None
+) -> Score:
     if against is None:
         other, said = int(next_logits(lm, ids)[: lm.num_tokens].argmax()), "the model's own answer"
     else:
-        other, said = first_token(lm, prompt, against), f"against={against!r}"
+        other, said = first_token(lm, prompt, against, join), f"against={against!r}"
     if other == target:
         raise InputError(f"{said} starts with the target's own first token; name another text with against=...")
 

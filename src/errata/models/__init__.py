@@ -1,6 +1,7 @@
 """Models: families as rows of one table, loading, partial runs, and the one view that everything else uses."""
 
 from errata.models.backward import Backward, gradients, run_backward, run_taps, widened
+from errata.models.chat import as_chat, chat_prompt, facts_in_chat, has_chat, in_chat, reply
 from errata.models.families import FAMILIES, Family
 from errata.models.identity import config_digest, matmul_precision, tokenizer_digest
 from errata.models.interventions import (
@@ -51,6 +52,7 @@ from errata.models.tokens import (
     token_texts,
 )
 from errata.models.tuned import Tuned, tuned
+from errata.models.vocabulary import token_reason
 
 __all__ = [
     "ATTENTION_MATRICES",
@@ -71,11 +73,16 @@ __all__ = [
     "TargetRow",
     "Tuned",
     "add_to_weight_",
+    "as_chat",
+    "chat_prompt",
     "config_digest",
     "embeddings_replaced",
     "encode",
     "encode_targets",
+    "facts_in_chat",
     "gradients",
+    "has_chat",
+    "in_chat",
     "inputs_replaced",
     "joined",
     "left_aligned",
@@ -91,12 +98,14 @@ __all__ = [
     "pad_right",
     "projection",
     "relative_norm",
+    "reply",
     "rows_updated",
     "run_backward",
     "run_layers",
     "run_taps",
     "shared_length",
     "token_embeddings",
+    "token_reason",
     "token_texts",
     "tokenizer_digest",
     "tuned",

@@ -17,6 +17,7 @@ from errata.errors import NumericsError
 from errata.models.language_model import LanguageModel
 from errata.models.partial import position_arguments, run_layers
 from errata.models.projections import Place, Projection, projection
+from errata.models.undisturbed import undisturbed
 
 # Powers of two, so that they come off again exactly. Deep VJPs are below what float16 can hold.
 _LOSS_SCALE = {torch.float16: 2.0**12, torch.bfloat16: 2.0**12}
@@ -102,8 +103,13 @@ def _last_hidden_state(lm: LanguageModel, inputs: Tensor, mask: Tensor, first: i
         assert hidden is not None
         return hidden
     assert not first, "token ids enter at layer 0"
-    arguments = position_arguments(lm, mask, inputs.shape[1])
-    return lm.backbone(input_ids=inputs, attention_mask=mask, **arguments, use_cache=False).last_hidden_state
+    return _whole(lm, inputs, mask).last_hidden_state
+
+
+def _whole(lm: LanguageModel, ids: Tensor, mask: Tensor) -> Any:
+    arguments = position_arguments(lm, mask, ids.shape[1])
+    with undisturbed(lm, ids):
+        return lm.backbone(input_ids=ids, attention_mask=mask, **arguments, use_cache=False)
 
 
 @torch.no_grad()
@@ -114,7 +120,7 @@ def run_taps(
     taps = _Taps(ids.shape)
     maps = [projection(lm, *place) for place in places]
     with _tapped(lm, taps, maps, attention=False):
-        lm.backbone(input_ids=ids, attention_mask=mask, **position_arguments(lm, mask, ids.shape[1]), use_cache=False)
+        _whole(lm, ids, mask)
     inputs = {one.place: taps.inputs[id(one.module)] for one in maps}
     return inputs, {one.place: one.part(taps.outputs[id(one.module)]).reshape(*ids.shape, -1) for one in maps}
 

@@ -16,6 +16,7 @@ from errata.errors import ConfigError, InputError, NumericsError
 from errata.models.language_model import LanguageModel
 from errata.models.partial import run_layers
 from errata.models.tokens import encode
+from errata.models.vocabulary import check_ids
 
 
 def sample_ids(
@@ -40,7 +41,7 @@ def sample_ids(
         raise ConfigError(f"seed={seed} and first_index={first_index} must not be negative.")
     _check_prompts(lm, prompts, new_tokens)
     rows = [list(prompt) for prompt in prompts]
-    stops = _end_ids(lm) if stop_at_eos else frozenset()
+    stops = end_ids(lm) if stop_at_eos else frozenset()
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         indices = range(first_index + start, first_index + start + len(batch))
@@ -182,7 +183,7 @@ def _appended_text(lm: LanguageModel, prompt: Sequence[int], new: Sequence[int],
     return after[len(before) :] if after.startswith(before) else text(new)
 
 
-def _end_ids(lm: LanguageModel) -> frozenset[int]:
+def end_ids(lm: LanguageModel) -> frozenset[int]:
     """Every id that ends a text: the tokenizer's, and those of the generation config (chat models have several)."""
     configured = getattr(lm.hf.generation_config, "eos_token_id", None)
     several = configured if isinstance(configured, (list, tuple)) else [configured]
@@ -205,5 +206,6 @@ def _check_prompts(lm: LanguageModel, prompts: Sequence[Sequence[int]], new_toke
                 f"{lm.max_tokens:,} of {lm.name}'s context; shorten it or ask for fewer."
             )
     used = set(chain.from_iterable(prompts))
+    check_ids(lm, sorted(used))
     if used and (min(used) < 0 or max(used) >= lm.d_vocab):
         raise InputError(f"Token ids {min(used)} to {max(used)} were given; {lm.name} knows 0 to {lm.d_vocab - 1}.")

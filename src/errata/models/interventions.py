@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from errata.models.language_model import LanguageModel
 from errata.models.projections import Place, mlp_matrices, projection
+from errata.models.undisturbed import undisturbed
 
 
 class Held(NamedTuple):
@@ -26,7 +27,8 @@ class Held(NamedTuple):
 @torch.no_grad()
 def token_embeddings(lm: LanguageModel, ids: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows d_embed"]:
     """What `embed_tokens` gives, before whatever scale, norm or position a family puts behind it."""
-    return lm.embed_tokens(ids)
+    with undisturbed(lm, ids):
+        return lm.embed_tokens(ids)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from errata.models.families import Family
+from errata.models.handover import check_parts, last_id
 from errata.store.digest import tensor_digest
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ class LanguageModel:
     @cached_property
     def backbone(self) -> nn.Module:
         return self.hf.get_submodule(self.family.backbone)
+
+    @cached_property
+    def modules(self) -> list[nn.Module]:
+        """Every module, as of the last `digest(fresh=True)`; walking the tree takes a millisecond."""
+        return list(self.hf.modules())
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -73,6 +79,15 @@ class LanguageModel:
     def num_tokens(self) -> int:
         """How many tokens there are: rows of the head beyond the tokenizer only pad it and stand for nothing."""
         return min(self.d_vocab, len(self.tokenizer))
+
+    @property
+    def num_embeddings(self) -> int:
+        return self.embed_tokens.weight.shape[0]  # type: ignore[union-attr, return-value]
+
+    @property
+    def tokens_beyond(self) -> bool:
+        """Whether the tokenizer has added tokens that the model has no embedding for."""
+        return last_id(self.tokenizer) >= self.num_embeddings
 
     @property
     def lm_head(self) -> nn.Module:
@@ -129,8 +144,12 @@ class LanguageModel:
         """SHA-256 of every weight (name, dtype, shape, bytes), remembered until torch counts a write to a weight.
 
         A write through `weight.data`, as when PEFT merges an adapter, is not counted: `fresh` looks at every weight
-        again, as is done before an edit, and before a patch goes on or comes off.
+        again, as is done before an edit, and before a patch goes on or comes off; UnsupportedModelError where they
+        are no longer plain weights (an adapter was attached).
         """
+        if fresh:
+            self.__dict__.pop("modules", None)
+            check_parts(self.hf, self.name)
         state = {
             name: tensor for name, tensor in self.hf.state_dict().items() if not name.endswith("rotary_emb.inv_freq")
         }

@@ -10,6 +10,7 @@ import torch
 from errata.errors import ModelError, ModelNotFoundError, UnsupportedModelError
 from errata.models.embedded import EMBEDDED_MODELS, embedded_model
 from errata.models.families import FAMILIES
+from errata.models.handover import check_tokenizer, handed_over, packed_message
 from errata.models.language_model import LanguageModel
 from errata.models.verify import verify
 
@@ -61,9 +62,14 @@ def wrap(
     name: str | None = None,
     revision: str | None = None,
 ) -> LanguageModel:
-    """Wrap a transformers model that is in memory already; it is verified, put in eval mode and its weights frozen."""
-    name = name or hf.config._name_or_path or type(hf).__name__
-    check_config(hf.config, name)
+    """Wrap a transformers model that is in memory already; it is verified, put in eval mode and its weights frozen.
+
+    Of a model that was compiled as a whole the one behind it is taken. Raises UnsupportedModelError for what cannot be
+    edited in place (adapters, packed or offloaded weights), ModelError for a tokenizer of another model.
+    """
+    hf, name = handed_over(hf, name)
+    check_architecture(hf.config, name)
+    check_tokenizer(tokenizer, hf.get_input_embeddings().weight.shape[0], name)  # type: ignore[union-attr, arg-type]
     hf.eval().requires_grad_(False)
     lm = LanguageModel(hf, tokenizer, FAMILIES[hf.config.model_type], name, revision)
     verify(lm)
@@ -72,13 +78,16 @@ def wrap(
 
 def check_config(config: "PretrainedConfig", name: str) -> None:
     """Raise UnsupportedModelError for a model that errata cannot edit, from its config alone."""
+    check_architecture(config, name)
+    # Of a model in memory the weights themselves are looked at: a dequantized one may keep this field.
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedModelError(packed_message(name))
+
+
+def check_architecture(config: "PretrainedConfig", name: str) -> None:
+    """Raise UnsupportedModelError for a kind of model that has no single down projection a layer, or no row."""
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{name} is an encoder-decoder ({config.model_type}); errata edits decoders only.")
-    if getattr(config, "quantization_config", None) is not None:
-        raise UnsupportedModelError(
-            f"{name} has packed, quantized weights, which cannot be edited in place. "
-            "Load the unquantized checkpoint, or dequantize this one first (GGUF: GgufConfig(dequantize=True))."
-        )
     if any((getattr(config, attr, None) or 0) > 1 for attr in _EXPERT_FIELDS):
         raise UnsupportedModelError(
             f"{name} is a mixture of experts ({config.model_type}): its layers have no single down projection. "
@@ -95,6 +104,11 @@ def check_config(config: "PretrainedConfig", name: str) -> None:
 def _local_or_hub(name: str) -> str:
     path = Path(name).expanduser()
     if name and path.is_dir():
+        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+            raise ModelNotFoundError(
+                f"{name} is a PEFT adapter, not a model. Merge it into its base "
+                "(PeftModel.from_pretrained(base, folder).merge_and_unload()), save that, and load it."
+            )
         if not (path / "config.json").is_file():
             raise ModelNotFoundError(f"{name} is a folder without config.json; point to a saved transformers model.")
         if not any(path.glob("*.safetensors")):

@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from errata.models.language_model import LanguageModel
 from errata.models.projections import Place, projection
+from errata.models.undisturbed import undisturbed
 
 LayerKeyValues = tuple[Float[Tensor, "batch head pos d_head"], Float[Tensor, "batch head pos d_head"]]
 
@@ -86,6 +87,7 @@ def run_layers(
     with (
         _only_layers(lm, None if is_ids else inputs, first, stop),
         _tapped(lm, taps, tap_inputs, tap_down, end_at=stop_layer - 1 if end_at_down else None),
+        undisturbed(lm, inputs if is_ids else None),
     ):
         try:
             hidden = lm.backbone(**arguments, past_key_values=cache, use_cache=True).last_hidden_state

@@ -4,6 +4,7 @@ Positions are 0-based and unpadded. A piece of text is never tokenized apart fro
 would straddle the cut, the ids would differ from the ids the model sees.
 """
 
+import warnings
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -42,7 +43,10 @@ class Encoding:
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[Encoding]:
-    """Tokenize whole texts, with the special tokens that the tokenizer adds by itself (BOS where it has one)."""
+    """Tokenize whole texts, with the special tokens that the tokenizer adds by itself (BOS where it has one).
+
+    A text that begins with BOS already gets no second one.
+    """
     if not texts:
         return []
     if not tokenizer.is_fast:
@@ -51,7 +55,21 @@ def encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[E
         )
     batch = tokenizer(list(texts), return_offsets_mapping=True, return_attention_mask=False, verbose=False)
     pairs = zip(batch["input_ids"], batch["offset_mapping"], strict=True)
-    return [Encoding(tuple(ids), tuple((int(a), int(b)) for a, b in offsets)) for ids, offsets in pairs]
+    found = [Encoding(tuple(ids), tuple((int(a), int(b)) for a, b in offsets)) for ids, offsets in pairs]
+    return [_with_one_bos(tokenizer, encoding) for encoding in found]
+
+
+def _with_one_bos(tokenizer: "PreTrainedTokenizerBase", encoding: Encoding) -> Encoding:
+    """The encoding without the BOS that the text brings, where the tokenizer has put one before it."""
+    bos, (ids, offsets) = tokenizer.bos_token_id, (encoding.ids, encoding.offsets)
+    if bos is None or ids[:2] != (bos, bos) or offsets[0][0] < offsets[0][1] or offsets[1][0] == offsets[1][1]:
+        return encoding
+    # Python says the same warning from the same place once.
+    warnings.warn(
+        f"A text begins with {tokenizer.bos_token}, which this tokenizer adds by itself; the model reads it once.",
+        stacklevel=1,
+    )
+    return Encoding((ids[0], *ids[2:]), (offsets[0], *offsets[2:]))
 
 
 @dataclass(frozen=True)

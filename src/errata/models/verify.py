@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from errata.errors import UnsupportedModelError
+from errata.models.handover import packed_message
 from errata.models.language_model import LanguageModel
 from errata.models.partial import run_layers
 from errata.models.projections import matrices, projection
+from errata.models.undisturbed import undisturbed
 
 _RELATIVE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
@@ -82,7 +84,8 @@ def _full_forward(lm: LanguageModel, ids: Tensor, mask: Tensor, layer: int, reco
         lm.layers[layer].register_forward_hook(keep_block, with_kwargs=True),
     ]
     try:
-        return lm.hf(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        with undisturbed(lm):
+            return lm.hf(input_ids=ids, attention_mask=mask, use_cache=False).logits
     finally:
         for hook in hooks:
             hook.remove()
@@ -129,16 +132,27 @@ def _check_modules(lm: LanguageModel) -> None:
         _part(lm, lm.layers[0], path)
     for path in maps:
         _part(lm, lm.layers[0], f"{row.attention}.{path}")
+    paths = [row.down, *filter(None, (row.gate, row.up, row.gate_up)), *(f"{row.attention}.{path}" for path in maps)]
     for layer in range(lm.num_layers):
-        weight = getattr(lm.down(layer), "weight", None)
-        if weight is None or weight.ndim != 2 or not weight.is_floating_point():
-            found = "none" if weight is None else f"{tuple(weight.shape)} {weight.dtype}"
-            raise _unsupported(lm, f"layer {layer}'s down projection", f"its weight is {found}; load it dequantized")
-        if weight.shape != lm.down(0).weight.shape:
-            raise _unsupported(lm, f"layer {layer}'s down projection", "its shape differs from layer 0's")
+        for path in paths:
+            _check_weight(lm, layer, path)
     for path, width in ((lm.family.up, lm.d_mlp), (lm.family.gate, lm.d_mlp), (lm.family.gate_up, 2 * lm.d_mlp)):
         if path and width not in tuple(getattr(_part(lm, lm.layers[0], path), "weight", torch.empty(0)).shape):
             raise _unsupported(lm, f"its part {path!r}", f"it is not {width} wide, as the down projection's input asks")
+
+
+def _check_weight(lm: LanguageModel, layer: int, path: str) -> None:
+    """A map's weight must be there, and as large as layer 0's. That it is a plain one was seen before."""
+    module = _part(lm, lm.layers[layer], path)
+    weight, first = (getattr(one, "weight", None) for one in (module, _part(lm, lm.layers[0], path)))
+    if not isinstance(weight, Tensor) and module.state_dict():
+        # What quantized modules hold goes by other names, and not among the parameters.
+        raise UnsupportedModelError(packed_message(lm.name, f"layer {layer}'s {path} is a {type(module).__name__}"))
+    if not isinstance(weight, Tensor) or weight.ndim != 2:
+        found = tuple(weight.shape) if isinstance(weight, Tensor) else "none"
+        raise _unsupported(lm, f"layer {layer}'s {path}", f"its weight is {found}")
+    if weight.shape != first.shape:  # type: ignore[union-attr]
+        raise _unsupported(lm, f"layer {layer}'s {path}", "its shape differs from layer 0's")
 
 
 def _part(lm: LanguageModel, owner: nn.Module, path: str) -> nn.Module:

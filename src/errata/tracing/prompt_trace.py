@@ -28,19 +28,21 @@ def trace(
     subject: str,
     answer: str | None = None,
     *,
+    chat: bool = False,
     swap: Sequence[str] = (),
     progress: ProgressSink = SILENT,
     **options: Any,
 ) -> Trace:
     """What each state of a prompt does for its answer: one restored at a time while the subject is corrupted.
 
-    `answer`: its first token is what is asked for; default: the model's own next token.  `options`: those of
+    `answer`: its first token is what is asked for; default: the model's own next token.  `chat`: the prompt is a
+    user's message, the answer the beginning of the reply.  `options`: those of
     TraceConfig (kinds, severed, samples, noise, window, corruption, seed, exact, batch_tokens); the noise is measured
     in standard deviations of this subject's own embeddings.  `swap`: other subjects, for corruption="swap".
     `progress` hears of the positions run.  Raises InputError, ConfigError, NumericsError.
     """
     config = config_of(options)
-    one = traced_prompt(lm, prompt, subject, answer)
+    one = traced_prompt(lm, prompt, subject, answer, chat=chat)
     with progress.stage("trace", positions_run(one, config), "positions") as advance:
         return trace_prompt(lm, one, config, std=subject_std(lm, [one]), others=swap, advance=advance)
 

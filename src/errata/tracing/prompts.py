@@ -7,7 +7,7 @@ from errata.errors import InputError
 from errata.facts import Fact, PromptTarget
 from errata.facts.checks import check_subject, text_reasons
 from errata.facts.text import find_subject
-from errata.models import Encoding, LanguageModel, encode, encode_targets
+from errata.models import Encoding, LanguageModel, chat_prompt, encode, encode_targets, reply, token_reason
 from errata.models.segments import SEGMENTS, subject_segments
 
 
@@ -46,13 +46,23 @@ class Traced:
         return found
 
 
-def traced_prompt(lm: LanguageModel, prompt: str, subject: str, answer: str | None = None) -> Traced:
-    """A prompt that holds its subject; of a repeated one the last occurrence counts, as in facts. InputError."""
+def traced_prompt(
+    lm: LanguageModel, prompt: str, subject: str, answer: str | None = None, *, chat: bool = False
+) -> Traced:
+    """A prompt that holds its subject; of a repeated one the last occurrence counts, as in facts. InputError.
+
+    With `chat` the prompt is a user's message, and the answer begins the reply.
+    """
     check_subject(prompt, subject)
     if answer is not None and (reasons := text_reasons("the answer", answer)):
         raise InputError(f"{reasons[0][0].upper()}{reasons[0][1:]}.")
-    asked = None if answer is None else PromptTarget(prompt, answer)
-    return _traced(lm, prompt, subject, find_subject(prompt, subject), asked)
+    start = find_subject(prompt, subject)
+    if not chat:
+        return _traced(lm, prompt, subject, start, None if answer is None else PromptTarget(prompt, answer))
+    found = chat_prompt(lm, prompt, (start, start + len(subject)))
+    assert found.subject is not None
+    asked = None if answer is None else PromptTarget(found.text, reply(answer), found.join)
+    return _traced(lm, found.text, subject, found.subject[0], asked)
 
 
 def traced_fact(lm: LanguageModel, fact: Fact) -> Traced:
@@ -71,6 +81,8 @@ def _traced(lm: LanguageModel, text: str, subject: str, start: int, asked: Promp
         length, target, merged = len(encoding.ids), (), False
     else:
         ((row, encoding),) = encode_targets(lm.tokenizer, [asked])
+        if reason := token_reason(lm, row.ids, row.target_ids):
+            raise InputError(f"{reason[0].upper()}{reason[1:]}.")
         length, target, merged = row.start, row.target_ids, row.merged
     if not 0 < length <= lm.max_tokens:
         raise InputError(f"The prompt is {length:,} tokens long; {lm.name} takes 1 to {lm.max_tokens:,}: {text!r}.")

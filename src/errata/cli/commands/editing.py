@@ -9,6 +9,7 @@ import typer
 
 from errata.cli.options import (
     AtOnce,
+    Chat,
     CorpusPath,
     Device,
     Dtype,
@@ -122,6 +123,7 @@ def ask(
     patch: Annotated[
         Path | None, typer.Option("--patch", "-p", help="Folder of a patch: show before and after.")
     ] = None,
+    chat: Chat = False,
     model: PatchModel = None,
     tokens: Annotated[int, typer.Option(help="Tokens to continue with.")] = 20,
     top: Annotated[int, typer.Option(help="Next tokens to show.")] = 5,
@@ -133,7 +135,15 @@ def ask(
     from errata.cli.run import run_ask
 
     run_ask(
-        prompt, patch_folder=patch, model=model, tokens=tokens, top=top, device=device, dtype=dtype, revision=revision
+        prompt,
+        patch_folder=patch,
+        model=model,
+        chat=chat,
+        tokens=tokens,
+        top=top,
+        device=device,
+        dtype=dtype,
+        revision=revision,
     )
 
 

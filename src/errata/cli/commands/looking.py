@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from errata.cli.options import (
+    Chat,
     Device,
     Dtype,
     Facts,
@@ -43,6 +44,7 @@ def lens(
     ] = None,
     max_layers: Annotated[int | None, typer.Option("--max-layers", help="Show so many layers on the terminal.")] = None,
     patch: Annotated[Path | None, typer.Option("--patch", "-p", help="Look at the model with this patch on.")] = None,
+    chat: Chat = False,
     html: Annotated[Path | None, typer.Option(help="Interactive page, one offline file.")] = None,
     pdf: Annotated[Path | None, typer.Option(help="The grid as a figure.")] = None,
     png: Annotated[Path | None, typer.Option(help="The grid as a picture.")] = None,
@@ -67,6 +69,7 @@ def lens(
             "subject": subject,
             "against": against,
             "reference": reference,
+            "chat": chat,
         },
         show={"matrix": matrix, "sign": sign, "top": top, "track": track, "max_layers": max_layers},
         outputs={kind: path for kind, path in outputs.items() if path is not None},
@@ -111,6 +114,7 @@ def trace(
     ] = None,
     max_layers: Annotated[int | None, typer.Option("--max-layers", help="Show so many layers on the terminal.")] = None,
     patch: Annotated[Path | None, typer.Option("--patch", "-p", help="Trace the model with this patch on.")] = None,
+    chat: Chat = False,
     html: Annotated[Path | None, typer.Option(help="Interactive page, one offline file.")] = None,
     pdf: Annotated[Path | None, typer.Option(help="The grids as a figure.")] = None,
     png: Annotated[Path | None, typer.Option(help="The grids as a picture.")] = None,
@@ -147,6 +151,7 @@ def trace(
         },
         outputs={kind: path for kind, path in outputs.items() if path is not None},
         patch_folder=patch,
+        chat=chat,
         load={"model": model, "device": device, "dtype": dtype, "revision": revision},
         quiet=quiet,
     )

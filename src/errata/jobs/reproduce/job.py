@@ -17,7 +17,15 @@ from errata.lens import MODES, BackwardLens, backward_lens, backward_lenses
 from errata.lens.flipping import RULES, smallest_rate, update_direction
 from errata.lens.losses import prepare
 from errata.lens.measures import measure_lens, mechanism
-from errata.models import LanguageModel, Place, add_to_weight_, matrices, tokenizer_digest, weights_restored
+from errata.models import (
+    LanguageModel,
+    Place,
+    add_to_weight_,
+    facts_in_chat,
+    matrices,
+    tokenizer_digest,
+    weights_restored,
+)
 from errata.models.generate import sample_ids
 from errata.models.segments import segments
 from errata.stats import open_corpus
@@ -75,7 +83,7 @@ def reproduce(
     was stopped goes on from there. Raises FactsError with every record that cannot be looked at, unless `skip_bad`.
     """
     pairs, _ = usable_facts(
-        list(facts)[: options.n], lambda fact: _check(lm, fact),
+        facts_in_chat(lm, list(facts)[: options.n]), lambda fact: _check(lm, fact),
         done="looked at", places=places or {}, skip_bad=skip_bad, notify=progress.note,
     )  # fmt: skip
     chosen = [fact for fact, _ in pairs]
