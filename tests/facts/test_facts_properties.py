@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from errata.errors import FactsError, StorageError
 from errata.facts import Fact, FactFile, Neighbour, format_problems, read_facts, require, write_facts
-from errata.facts.shapes import FIELDS
+from errata.facts.names import FIELDS
 
 FORMATS = ["auto", "jsonl", "json", "csv", "counterfact", "zsre"]
 NAMES = [*FIELDS, "case_id", "neighbors", "requested_rewrite", "src", "alt", "answers", "ground_truth", "str"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from errata.facts.conflicts import Accepted
 from errata.facts.fact import Fact, Neighbour
+from errata.facts.fact_file import FactFile, require
+from errata.facts.in_memory import facts_of, taken
 from errata.facts.problems import Problem, format_problems
-from errata.facts.readers import FactFile, read_facts, require
+from errata.facts.readers import read_facts
 from errata.facts.text import join_target
 from errata.facts.writers import write_facts
 
@@ -15,9 +17,11 @@ __all__ = [
     "FactFile",
     "Neighbour",
     "Problem",
+    "facts_of",
     "format_problems",
     "join_target",
     "read_facts",
     "require",
+    "taken",
     "write_facts",
 ]
