@@ -21,8 +21,8 @@ from errata.evaluate.scores import (
     summarize,
     summarize_zsre,
 )
-from errata.facts import Fact, Problem, format_problems
-from errata.models import LanguageModel, TargetRow, encode_targets
+from errata.facts import Fact, FactsLike, Problem, format_problems, taken
+from errata.models import LanguageModel, TargetRow, encode_targets, takes_model
 
 # More tokens at once are no faster on a CPU and take more memory: benchmarks/bench_evaluation.py.
 BATCH_TOKENS = 2048
@@ -58,9 +58,10 @@ class _Prompt:
     true: str | None
 
 
+@takes_model
 def measure(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: FactsLike,
     *,
     batch_tokens: int = BATCH_TOKENS,
     progress: ProgressSink = SILENT,
@@ -74,7 +75,8 @@ def measure(
     """
     if batch_tokens < 1:
         raise ConfigError(f"batch_tokens is {batch_tokens}; it must be at least 1.")
-    rows = _rows(lm, facts)
+    given = taken(facts).facts
+    rows = _rows(lm, given)
     by_prompt: dict[str, dict[str, TargetRow]] = {}
     for (prompt, target), row in rows.items():
         by_prompt.setdefault(prompt, {})[target] = row
@@ -86,7 +88,7 @@ def measure(
         for (target, row), result in zip(targets.items(), results, strict=True):
             score = TargetScore(target=target, log_prob=result.log_prob, tokens=len(row.target_ids), right=result.right)
             scores[prompt, target] = score, result.first
-    scored = tuple(_fact_score(fact, scores) for fact in facts)
+    scored = tuple(_fact_score(fact, scores) for fact in given)
     return Measurement(scored, summarize(scored), summarize_zsre(scored))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from errata.facts.conflicts import Accepted
 from errata.facts.fact import Fact, Neighbour
 from errata.facts.fact_file import FactFile, require
-from errata.facts.in_memory import facts_of, taken
+from errata.facts.in_memory import FactsLike, facts_of, taken
 from errata.facts.problems import Problem, format_problems
 from errata.facts.readers import read_facts
 from errata.facts.text import join_target
@@ -15,6 +15,7 @@ __all__ = [
     "Accepted",
     "Fact",
     "FactFile",
+    "FactsLike",
     "Neighbour",
     "Problem",
     "facts_of",

@@ -35,6 +35,11 @@ class FactFile:
         return tuple(problem for problem in self.problems if problem.severity == "warning")
 
     @property
+    def notes(self) -> tuple[Problem, ...]:
+        """The warnings that are about the file as a whole, not about a record of it."""
+        return tuple(problem for problem in self.warnings if problem.line is None and not problem.where)
+
+    @property
     def bad_records(self) -> int:
         """How many records have an error."""
         return len({(problem.line, problem.where) for problem in self.errors})

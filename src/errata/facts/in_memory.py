@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from errata.errors import FactsError
 from errata.facts.fact import Fact
 from errata.facts.fact_file import FactFile, collect, require
+from errata.facts.problems import format_problems
 from errata.facts.readers import Format, read_facts
 from errata.facts.records import Record
 from errata.facts.shapes import BY_NAME
+
+# What a function that takes facts takes.
+FactsLike = FactFile | Fact | Mapping[str, Any] | str | os.PathLike[str] | Iterable[Fact | Mapping[str, Any]]
 
 
 def facts_of(source: Any, *, format: Format = "auto", limit: int | None = None) -> FactFile:
@@ -34,12 +39,24 @@ def facts_of(source: Any, *, format: Format = "auto", limit: int | None = None) 
     return collect(records, BY_NAME.get(format), Path())
 
 
-def taken(source: Any, *, skip_bad: bool = False) -> FactFile:
-    """What `facts_of` gives; one FactsError with every error unless `skip_bad`. An empty list passes."""
+def taken(
+    source: FactsLike,
+    *,
+    places: Mapping[str, str] | None = None,
+    skip_bad: bool = False,
+    notify: Callable[[str], None] = lambda _: None,
+) -> FactFile:
+    """What `facts_of` gives, for the entrance of a function that takes facts: nothing else need know what was given.
+
+    Raises one FactsError with every error unless `skip_bad`; what does not stop it is told to `notify`. An empty list
+    passes, for the function to refuse. `places`, where given, say better where each fact stands.
+    """
     found = facts_of(source)
     if found.facts or found.problems:
         require(found, skip_bad=skip_bad)
-    return found
+    if found.problems:
+        notify(format_problems(found.problems))
+    return replace(found, places=places) if places else found
 
 
 def _listed(source: Any) -> list[Any]:

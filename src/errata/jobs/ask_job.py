@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from errata.facts.checks import check_prompt
-from errata.models import LanguageModel
+from errata.models import LanguageModel, takes_model
 from errata.models.generate import continue_texts, next_tokens
 from errata.patches import Patch
 
@@ -18,6 +18,7 @@ class Answer:
     next_tokens: tuple[tuple[str, float], ...]
 
 
+@takes_model
 def ask(
     lm: LanguageModel, prompts: str | Sequence[str], *, patch: Patch | None = None, new_tokens: int = 20, top: int = 5
 ) -> list[Answer]:

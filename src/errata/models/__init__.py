@@ -2,6 +2,7 @@
 
 from errata.models.backward import Backward, gradients, run_backward, run_taps, widened
 from errata.models.families import FAMILIES, Family
+from errata.models.given import expect_wrapped, given_model, takes_model
 from errata.models.identity import config_digest, matmul_precision, tokenizer_digest
 from errata.models.interventions import (
     Held,
@@ -65,6 +66,8 @@ __all__ = [
     "embeddings_replaced",
     "encode",
     "encode_targets",
+    "expect_wrapped",
+    "given_model",
     "gradients",
     "inputs_replaced",
     "joined",
@@ -85,6 +88,7 @@ __all__ = [
     "run_backward",
     "run_layers",
     "run_taps",
+    "takes_model",
     "token_embeddings",
     "token_texts",
     "tokenizer_digest",

@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from errata.facts.checks import kind
-from errata.facts.shapes.draft import Draft, Shape, answer_text, first_answer, is_empty, pick, says_more
+from errata.facts.shapes.draft import (
+    Draft,
+    Shape,
+    answer_text,
+    first_answer,
+    is_empty,
+    paired,
+    pick,
+    says_more,
+    texts,
+    unsaid,
+)
 from errata.facts.shapes.flat import FLAT
 from errata.facts.text import PLACEHOLDER
 
@@ -60,23 +71,23 @@ def _zsre(record: Mapping[str, Any], index: int) -> list[Draft]:
     draft = pick(record, {"subject": "subject", "src": "prompt", "alt": "target_new"})
     true = first_answer(record.get("answers"))
     draft.fields |= {} if true is None else {"target_true": true}
-    draft.fields |= {"id": str(index)} | question_extras(record, ending="?")
+    draft.fields["id"] = str(index)
+    add_questions(record, draft, ending="?")
     if says_more(record.get("answers")):
         draft.metadata["answers"] = record["answers"]
     return [draft]
 
 
-def question_extras(record: Mapping[str, Any], *, ending: str = "") -> dict[str, Any]:
-    """The one paraphrase and the one unrelated question, with `ending`, of zsRE and its kin; none where empty."""
-    extras: dict[str, Any] = {}
-    if record.get("rephrase"):
-        extras["paraphrases"] = [record["rephrase"]]
-    if record.get("loc"):
-        question = record["loc"]
-        if isinstance(question, str) and question.strip() and not question.endswith(ending):
-            question += ending
-        extras["neighbours"] = [{"prompt": question, "answer": record.get("loc_ans") or None}]
-    return extras
+def add_questions(record: Mapping[str, Any], draft: Draft, *, ending: str = "") -> None:
+    """Add the rephrased and the unrelated question, the latter with `ending`, of zsRE and its kin; none where empty."""
+    draft.fields["paraphrases"] = texts(record.get("rephrase"))
+    neighbours = []
+    for question, answer in paired(record.get("loc"), record.get("loc_ans")):
+        whole = isinstance(question, str) and question.strip() and not question.endswith(ending)
+        neighbours.append({"prompt": question + ending if whole else question, "answer": answer})
+    draft.fields["neighbours"] = neighbours
+    if unsaid(record.get("loc_ans"), [one["answer"] for one in neighbours]):
+        draft.metadata["loc_ans"] = record["loc_ans"]
 
 
 def _known(record: Mapping[str, Any], index: int) -> list[Draft]:
@@ -91,6 +102,8 @@ def _known(record: Mapping[str, Any], index: int) -> list[Draft]:
         draft.reasons.append("missing field 'template'")
         return [draft]
     draft.fields["prompt"] = template if prompt is None else placed(template, prompt, record.get("subject"))
+    if template is not None and draft.fields["prompt"] == prompt != template:
+        draft.metadata["template"] = template
     draft.fields["id"] = record.get("known_id", str(index))
     return [draft]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +76,13 @@ def first_answer(value: object) -> object:
 def says_more(value: object) -> bool:
     """Whether a field of answers says more than its first one."""
     return isinstance(value, (list, tuple)) and (len(value) > 1 or any(says_more(one) for one in value))
+
+
+def unsaid(value: object, said: Sequence[object]) -> bool:
+    """Whether answers hold one that was not said elsewhere, so that they must be kept whole."""
+    if isinstance(value, (list, tuple)):
+        return any(unsaid(one, said) for one in value)
+    return not is_empty(value) and answer_text(value) not in said
 
 
 def texts(value: object) -> list[Any]:

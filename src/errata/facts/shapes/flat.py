@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from errata.facts.names import ALIASES, FIELDS
-from errata.facts.shapes.draft import Draft, Shape, answer_text, asked, first_answer, paired, pick, says_more, texts
+from errata.facts.shapes.draft import (
+    Draft,
+    Shape,
+    answer_text,
+    asked,
+    first_answer,
+    paired,
+    pick,
+    says_more,
+    texts,
+    unsaid,
+)
 
 _REPHRASED = ("rephrase_prompt", "rephrase_prompts", "rephrase", "paraphrase_prompts", "queries")
 _LOCAL = ("locality", "locality_inputs")
@@ -44,7 +55,7 @@ def read(record: Mapping[str, Any], _index: int) -> list[Draft]:
     if record.get("join") == "":
         fields["join"] = ""
     _add_true_answer(record, draft)
-    _add_prompts(record, fields)
+    _add_prompts(record, draft)
     whole = (*_LOCAL, *(("relation_id",) if "relation" in record else ()))
     draft.metadata |= {name: record[name] for name in whole if record.get(name)}
     return [draft]
@@ -69,7 +80,8 @@ def _add_true_answer(record: Mapping[str, Any], draft: Draft) -> None:
         draft.metadata["ground_truth"] = given
 
 
-def _add_prompts(record: Mapping[str, Any], fields: dict[str, Any]) -> None:
+def _add_prompts(record: Mapping[str, Any], draft: Draft) -> None:
+    fields = draft.fields
     for name in ("paraphrases", "generation_prompts"):
         if isinstance(fields.get(name), str):
             fields[name] = [fields[name]]
@@ -82,6 +94,8 @@ def _add_prompts(record: Mapping[str, Any], fields: dict[str, Any]) -> None:
     for name in _LOCAL_PROMPTS:
         pairs = paired(record.get(name), record.get("locality_ground_truth"))
         found += [{"prompt": prompt, "answer": answer} for prompt, answer in pairs]
+    if unsaid(answers := record.get("locality_ground_truth"), [one["answer"] for one in found]):
+        draft.metadata["locality_ground_truth"] = answers
     neighbours = fields.get("neighbours", [])
     if found:
         fields["neighbours"] = [*(neighbours if isinstance(neighbours, (list, tuple)) else [neighbours]), *found]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from errata.facts.checks import kind
-from errata.facts.shapes.data_sets import question_extras, rewrite
+from errata.facts.shapes.data_sets import add_questions, rewrite
 from errata.facts.shapes.draft import Draft, Shape, pick, texts
 from errata.facts.shapes.flat import FLAT
 
@@ -21,9 +21,10 @@ def _mquake(record: Mapping[str, Any], index: int) -> list[Draft]:
 
     The ids are the case's, numbered where it has several rewrites. A rewrite's question is its paraphrase.
     """
-    rewrites = record["requested_rewrite"]
+    rewrites = record.get("requested_rewrite")
     if not isinstance(rewrites, list) or not rewrites:
-        return [Draft({}, [f"requested_rewrite is {kind(rewrites)}; it must be a list of rewrites that is not empty"])]
+        found = "is an empty list" if rewrites == [] else f"is {kind(rewrites)}"
+        return [Draft({}, [f"requested_rewrite {found}; it must be a list of rewrites"])]
     case = record.get("case_id", index)
     drafts = []
     for number, one in enumerate(rewrites, 1):
@@ -38,7 +39,7 @@ def _mquake(record: Mapping[str, Any], index: int) -> list[Draft]:
 def _wikibigedit(record: Mapping[str, Any], _index: int) -> list[Draft]:
     """A record of WikiBigEdit: the updated question and its answer; persona and multi-hop questions are metadata."""
     draft = pick(record, {"subject": "subject", "update": "prompt", "ans": "target_new"})
-    draft.fields |= question_extras(record)
+    add_questions(record, draft)
     return [draft]
 
 

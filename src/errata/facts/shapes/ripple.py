@@ -66,7 +66,7 @@ def _shared(one: str, other: str) -> str:
 
 
 def _read(record: Mapping[str, Any], _index: int) -> list[Draft]:
-    edit = record["edit"]
+    edit = record.get("edit")
     if not isinstance(edit, Mapping):
         return [Draft({}, [f"edit is {kind(edit)}; it must be an object"])]
     original = edit.get("original_fact")
