@@ -35,8 +35,9 @@ EVE = Neighbour(prompt="The mother of Ada Lane is", answer="Eve Lane")
 TABLE: list[tuple[str, str, dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]] = [
     ("rome", "easyedit", ASKS | {"prompt": "{} works as a", "target_new": {"str": "pilot"}},
      [PILOT | {"prompt": "{} works as a"}], [{}]),
-    ("memit", "rome", ASKS | {"target_new": {"str": "pilot"}, "target_true": {"str": "nurse"}, "relation_id": "P106",
-     "case_id": 3}, [PILOT | {"target_true": "nurse", "relation": "P106", "id": "3"}], [{}]),
+    ("memit", "rome", ASKS | {"target_new": {"str": "pilot", "id": "Q2"}, "target_true": {"str": "nurse"},
+     "relation_id": "P106", "case_id": 3}, [PILOT | {"target_true": "nurse", "relation": "P106", "id": "3"}],
+     [{"target_new_id": "Q2"}]),
     ("true-answer", "easyedit", ASKS | {"ground_truth": "nurse", "rephrase_prompt": "Ada Lane is a"},
      [PILOT | {"target_true": "nurse", "paraphrases": ("Ada Lane is a",)}], [{}]),
     ("true-answers", "easyedit", ASKS | {"ground_truth": [["nurse", "carer"]], "rephrase": ["Ada Lane is a"]},

@@ -9,7 +9,7 @@ from errata.facts.checks import kind
 from errata.facts.shapes.draft import (
     Draft,
     Shape,
-    answer_text,
+    add_answer,
     first_answer,
     is_empty,
     paired,
@@ -33,10 +33,8 @@ def rewrite(request: object) -> Draft:
         return Draft({}, [f"requested_rewrite is {kind(request)}; it must be an object"])
     draft = pick(request, REWRITE)
     for name in ("target_new", "target_true"):
-        given = request.get(name)
-        if isinstance(given, Mapping):
-            draft.fields[name] = answer_text(given)
-            draft.metadata |= {f"{name}_id": given["id"]} if given.get("id") else {}
+        if name in draft.fields:
+            add_answer(draft, name, draft.fields[name])
     draft.metadata |= {name: value for name, value in request.items() if name not in REWRITE and not is_empty(value)}
     return draft
 

@@ -65,6 +65,14 @@ def answer_text(value: object) -> object:
     return value.get("str", value.get("value", value)) if isinstance(value, Mapping) else value
 
 
+def add_answer(draft: Draft, name: str, given: object) -> None:
+    """Put an answer under a name of ours; what an answer object says beside the text, its id for one, is metadata."""
+    draft.fields[name] = answer_text(given)
+    if isinstance(given, Mapping):
+        rest = {f"{name}_{more}": value for more, value in given.items() if more not in ("str", "value")}
+        draft.metadata |= {more: value for more, value in rest.items() if not is_empty(value)}
+
+
 def first_answer(value: object) -> object:
     """The first answer of text, an answer object, or lists of them at any depth; None where none is given."""
     if isinstance(value, (list, tuple)):

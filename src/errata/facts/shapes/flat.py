@@ -9,7 +9,7 @@ from errata.facts.names import ALIASES, FIELDS
 from errata.facts.shapes.draft import (
     Draft,
     Shape,
-    answer_text,
+    add_answer,
     asked,
     first_answer,
     paired,
@@ -49,8 +49,8 @@ def read(record: Mapping[str, Any], _index: int) -> list[Draft]:
         )
     fields = draft.fields
     for name in ("target_new", "target_true"):
-        if isinstance(fields.get(name), Mapping):
-            fields[name] = answer_text(fields[name])
+        if name in fields:
+            add_answer(draft, name, fields[name])
     # "" says that nothing stands between prompt and answer: here alone an empty text is not an absent one.
     if record.get("join") == "":
         fields["join"] = ""
