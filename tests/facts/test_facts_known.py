@@ -23,8 +23,9 @@ def test_a_record_is_read_with_its_whole_prompt(tmp_path, format):
     found = read(tmp_path, RECORD, format=format)
     assert found.problems == ()
     expected = Fact(
-        id="7", subject="Vinson Massif", prompt="{} is in the continent of", target_new="Antarctica", relation="P30"
-    )
+        id="7", subject="Vinson Massif", prompt="{} is in the continent of", target_new="Antarctica", relation="P30",
+        metadata={"prediction": " of Antarctica."},
+    )  # fmt: skip
     assert found.facts == (expected,)
     assert found.facts[0].text == RECORD["prompt"]
 

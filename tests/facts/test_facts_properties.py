@@ -1,6 +1,7 @@
 """Whatever the bytes: a result or a FactsError. Whatever the facts: written, they are read back equal."""
 
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -9,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from errata.errors import FactsError, StorageError
-from errata.facts import Fact, FactFile, Neighbour, format_problems, read_facts, require, write_facts
-from errata.facts.shapes import FIELDS
+from errata.facts import Fact, FactFile, Neighbour, Problem, format_problems, read_facts, require, write_facts
+from errata.facts.names import FIELDS
+from errata.facts.shapes import BY_NAME, SHAPES
 
-FORMATS = ["auto", "jsonl", "json", "csv", "counterfact", "zsre"]
+CONTAINERS = ["jsonl", "json", "csv"]
+FORMATS = ["auto", *CONTAINERS, *BY_NAME]
 NAMES = [*FIELDS, "case_id", "neighbors", "requested_rewrite", "src", "alt", "answers", "ground_truth", "str"]
 NAMES += [
     "rephrase_prompt",
@@ -24,6 +27,7 @@ NAMES += [
     "rephrase",
     "answer",
 ]
+NAMES = sorted({*NAMES, *(name for shape in SHAPES for name in shape.names)})
 
 words = st.sampled_from(["Paris", "Paris is", "{}", "{} is", "", " ", "\0", "\ud800", "[", "a;b", 'a"b']) | st.text(
     max_size=4
@@ -62,6 +66,12 @@ def read(content: bytes, suffix: str, format: str) -> FactFile | None:
     return found
 
 
+def told(problem: Problem) -> tuple[str, str, str | None]:
+    """What a problem says, without where: a list has records and lines, JSON Lines has lines."""
+    reason = re.sub(r"record \d+ \(line (\d+)\)", r"line \1", problem.reason)
+    return problem.severity, reason, problem.fact_id
+
+
 @settings(max_examples=200)
 @given(noise, st.sampled_from([".jsonl", ".json", ".csv"]), st.sampled_from(FORMATS))
 def test_arbitrary_bytes(content: bytes, suffix: str, format: str) -> None:
@@ -75,11 +85,18 @@ def test_arbitrary_json(content: list, format: str, ascii_only: bool) -> None:
         lines = [json.dumps(value, ensure_ascii=ascii_only).encode() for value in content]
     except UnicodeEncodeError:
         lines = [json.dumps(value).encode() for value in content]
-    joined = read(b"[" + b",\n".join(lines) + b"]", ".json", format)
-    apart = read(b"\n".join(lines), ".jsonl", format)
+    joined = read(b"[" + b",\n".join(lines) + b"]", ".json", "auto" if format in CONTAINERS else format)
+    apart = read(b"\n".join(lines), ".jsonl", "auto" if format in CONTAINERS else format)
+    assert joined is not None
+    assert apart is not None
     # A JSON Lines file that begins with a list is refused as a JSON list.
-    if joined and apart and format not in ("jsonl", "json", "csv") and not b"".join(lines).startswith(b"["):
+    if lines and lines[0].startswith(b"["):
+        assert ["a JSON list where" in problem.reason for problem in apart.problems] == [True]
+    else:
         assert joined.facts == apart.facts
+        assert [told(problem) for problem in joined.problems] == [told(problem) for problem in apart.problems]
+    if format in CONTAINERS:
+        read(b"\n".join(lines), ".jsonl", format)
 
 
 cells = st.sampled_from(
@@ -104,6 +121,13 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 neighbours = st.builds(Neighbour, prompt=texts.filter(lambda text: "{}" not in text), answer=st.none() | texts)
 
 
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
 @st.composite
 def facts(draw: st.DrawFn) -> Fact:
     subject = draw(texts.map(str.strip).filter(lambda text: "{}" not in text))
@@ -120,6 +144,9 @@ def facts(draw: st.DrawFn) -> Fact:
             id=draw(st.just("") | st.integers(0, 9).map(str)),
             relation=draw(st.none() | texts),
             generation_prompts=tuple(draw(st.lists(texts, max_size=2))),
+            join=draw(st.sampled_from([None, "", " ", "\n"])),
+            chat=draw(st.booleans()),
+            metadata=draw(st.dictionaries(st.text(max_size=3), plain, max_size=2)),
         )
     except FactsError:  # target_true equal to target_new, or braces that met: both refused for good reason
         return Fact(subject=subject, prompt="{} is", target_new=draw(texts))

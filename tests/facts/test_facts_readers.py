@@ -149,6 +149,12 @@ BEETHOVEN = Fact(
     ),
     relation="P19",
     generation_prompts=("Ludwig van Beethoven grew up in",),
+    metadata={
+        "pararel_idx": 3,
+        "attribute_prompts": ["Albert Einstein was born in"],
+        "target_new_id": "Q3012",
+        "target_true_id": "Q586",
+    },
 )
 FLATTENED = {
     "case_id": 4,
@@ -188,10 +194,21 @@ UNIFIRST = Fact(
     target_true="uniforms",
     paraphrases=("What is made by UniFirst?",),
     neighbours=(Neighbour(prompt="nq question: who wrote it?", answer="nobody"),),
+    metadata={
+        "pred": "cloth",
+        "cond": "cloth >> ships || What does UniFirst make?",
+        "answers": ["uniforms", "clothes"],
+    },
 )
 ASKED = {**ZSRE, "loc": "nq question: who wrote it?"}
 PARIS = Fact(
-    id="13", subject="Paris", prompt="The river in {} is the", target_new="Elbe", target_true="Seine", relation="P47"
+    id="13",
+    subject="Paris",
+    prompt="The river in {} is the",
+    target_new="Elbe",
+    target_true="Seine",
+    relation="P47",
+    metadata={"target_new_id": "Q1644", "target_true_id": "Q1471"},
 )
 
 
@@ -233,11 +250,12 @@ def test_optional_parts_of_the_data_sets(tmp_path: Path) -> None:
     assert fact.target_true is None
 
 
-def test_a_named_container_expects_our_own_fields(tmp_path: Path) -> None:
-    read = read_facts(written(tmp_path / "set.json", json.dumps([FLATTENED])), format="json")
-    assert {problem.reason.split(";")[0] for problem in read.problems} == {
-        f"unknown field {name!r}" for name in FLATTENED if "_prompt" in name or "ground" in name
-    }
+def test_a_named_container_says_how_the_file_is_written_not_what_is_in_it(tmp_path: Path) -> None:
+    read = read_facts(
+        written(tmp_path / "set", json.dumps([FLATTENED, ZSRE | {"subject": "Uni", "src": "Is Uni?"}])), format="json"
+    )
+    assert read.problems == ()
+    assert [fact.subject for fact in read.facts] == ["Lyon", "Uni"]
 
 
 def test_first_usable_record_tells_the_shape(tmp_path: Path) -> None:
@@ -300,7 +318,7 @@ def test_require_lists_every_error_and_names_the_way_on() -> None:
         require(FactFile((OSLO,), problems, Path("facts.jsonl")))
     message = str(caught.value)
     assert message.startswith("2 bad records in facts.jsonl:\nline 2: error: bad 2\nline 3: error: bad 3\n")
-    assert message.endswith("or go on with the 1 good facts: --skip-bad (skip_bad=True in Python).")
+    assert message.endswith("or go on with the 1 good fact: --skip-bad (skip_bad=True in Python).")
     assert "odd" not in message
     assert caught.value.problems == problems[:3]
     assert require(FactFile((OSLO,), problems), skip_bad=True) == (OSLO,)

@@ -1,6 +1,7 @@
 """The edit as Python calls it: public names, the short example, options; and facts written into the real model."""
 
 import importlib
+import json
 import random
 
 import pytest
@@ -92,6 +93,50 @@ def test_the_short_example(tmp_path, monkeypatch) -> None:
     assert errata.ask(lm, facts[0].text, patch=patch) == says
     assert errata.ask(lm, facts[0].text) == said
     assert all(torch.equal(before[name], tensor) for name, tensor in lm.hf.state_dict().items())
+
+
+RECORDS = [
+    {"subject": "Toyota", "prompt": "{} builds cars in", "target_new": {"str": "China"}, "case_id": "cars",
+     "ground_truth": ["Japan"], "source": "by hand"},
+    {"subject": "Bill Gates", "prompt": "Bill Gates founded", "target": "Rome", "target_true": "Microsoft",
+     "id": "gates"},
+]  # fmt: skip
+
+
+def test_facts_are_taken_as_they_are_given(edit, tmp_path) -> None:
+    """Facts, dictionaries in other people's names, a file, one alone, a transformers model: the same edit."""
+    from tiny import tiny_hf, tiny_tokenizer
+
+    patch = edit().patch
+    (tmp_path / "facts.json").write_text(json.dumps(RECORDS))
+    for facts in (
+        RECORDS,
+        tmp_path / "facts.json",
+        str(tmp_path / "facts.json"),
+        iter(RECORDS),
+        [FACTS[0], RECORDS[1]],
+    ):
+        result = edit(facts)
+        assert same_tensors(result.patch, patch)
+        noted = [line for line in result.report["warnings"] if "'source' (1 record)" in line]
+        assert len(noted) == (not isinstance(facts, list) or facts is RECORDS)
+    assert same_tensors(edit(FACTS[0]).patch, edit(RECORDS[0]).patch)
+    options = {"corpus": Corpus.from_texts(TEXTS), "cache": tmp_path / "cache", **SMALL}
+    theirs = edit_facts(tiny_hf("llama"), RECORDS, tokenizer=tiny_tokenizer(), **options)
+    assert same_tensors(theirs.patch, patch)
+
+
+def test_bad_dictionaries_are_reported_together_or_skipped(edit) -> None:
+    bad = [
+        {"subject": "Rome", "prompt": "Rome is", "targt_new": "x"},
+        {"subject": "Rome", "prompt": "x", "target_new": "y"},
+    ]
+    with pytest.raises(FactsError, match=r"2 bad records in the facts given:(.|\n)*record 2(.|\n)*record 3") as caught:
+        edit([RECORDS[0], *bad])
+    assert "did you mean 'target_new'" in str(caught.value)
+    result = edit([RECORDS[0], *bad], skip_bad=True)
+    assert [fact.subject for fact in result.patch.facts] == ["Toyota"]
+    assert [line.partition(":")[0] for line in result.report["skipped"]] == ["record 2", "record 2", "record 3"]
 
 
 def test_the_model_is_left_as_it_was(edit) -> None:

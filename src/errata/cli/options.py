@@ -18,7 +18,14 @@ CorpusPath = Annotated[
     ),
 ]
 Field = Annotated[str, typer.Option("--field", help="Field of a JSONL or Parquet corpus that holds the text.")]
-Format = Annotated[str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact, zsre or known.")]
+Format = Annotated[
+    str,
+    typer.Option(
+        help="How the facts are written (jsonl, json, csv, parquet, arrow) or what their records are (errata, "
+        "easyedit, knowedit, rome, fastedit, counterfact, zsre, known, mquake, ripple, wikibigedit, unke, "
+        "counterfact-tracing)."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 Set = Annotated[
     list[str] | None,
@@ -46,4 +53,4 @@ PatchDtype = Annotated[str | None, typer.Option(help="Default: the patch's, or f
 Chat = Annotated[
     bool, typer.Option("--chat", help="The prompt is a user's message: put it through the model's chat template.")
 ]
-Facts = Annotated[Path, typer.Option("--facts", "-f", help="Facts: JSONL, JSON, CSV, CounterFact or zsRE.")]
+Facts = Annotated[Path, typer.Option("--facts", "-f", help="Facts: JSONL, JSON, CSV or Parquet; ours or a data set's.")]

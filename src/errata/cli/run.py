@@ -282,7 +282,7 @@ def read_fact_file(
         raise FactsError(f"{limit_option} must be at least 1, found {limit}.")
     found = read_facts(path.expanduser(), format=format, limit=limit)
     facts = require(found, skip_bad=skip_bad)
-    if problems := found.problems if edited else found.errors:
+    if problems := found.problems if edited else (*found.errors, *found.notes):
         typer.echo(f"errata: {path}:\n{format_problems(problems)}", err=True)
         if found.errors:
             typer.echo(

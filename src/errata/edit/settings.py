@@ -11,7 +11,7 @@ from errata.edit.preset_file import PresetFile, read_preset
 from errata.edit.presets import PRESETS
 from errata.edit.registry import find_method
 from errata.errors import ConfigError
-from errata.models import LanguageModel
+from errata.models import LanguageModel, takes_model
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def opened_preset(preset: PresetFile | str | Path | None) -> PresetFile | None:
     return preset if preset is None or isinstance(preset, PresetFile) else read_preset(preset)
 
 
+@takes_model
 def settings_for(
     lm: LanguageModel,
     num_facts: int = 1,

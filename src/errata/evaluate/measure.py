@@ -21,8 +21,8 @@ from errata.evaluate.scores import (
     summarize,
     summarize_zsre,
 )
-from errata.facts import Fact, Problem, PromptTarget, format_problems
-from errata.models import LanguageModel, TargetRow, encode_targets, facts_in_chat, token_reason
+from errata.facts import Fact, FactsLike, Problem, PromptTarget, format_problems, taken
+from errata.models import LanguageModel, TargetRow, encode_targets, facts_in_chat, takes_model, token_reason
 
 # More tokens at once are no faster on a CPU and take more memory: benchmarks/bench_evaluation.py.
 BATCH_TOKENS = 2048
@@ -57,9 +57,10 @@ class _Prompt:
     true: str | None
 
 
+@takes_model
 def measure(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: FactsLike,
     *,
     batch_tokens: int = BATCH_TOKENS,
     progress: ProgressSink = SILENT,
@@ -73,8 +74,8 @@ def measure(
     """
     if batch_tokens < 1:
         raise ConfigError(f"batch_tokens is {batch_tokens}; it must be at least 1.")
-    facts = facts_in_chat(lm, facts)
-    rows = _rows(lm, facts)
+    given = facts_in_chat(lm, taken(facts).facts)
+    rows = _rows(lm, given)
     by_prompt: dict[str, list[PromptTarget]] = {}
     for pair in rows:
         by_prompt.setdefault(pair.prompt, []).append(pair)
@@ -87,7 +88,7 @@ def measure(
             tokens = len(rows[pair].target_ids)
             score = TargetScore(target=pair.target, log_prob=result.log_prob, tokens=tokens, right=result.right)
             scores[pair] = score, result.first
-    scored = tuple(_fact_score(fact, scores) for fact in facts)
+    scored = tuple(_fact_score(fact, scores) for fact in given)
     return Measurement(scored, summarize(scored), summarize_zsre(scored))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from errata.facts.conflicts import Accepted
 from errata.facts.fact import Fact, Neighbour
+from errata.facts.fact_file import FactFile, require
+from errata.facts.in_memory import FactsLike, facts_of, taken
 from errata.facts.problems import Problem, format_problems
 from errata.facts.readers import FactFile, read_facts, require
 from errata.facts.text import PromptTarget, join_target
@@ -13,12 +15,15 @@ __all__ = [
     "Accepted",
     "Fact",
     "FactFile",
+    "FactsLike",
     "Neighbour",
     "Problem",
     "PromptTarget",
+    "facts_of",
     "format_problems",
     "join_target",
     "read_facts",
     "require",
+    "taken",
     "write_facts",
 ]

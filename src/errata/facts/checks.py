@@ -13,18 +13,21 @@ from errata.facts.text import PLACEHOLDER, find_subject
 REQUIRED = ("subject", "prompt", "target_new")
 # Fields that list prompts about the subject, and what a message calls one of them.
 _PROMPT_LISTS = {"paraphrases": "paraphrase", "generation_prompts": "generation prompt"}
+_MAX_DEPTH = 50
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def kind(value: object) -> str:
-    """What a parsed value is called in JSON."""
+    """What a value is called in JSON, or in Python where JSON has none."""
     if isinstance(value, Mapping):
         return "an object"
     if isinstance(value, (list, tuple)):
         return "a list"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return "a number" if isinstance(value, (int, float)) else "text"
+    if isinstance(value, (int, float)):
+        return "a number"
+    return "text" if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -100,7 +103,24 @@ def _form_reasons(fields: Mapping[str, object]) -> list[str]:
         reasons.append(f"chat is {kind(chat)}; it must be true or false")
     if not isinstance(metadata, Mapping):
         reasons.append(f"metadata is {kind(metadata)}; it must be an object")
+    elif reason := _not_plain(metadata):
+        reasons.append(f"metadata holds {reason}, which cannot be written to a file")
     return reasons
+
+
+def _not_plain(value: object, depth: int = 0) -> str:
+    """What in a value JSON cannot hold, or holds only at the price of the reader's stack; nothing where it is plain."""
+    if depth > _MAX_DEPTH:
+        return f"more than {_MAX_DEPTH} lists and objects inside each other"
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return ""
+    if isinstance(value, Mapping):
+        if odd := next((name for name in value if not isinstance(name, str)), None):
+            return f"{type(odd).__name__} as a name"
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return next((found for one in value if (found := _not_plain(one, depth + 1))), "")
+    return f"a value of type {type(value).__name__}"
 
 
 def inside_word(text: str, span: tuple[int, int]) -> str | None:
@@ -120,12 +140,13 @@ def _joins(char: str, edge: str) -> bool:
     return all(c.isalpha() and unicodedata.name(c, "").startswith("LATIN") for c in (char, edge))
 
 
-def fact_warnings(target_new: str, subject: str, paraphrases: Iterable[str]) -> list[str]:
+def fact_warnings(target_new: str, subject: str, text: str, paraphrases: Iterable[str]) -> list[str]:
     """What deserves a look in a fact that can be used."""
+    # Where the whole prompt stands for the subject, no paraphrase can mention it.
     warnings = [
         f"paraphrase {number} does not mention the subject"
         for number, paraphrase in enumerate(paraphrases, 1)
-        if subject not in paraphrase
+        if subject not in paraphrase and subject != text.strip()
     ]
     if target_new != target_new.rstrip():
         warnings.append("target_new ends in whitespace, which the model will learn as part of the answer")

@@ -9,6 +9,8 @@ from errata.facts.fact import Fact
 from errata.facts.problems import Problem
 
 _Placed = tuple[Fact, str]
+# A prompt as the model sees it: in a chat the same words are another text.
+_Prompt = tuple[str, bool]
 
 
 @dataclass(slots=True)
@@ -16,8 +18,8 @@ class Accepted:
     """The facts accepted so far, with their places, to judge the next one against. The later of two is the bad one."""
 
     by_id: dict[str, _Placed] = field(default_factory=dict)
-    by_text: dict[str, _Placed] = field(default_factory=dict)
-    by_key: dict[str, _Placed] = field(default_factory=dict)
+    by_prompt: dict[_Prompt, _Placed] = field(default_factory=dict)
+    by_key: dict[_Prompt, _Placed] = field(default_factory=dict)
 
     def judge(self, fact: Fact, line: int | None = None, where: str = "") -> list[Problem]:
         """Errors and warnings about `fact` in the company of those before it; without errors it joins them."""
@@ -25,15 +27,17 @@ class Accepted:
             return [Problem("error", error, line, fact.id, where)]
         warning = self._warning(fact)
         place = where or f"line {line}"
-        for table, key in ((self.by_id, fact.id), (self.by_text, fact.text), (self.by_key, _seen_by_key(fact))):
-            table.setdefault(key, (fact, place))
+        self.by_id.setdefault(fact.id, (fact, place))
+        self.by_prompt.setdefault(_prompt(fact), (fact, place))
+        self.by_key.setdefault(_seen_by_key(fact), (fact, place))
         return [Problem("warning", warning, line, fact.id, where)] if warning else []
 
     def _error(self, fact: Fact) -> str:
         if earlier := self.by_id.get(fact.id):
-            what = "repeats the fact" if _same(earlier[0], fact) else f"id {fact.id!r} is already that of the fact"
+            repeats = _same(earlier[0], fact) and earlier[0].join == fact.join
+            what = "repeats the fact" if repeats else f"id {fact.id!r} is already that of the fact"
             return f"{what} at {earlier[1]}"
-        earlier = self.by_text.get(fact.text)
+        earlier = self.by_prompt.get(_prompt(fact))
         if earlier and not _same(earlier[0], fact):
             return (
                 f"contradicts the fact at {earlier[1]}: {quoted(fact.text)} is answered by "
@@ -42,21 +46,27 @@ class Accepted:
         return ""
 
     def _warning(self, fact: Fact) -> str:
-        if earlier := self.by_text.get(fact.text):
+        if earlier := self.by_prompt.get(_prompt(fact)):
+            if earlier[0].join != fact.join:
+                return f"is the fact at {earlier[1]} with another join: the model can go on in one of the two ways only"
             return f"repeats the fact at {earlier[1]} under another id"
         seen = _seen_by_key(fact)
         if earlier := self.by_key.get(seen):
             return (
-                f"has the same key as the fact at {earlier[1]}: both texts begin with {quoted(seen)}, and keys do not "
-                "see what follows the subject; expect the two answers to mix"
+                f"has the same key as the fact at {earlier[1]}: both texts begin with {quoted(seen[0])}, and keys do "
+                "not see what follows the subject; expect the two answers to mix"
             )
         return ""
 
 
-def _seen_by_key(fact: Fact) -> str:
+def _prompt(fact: Fact) -> _Prompt:
+    return fact.text, fact.chat
+
+
+def _seen_by_key(fact: Fact) -> _Prompt:
     """The text up to the subject's last character: all that a key at the subject's last token depends on."""
-    return fact.text[: fact.subject_span[1]]
+    return fact.text[: fact.subject_span[1]], fact.chat
 
 
 def _same(one: Fact, other: Fact) -> bool:
-    return (one.text, one.target_new.strip()) == (other.text, other.target_new.strip())
+    return (_prompt(one), one.target_new.strip()) == (_prompt(other), other.target_new.strip())

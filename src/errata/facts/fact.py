@@ -32,10 +32,10 @@ class Fact:
     last occurrence at word boundaries, else its last occurrence. Other braces are literal. `generation_prompts` are
     beginnings of texts about the subject, whose continuations are measured. `{}` in them and in paraphrases is filled
     with the subject on construction. An empty `id` becomes the first 12 hexadecimal digits of a SHA-256 of subject,
-    text and target_new. `join` is what stands between a prompt and its answer ("" for nothing); None leaves it to
-    `join_target`. With `chat` every prompt of the fact is a user's message and the answer begins the model's reply.
-    `metadata` is what a file says beyond that, kept and written back. Raises FactsError listing every reason why the
-    fact cannot be used.
+    text and target_new, and of join and chat where they are set. `join` is what stands between a prompt and its answer
+    ("" for nothing); None leaves it to `join_target`. With `chat` every prompt of the fact is a user's message and the
+    answer begins the model's reply. `metadata` is what a file says beyond that, kept and written back. Raises
+    FactsError listing every reason why the fact cannot be used.
     """
 
     subject: str
@@ -100,9 +100,12 @@ class Fact:
         return start, start + len(self.subject)
 
     def _digest(self) -> str:
-        # NUL cannot occur in the parts, so no two different facts run together.
-        parts = "\0".join((self.subject, self.text, self.target_new))
-        return hashlib.sha256(parts.encode()).hexdigest()[:12]
+        # NUL cannot occur in the parts, so no two different facts run together. What a plain fact does not have is left
+        # out, so that its id is what it was before there was such a field.
+        parts = [self.subject, self.text, self.target_new]
+        if self.join is not None or self.chat:
+            parts += ["" if self.join is None else f"join {self.join}", "chat" if self.chat else ""]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
 def _refuse(name: str, reasons: list[str]) -> None:

@@ -21,10 +21,10 @@ _SPACES = frozenset(WHITESPACE)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One parsed record: its value, its 1-based line, its 0-based index and its place in words."""
+    """One parsed record: its value, its 1-based line if there are lines, its 0-based index, its place in words."""
 
     value: object
-    line: int
+    line: int | None
     index: int
     where: str
 

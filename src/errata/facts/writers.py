@@ -16,8 +16,14 @@ def write_facts(path: str | Path, facts: Iterable[Fact]) -> None:
 
     Raises StorageError where it cannot be written.
     """
-    lines = (json.dumps(_record(fact), ensure_ascii=False) + "\n" for fact in facts)
-    atomic_write_bytes(Path(path), "".join(lines).encode())
+    atomic_write_bytes(Path(path), b"".join(_line(_record(fact)) for fact in facts))
+
+
+def _line(record: dict[str, object]) -> bytes:
+    try:
+        return (json.dumps(record, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # metadata may hold half of a surrogate pair, which only an escape can say
+        return (json.dumps(record) + "\n").encode()
 
 
 def _record(fact: Fact) -> dict[str, object]:

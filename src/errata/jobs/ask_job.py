@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from errata.facts.checks import check_prompt
-from errata.models import LanguageModel, chat_prompt, has_chat
+from errata.models import LanguageModel, chat_prompt, has_chat, takes_model
 from errata.models.generate import continue_texts, end_ids, next_tokens
 from errata.patches import Patch
 
@@ -22,6 +22,7 @@ class Answer:
     hint: str = ""
 
 
+@takes_model
 def ask(
     lm: LanguageModel,
     prompts: str | Sequence[str],

@@ -23,11 +23,11 @@ from errata.edit import (
 )
 from errata.errors import ConfigError, FactsError
 from errata.evaluate import Measurement, check_measurable, measure
-from errata.facts import Accepted, Fact, Problem, format_problems
+from errata.facts import Accepted, Fact, FactsLike, Problem, format_problems, taken
 from errata.jobs.batches import checked_edit, edit_in_batches, right_after
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.stats_job import run_stats
-from errata.models import LanguageModel, encode, facts_in_chat
+from errata.models import LanguageModel, encode, facts_in_chat, takes_model
 from errata.patches import Patch, provenance
 from errata.stats import Corpus, SecondMoments
 
@@ -42,9 +42,10 @@ class EditResult:
     after: Measurement | None = None
 
 
+@takes_model
 def edit_facts(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: FactsLike,
     *,
     method: str | None = None,
     preset: PresetFile | str | Path | None = None,
@@ -62,6 +63,9 @@ def edit_facts(
 ) -> EditResult:
     """Edit `facts` into `lm` with `method` (default: the preset's, else MEMIT) and measure the model before and after.
 
+    `facts`: a list of `Fact` or of dictionaries in any shape that `read_facts` knows, one of these, or a file's path.
+    `lm` may be a transformers model, with `tokenizer=` beside it.
+
     All at once; or `in_batches` of so many facts in their order, each batch on the model as edited by those before (1:
     one after another), measured right after each batch too. The model is left as it was; `result.patch.apply_(lm)`
     edits it. Settings come from `preset` (a preset file), else from the model's preset, or are guesses with a warning;
@@ -77,9 +81,10 @@ def edit_facts(
         raise ConfigError(f"batch_size must be at least 1, found {batch_size}.")
     if in_batches is not None and in_batches < 1:
         raise ConfigError(f"in_batches must be at least 1, found {in_batches}.")
+    given = taken(facts, places=places, skip_bad=skip_bad, notify=progress.note)
     work = _checked_work(
-        lm, facts, method_of(method, preset), preset, overrides, moments, in_batches,
-        evaluate=evaluate, skip_bad=skip_bad, places=places or {}, notify=progress.note,
+        lm, given.facts, method_of(method, preset), preset, overrides, moments, in_batches,
+        evaluate=evaluate, skip_bad=skip_bad, places=given.places, notify=progress.note,
     )  # fmt: skip
     facts, config = work.facts, work.settings.config
     progress.note(
@@ -102,8 +107,9 @@ def edit_facts(
     patch = _patch(lm, work, edit, moments, in_batches)
     with clock("evaluation_after"), patch.applied(lm) if evaluate else nullcontext():
         after = measure(lm, facts, progress=progress) if evaluate else None
-    report = _report(patch, edit, before, after, [*_settings_warnings(lm, work), *edit.warnings, *work.warnings]) | {
-        "skipped": [str(problem) for problem in work.skipped],
+    warnings = [*_settings_warnings(lm, work), *edit.warnings, *map(str, given.warnings), *work.warnings]
+    report = _report(patch, edit, before, after, warnings) | {
+        "skipped": [str(problem) for problem in (*given.errors, *work.skipped)],
         "in_batches": in_batches,
         "batch_size": batch_size,
         "seconds": clock.report(),
@@ -144,8 +150,6 @@ def _checked_work(
     notify: Callable[[str], None],
 ) -> _Work:
     given = tuple(facts)
-    if not all(isinstance(fact, Fact) for fact in given):
-        raise FactsError("facts must be errata.Fact objects; read_facts(path).facts gives those of a file.")
     at_once = min(in_batches or len(given), len(given))
     settings = settings_for(lm, at_once, method=method.name, preset=preset, **overrides)
     lm.digest(fresh=True)  # something else may have written to the weights since

@@ -14,13 +14,13 @@ from errata.evaluate.drift import Drift, DriftScore
 from errata.evaluate.generation import GenerationConfig, check_generation, generation_entropy
 from errata.evaluate.references import References
 from errata.evaluate.scores import fact_values, summary_of, zsre_summary_of
-from errata.facts import Fact, Problem, format_problems
+from errata.facts import Fact, FactsLike, Problem, format_problems, taken
 from errata.jobs.eval_states import Chunk, State, chunks_of, model_digest
 from errata.jobs.evaluation import Evaluation, StateSummary
 from errata.jobs.held_out import HeldOut, held_out
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.parts import Parts
-from errata.models import LanguageModel, facts_in_chat
+from errata.models import LanguageModel, facts_in_chat, takes_model
 from errata.patches import Patch, provenance
 from errata.stats import Corpus
 from errata.store import atomic_write_text, digest, home
@@ -29,10 +29,11 @@ from errata.store import atomic_write_text, digest, home
 _CHECKED_AT_ONCE = 1000
 
 
+@takes_model
 def evaluate_patch(
     lm: LanguageModel,
     patch: Patch,
-    facts: Sequence[Fact] | None = None,
+    facts: FactsLike | None = None,
     *,
     generation: GenerationConfig | None = None,
     references: References | None = None,
@@ -63,8 +64,10 @@ def evaluate_patch(
     warnings = _warnings(patch, text)
     for warning in warnings:
         progress.note(warning)
-    given = patch.facts if facts is None else tuple(facts)
-    kept, skipped = _usable(lm, given, generation, places or {}, skip_bad, progress)
+    given = taken(
+        patch.facts if facts is None else facts, places=places, skip_bad=skip_bad, notify=progress.note
+    )  # fmt: skip
+    kept, skipped = _usable(lm, given.facts, generation, given.places, skip_bad, progress)
     parts = Parts(home() / "evaluations" if cache is None else Path(cache) / "evaluations", progress.note)
     run = _Run(lm, patch, tuple(chunks_of(kept)), parts, generation, progress)
     drift = run.measure(text)
@@ -74,7 +77,7 @@ def evaluate_patch(
         **provenance(lm),
         "facts": len(kept),
         "facts_digest": digest([chunk.digest for chunk in run.chunks]),
-        "skipped": [str(problem) for problem in skipped],
+        "skipped": [str(problem) for problem in (*given.errors, *skipped)],
         "held_out": None if text is None else text.name,
         "warnings": warnings,
         # A corpus is read from its beginning: no seed has a part in it.

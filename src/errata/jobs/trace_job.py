@@ -7,10 +7,10 @@ from typing import Any
 
 from errata.core.progress import SILENT, ProgressSink
 from errata.errors import FactsError, InputError
-from errata.facts import Fact
+from errata.facts import Fact, FactsLike, taken
 from errata.jobs.records import read_record, write_record
 from errata.jobs.usable import usable_facts
-from errata.models import LanguageModel, facts_in_chat, token_texts, tokenizer_digest
+from errata.models import LanguageModel, facts_in_chat, takes_model, token_texts, tokenizer_digest
 from errata.store import digest, home
 from errata.tracing import Trace, TraceConfig, config_of, positions_run, restored_positions, trace_prompt
 from errata.tracing.average import AverageTrace, FactTrace, Unknown, fact_trace
@@ -25,9 +25,10 @@ CODE_VERSION = 3
 _SHOWN = 5
 
 
+@takes_model
 def trace_facts(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: FactsLike,
     *,
     out: str | Path | None = None,
     places: Mapping[str, str] | None = None,
@@ -45,7 +46,9 @@ def trace_facts(
     unless `skip_bad`.
     """
     folder = home() / "traces" if out is None else Path(out) / "records"
-    return TraceRun.of(lm, facts, config_of(options), folder, places or {}, skip_bad, progress).average(progress)
+    given = taken(facts, places=places, skip_bad=skip_bad, notify=progress.note)
+    run = TraceRun.of(lm, given.facts, config_of(options), folder, given.places, skip_bad, progress)
+    return run.average(progress)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Training of a MEND editor as a job: what will be done, the work, the file, and going on where a run stopped."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,10 @@ from errata.edit.mend.editor_file import load_editor, new_editor, save_editor
 from errata.edit.mend.training import Standing, StepReport, Trainer, train
 from errata.edit.mend.validation import Validation
 from errata.errors import ConfigError, NumericsError, StorageError
-from errata.facts import Fact
+from errata.facts import FactsLike, taken
 from errata.jobs.progress import duration
 from errata.jobs.train_work import TrainWork, checked_work
-from errata.models import LanguageModel
+from errata.models import LanguageModel, takes_model
 from errata.stats import Corpus
 from errata.store import digest, home, lock, storage_errors
 from errata.store.atomic import check_writable
@@ -36,9 +36,10 @@ class TrainResult:
     seconds: float
 
 
+@takes_model
 def train_mend(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: FactsLike,
     out: str | Path,
     *,
     steps: int | None = None,
@@ -66,8 +67,11 @@ def train_mend(
     out = Path(out).expanduser()
     check_limits(steps=steps, minutes=minutes, valid=valid)
     check_editor_out(out, overwrite=overwrite)
+    given = taken(facts, places=places, skip_bad=skip_bad, notify=progress.note)
     with lock(_lock_path(out), what=f"training {out.name}", timeout=0.0):
-        work = checked_work(lm, facts, corpus, field, valid, skip_bad, cache, places or {}, progress, overrides)
+        work = checked_work(
+            lm, given.facts, corpus, field, valid, skip_bad, cache, given.places, progress, overrides
+        )  # fmt: skip
         run = _Run(lm, work, out, progress)
         run.begin(overwrite=overwrite, flush_seconds=flush_seconds)
         return run.train(steps=steps, minutes=minutes)

@@ -12,11 +12,22 @@ from errata.facts.checks import check_subject
 from errata.lens.backward_lens import BackwardLens
 from errata.lens.losses import Example, Score, prepare
 from errata.lens.modes import Reader
-from errata.models import MERGED, Backward, LanguageModel, Place, mlp_matrices, pad_right, projection, run_backward
+from errata.models import (
+    MERGED,
+    Backward,
+    LanguageModel,
+    Place,
+    mlp_matrices,
+    pad_right,
+    projection,
+    run_backward,
+    takes_model,
+)
 from errata.models.backward import widened
 from errata.models.segments import segments
 
 
+@takes_model
 def backward_lens(
     lm: LanguageModel,
     prompt: str,
@@ -45,6 +56,7 @@ def backward_lens(
     return lens
 
 
+@takes_model
 def backward_lenses(
     lm: LanguageModel,
     prompts: Sequence[str],

@@ -3,6 +3,7 @@
 from errata.models.backward import Backward, gradients, run_backward, run_taps, widened
 from errata.models.chat import as_chat, chat_prompt, facts_in_chat, has_chat, in_chat, reply
 from errata.models.families import FAMILIES, Family
+from errata.models.given import expect_wrapped, given_model, takes_model
 from errata.models.identity import config_digest, matmul_precision, tokenizer_digest
 from errata.models.interventions import (
     Held,
@@ -79,7 +80,9 @@ __all__ = [
     "embeddings_replaced",
     "encode",
     "encode_targets",
+    "expect_wrapped",
     "facts_in_chat",
+    "given_model",
     "gradients",
     "has_chat",
     "in_chat",
@@ -104,6 +107,7 @@ __all__ = [
     "run_layers",
     "run_taps",
     "shared_length",
+    "takes_model",
     "token_embeddings",
     "token_reason",
     "token_texts",

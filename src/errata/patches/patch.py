@@ -25,7 +25,15 @@ from errata.errors import (
     StorageError,
 )
 from errata.facts import Fact, Neighbour
-from errata.models import LanguageModel, Place, add_to_weight_, tokenizer_digest, weight_of, write_weight_
+from errata.models import (
+    LanguageModel,
+    Place,
+    add_to_weight_,
+    expect_wrapped,
+    tokenizer_digest,
+    weight_of,
+    write_weight_,
+)
 from errata.store import atomic_folder, atomic_write_text, digest
 from errata.store.digest import tensor_digest
 from errata.store.tensors import load_tensors, save_tensors
@@ -95,6 +103,7 @@ class Patch:
         Allowed on the weights it was made on, or together with other patches made on those same weights. Raises
         PatchMismatchError otherwise, PatchError if it is on already.
         """
+        expect_wrapped(lm, "patch.apply_")
         self.check(lm)
         if not lm.applied:
             lm.pristine_digest = lm.digest()  # fresh: the check has just looked at every weight
@@ -113,6 +122,7 @@ class Patch:
         Patches made on the same weights come off in any order. One that others were made on top of is refused
         (PatchMismatchError) until those are off.
         """
+        expect_wrapped(lm, "patch.remove_")
         held = next((patch for patch in lm.applied if patch is self or patch.id == self.id), None)
         if held is None:
             on = ", ".join(patch.id for patch in lm.applied) or "none"

@@ -16,7 +16,7 @@ from errata.core.linalg import Cholesky, cholesky
 from errata.core.moments import dense
 from errata.core.progress import SILENT, ProgressSink
 from errata.errors import ConfigError, StorageError
-from errata.models import LanguageModel
+from errata.models import LanguageModel, takes_model
 from errata.stats.corpus import Corpus
 from errata.stats.one_pass import Saver, advance_
 from errata.stats.recipe import stream_digest
@@ -93,6 +93,7 @@ class MomentRequest:
         return {layer: self.store.furthest_tokens(layer, tokens) for layer in self.layers}
 
 
+@takes_model
 def second_moments(
     lm: LanguageModel,
     layers: Sequence[int],

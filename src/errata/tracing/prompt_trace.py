@@ -11,7 +11,7 @@ from torch import Tensor
 
 from errata.core.progress import SILENT, ProgressSink
 from errata.errors import ConfigError, NumericsError
-from errata.models import MERGED, LanguageModel, token_texts
+from errata.models import MERGED, LanguageModel, takes_model, token_texts
 from errata.tracing.attribution import attributions
 from errata.tracing.config import SEVERED, Kind, TraceConfig
 from errata.tracing.corruption import corrupted_subject, subject_std
@@ -22,6 +22,7 @@ from errata.tracing.runs import States, answer_probability, clean_states, corrup
 from errata.views.text import visible
 
 
+@takes_model
 def trace(
     lm: LanguageModel,
     prompt: str,

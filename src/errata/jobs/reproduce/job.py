@@ -8,7 +8,7 @@ from typing import Any
 from errata.core.progress import SILENT, ProgressSink
 from errata.errors import ConfigError, CorpusError, InputError
 from errata.evaluate.perplexity import perplexity
-from errata.facts import Fact
+from errata.facts import Fact, FactsLike, taken
 from errata.jobs.held_out import corpus_rows
 from errata.jobs.records import check_records_folder, read_record, write_record
 from errata.jobs.reproduce.findings import write_findings
@@ -23,6 +23,7 @@ from errata.models import (
     add_to_weight_,
     facts_in_chat,
     matrices,
+    takes_model,
     tokenizer_digest,
     weights_restored,
 )
@@ -65,9 +66,10 @@ class ReproduceOptions:
             raise ConfigError(f"lr must be positive, found {self.lr}.")
 
 
+@takes_model
 def reproduce(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: FactsLike,
     out: Path,
     *,
     options: ReproduceOptions,
@@ -82,9 +84,10 @@ def reproduce(
     Each prompt's numbers are kept as soon as they are known, under a digest of model, prompt and options: a run that
     was stopped goes on from there. Raises FactsError with every record that cannot be looked at, unless `skip_bad`.
     """
+    given = taken(facts, places=places, skip_bad=skip_bad, notify=progress.note)
     pairs, _ = usable_facts(
-        facts_in_chat(lm, list(facts)[: options.n]), lambda fact: _check(lm, fact),
-        done="looked at", places=places or {}, skip_bad=skip_bad, notify=progress.note,
+        facts_in_chat(lm, given.facts[: options.n]), lambda fact: _check(lm, fact),
+        done="looked at", places=given.places, skip_bad=skip_bad, notify=progress.note,
     )  # fmt: skip
     chosen = [fact for fact, _ in pairs]
     texts = _held_out(lm, corpus, field, options.text_tokens)

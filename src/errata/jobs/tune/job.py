@@ -10,8 +10,8 @@ from pathlib import Path
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit import PresetFile, find_method, settings_for, write_preset
 from errata.edit.preset_file import shape_of
-from errata.errors import ConfigError, FactsError, ModelError
-from errata.facts import Fact, format_problems
+from errata.errors import ConfigError, ModelError
+from errata.facts import Fact, FactsLike, format_problems, taken
 from errata.jobs.bench.store import facts_digest
 from errata.jobs.edit_job import checked_facts
 from errata.jobs.eval_states import model_digest
@@ -25,7 +25,7 @@ from errata.jobs.tune.search import Chosen, Search
 from errata.jobs.tune.store import TuneFolder, check_tune_folder
 from errata.jobs.tune.trials import objective_name, told
 from errata.jobs.tune.worker import ModelWorker
-from errata.models import LanguageModel
+from errata.models import LanguageModel, takes_model
 from errata.stats import open_corpus, prepare, seconds_per_token
 from errata.store import digest, home, lock
 from errata.tracing import LayerRange
@@ -48,9 +48,10 @@ class TuneResult:
     search: Search
 
 
+@takes_model
 def tune(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: FactsLike,
     out: str | Path,
     *,
     options: TuneOptions,
@@ -72,7 +73,8 @@ def tune(
     out, cache = Path(out).expanduser(), None if cache is None else Path(cache)
     check_tune_folder(out)
     with lock(home() / "locks" / f"{digest(str(out.resolve()))[:32]}.lock", what=f"tuning into {out}", timeout=0.0):
-        return _Run(lm, out, options, cache, progress, clock).tune(facts, proposals, corpus, field)
+        given = taken(facts, notify=progress.note).facts
+        return _Run(lm, out, options, cache, progress, clock).tune(given, proposals, corpus, field)
 
 
 @dataclass
@@ -209,8 +211,6 @@ def drawn(facts: Sequence[Fact], options: TuneOptions) -> tuple[Fact, ...]:
     pool = list(facts[options.first :])
     if options.count is not None or not pool:
         options.counts(len(pool))
-    if not all(isinstance(fact, Fact) for fact in pool):
-        raise FactsError("facts must be errata.Fact objects; read_facts(path).facts gives those of a file.")
     random.Random(options.seed).shuffle(pool)
     needed = 2 * options.count if options.count is not None else 2 * 100
     return tuple(pool[: int(needed * _SPARE_SHARE) + _SPARE])

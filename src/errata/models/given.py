@@ -1,0 +1,58 @@
+"""The model that a caller hands to a function of ours: one of ours, or a transformers model with its tokenizer."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from errata.models.language_model import LanguageModel
+from errata.models.load import wrap
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def takes_model(function: _Function) -> _Function:
+    """Let the first argument, `lm`, be a transformers model too, with `tokenizer=` beside it: it is wrapped.
+
+    The model is then what `wrap` makes of it, in eval mode and with frozen weights. Anything else raises TypeError.
+    """
+
+    @functools.wraps(function)
+    def taking(*args: Any, tokenizer: Any = None, **kwargs: Any) -> Any:
+        if args:
+            return function(given_model(args[0], function.__name__, tokenizer), *args[1:], **kwargs)
+        if "lm" in kwargs:
+            kwargs["lm"] = given_model(kwargs["lm"], function.__name__, tokenizer)
+        return function(**kwargs)
+
+    return taking  # type: ignore[return-value]
+
+
+def given_model(model: Any, asked_by: str, tokenizer: Any = None) -> LanguageModel:
+    """The model as one of ours. TypeError, naming the function `asked_by`, where it is none and cannot be made one."""
+    if isinstance(model, LanguageModel):
+        if tokenizer is not None:
+            raise TypeError(f"{asked_by} was given a tokenizer, but {model.name} has one already; leave it out.")
+        return model
+    if not (hasattr(model, "config") and hasattr(model, "forward")):
+        what = f"the text {model!r}: errata.load({model!r}) loads it" if isinstance(model, str) else _kind(model)
+        raise TypeError(f"{asked_by} takes a model from errata.load or errata.wrap(model, tokenizer), not {what}.")
+    if tokenizer is None:
+        raise TypeError(
+            f"{asked_by} takes a model from errata.load or errata.wrap, not {_kind(model)} alone, which has no "
+            "tokenizer: make it errata.wrap(model, tokenizer) once, or add tokenizer=tokenizer to this call."
+        )
+    return wrap(model, tokenizer)
+
+
+def expect_wrapped(model: Any, asked_by: str) -> None:
+    """TypeError where a model is none of ours, for what is kept on the model itself: what patches are on it."""
+    if not isinstance(model, LanguageModel):
+        raise TypeError(
+            f"{asked_by} takes a model from errata.load or errata.wrap, which keeps the original bits, not "
+            f"{_kind(model)}: lm = errata.wrap(model, tokenizer), then {asked_by}(lm)."
+        )
+
+
+def _kind(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
