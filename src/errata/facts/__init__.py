@@ -7,7 +7,7 @@ from errata.facts.fact import Fact, Neighbour
 from errata.facts.fact_file import FactFile, require
 from errata.facts.in_memory import FactsLike, facts_of, taken
 from errata.facts.problems import Problem, format_problems
-from errata.facts.readers import FactFile, read_facts, require
+from errata.facts.readers import read_facts
 from errata.facts.text import PromptTarget, join_target
 from errata.facts.writers import write_facts
 
