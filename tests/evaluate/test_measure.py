@@ -261,8 +261,8 @@ def test_a_target_without_tokens_or_without_a_token_before_it():
     class Dropping:
         """A tokenizer that knows no hangul, and merges a short prompt with what follows."""
 
-        is_fast = True
-        all_special_ids = ()
+        is_fast, bos_token_id, unk_token_id = True, None, None
+        vocab_size, added_tokens_decoder, all_special_ids = 10, {}, ()
 
         def __call__(self, texts, **_):
             ids, offsets = [], []
