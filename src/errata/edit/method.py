@@ -49,6 +49,8 @@ class Edit:
 
     metrics and not_converged are plain JSON for the report; summary is what a reader is told in a few lines.
     kept_seconds: what earlier runs spent on parts that were found in the cache.
+    failed: why this edit is no success although it has numbers, in a sentence for the user; None where nothing is known
+    against it.
     """
 
     updates: Mapping[Place, WeightUpdate]
@@ -59,6 +61,7 @@ class Edit:
     values: Float[Tensor, "fact d_model"] | None = None
     keys: Mapping[int, Float[Tensor, "fact d_mlp"]] = field(default_factory=dict)
     kept_seconds: float = 0.0
+    failed: str | None = None
 
     def with_metrics(self, metrics: Mapping[str, Any], line: str) -> "Edit":
         """The same edit with more to tell."""

@@ -101,6 +101,7 @@ def _together(sums: _Sums, edits: Sequence[Edit], told: list[dict[str, Any]], fa
         values=torch.cat(values) if len(values) == len(edits) else None,
         keys=sums.past_keys(),
         kept_seconds=sum((edit.kept_seconds for edit in edits), 0.0),
+        failed=" ".join(dict.fromkeys(edit.failed for edit in edits if edit.failed)) or None,
     )
 
 

@@ -244,6 +244,7 @@ def _report(
 ) -> dict[str, Any]:
     return {
         "facts": len(patch.facts),
+        "failed": edit.failed,
         "patch": patch.id,
         **{name: patch.info[name] for name in _FROM_INFO},
         "second_moments": patch.info.get("second_moments"),
