@@ -51,7 +51,7 @@ class Judgement:
         return f"{'Met' if self.met else 'NOT MET'}: {wanted} was required; {found}."
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "text": self.text}
 
 
 def requirement_names(groups: Collection[str]) -> dict[str, bool]:

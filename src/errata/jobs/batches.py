@@ -98,6 +98,7 @@ def _together(sums: _Sums, edits: Sequence[Edit], told: list[dict[str, Any]], fa
         summary=(f"{facts:,} facts in {len(edits):,} batches, one on top of the other.", *edits[-1].summary),
         warnings=tuple(_few(warnings)),
         not_converged=tuple(one for edit in edits for one in edit.not_converged),
+        per_fact=tuple(one for edit in edits for one in edit.per_fact),
         values=torch.cat(values) if len(values) == len(edits) else None,
         keys=sums.past_keys(),
         kept_seconds=sum((edit.kept_seconds for edit in edits), 0.0),

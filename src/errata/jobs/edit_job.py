@@ -27,6 +27,8 @@ from errata.facts import Accepted, Fact, Problem, format_problems
 from errata.jobs.batches import checked_edit, edit_in_batches, right_after
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.stats_job import run_stats
+from errata.jobs.verdict import unsaid_texts, verdict_report
+from errata.jobs.verdict_text import headline, verdict_sentence
 from errata.models import LanguageModel, encode
 from errata.patches import Patch, provenance
 from errata.stats import Corpus, SecondMoments
@@ -34,12 +36,23 @@ from errata.stats import Corpus, SecondMoments
 
 @dataclass(frozen=True)
 class EditResult:
-    """What an edit gave: the patch, not applied to the model, the report (plain JSON), and the measurements in it."""
+    """What an edit gave: the patch, not applied to the model, the report (plain JSON), and the measurements in it.
+
+    Printed, it tells what became of the facts: a sentence, and a card for each that is not said.
+    """
 
     patch: Patch
     report: dict[str, Any]
     before: Measurement | None = None
     after: Measurement | None = None
+
+    @property
+    def verdict(self) -> str:
+        """How many facts are said, and how many neighbours kept their answer, as a sentence."""
+        return verdict_sentence(self.report)
+
+    def __str__(self) -> str:
+        return headline(self.report)
 
 
 def edit_facts(
@@ -102,7 +115,9 @@ def edit_facts(
     patch = _patch(lm, work, edit, moments, in_batches)
     with clock("evaluation_after"), patch.applied(lm) if evaluate else nullcontext():
         after = measure(lm, facts, progress=progress) if evaluate else None
+        says = unsaid_texts(lm, facts, after, progress) if after else {}
     report = _report(patch, edit, before, after, [*_settings_warnings(lm, work), *edit.warnings, *work.warnings]) | {
+        "verdict": verdict_report(facts, edit, before, after, says, config) if before and after else None,
         "skipped": [str(problem) for problem in work.skipped],
         "in_batches": in_batches,
         "batch_size": batch_size,
@@ -231,6 +246,8 @@ def _patch(lm: LanguageModel, work: _Work, edit: Edit, moments: SecondMoments | 
         "prefixes": list(work.prefixes),
         "metrics": dict(edit.metrics),
     }
+    if edit.failed:
+        info["failed"] = edit.failed
     if moments is not None and work.method.uses_moments(work.settings.config):
         info["second_moments"] = {"digest": moments.digest, "tokens": moments.tokens, "source": moments.source}
     return Patch(info, work.facts, edit.updates, edit.values, edit.keys)
