@@ -98,7 +98,9 @@ def run_demo(out: Path, *, model: str, device: str, dtype: str, verbose: bool, q
     with command({"model": model, "device": device, "dtype": dtype, "revision": None}, progress) as lm:
         from errata.jobs.demo_job import run_demo as demo
 
-        typer.echo(demo(lm, out, verbose=verbose, progress=progress))
+        told, result = demo(lm, out, verbose=verbose, progress=progress)
+        typer.echo(told)
+    end_with(result.report["failed"], ())
 
 
 def run_stats_command(

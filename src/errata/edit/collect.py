@@ -59,7 +59,7 @@ def collect_values(
                 store.save(keys[i], values[i], {"fact": facts[i].id, "company": company, "seconds": each_took})
     rows = [values[i] for i in range(len(facts))]
     stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-    return TargetValues(**stacked, kept_seconds=kept_seconds)
+    return TargetValues(**stacked, kept_seconds=kept_seconds, second_tries=())
 
 
 def _known(

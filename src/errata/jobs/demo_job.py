@@ -8,7 +8,7 @@ from errata.core.progress import ProgressSink
 from errata.evaluate import FactScore, PromptScore
 from errata.evaluate.verdict import kept, outcome
 from errata.facts import Fact, read_facts, require
-from errata.jobs.edit_job import edit_facts
+from errata.jobs.edit_job import EditResult, edit_facts
 from errata.jobs.results import check_out, save_run
 from errata.jobs.summary import summary
 from errata.jobs.verdict import best_example
@@ -20,8 +20,8 @@ from errata.views.tables import shortened, text_table
 _NEW_TOKENS = 8
 _MARKS = (
     "New answer, other words: ✓ the model says it, ~ it is only likelier than the old one, ✗ neither.\n"
-    "Neighbour: ✓ its own answer stayed the first choice, ✗ what the model says has changed, – it has not, and never was\n"
-    "the right answer."
+    "Neighbour: ✓ its own answer stayed the first choice, ✗ what the model says has changed, – it has not,\n"
+    "and never was the right answer."
 )
 Scored = tuple[Fact, FactScore, FactScore]
 
@@ -32,7 +32,7 @@ def demo_facts() -> tuple[Fact, ...]:
         return require(read_facts(path))
 
 
-def run_demo(lm: LanguageModel, out: Path, *, verbose: bool = False, progress: ProgressSink) -> str:
+def run_demo(lm: LanguageModel, out: Path, *, verbose: bool = False, progress: ProgressSink) -> tuple[str, EditResult]:
     """Edit the demo's facts, keep the run in `out` (an earlier run there is replaced), and tell what happened.
 
     `verbose`: with the probabilities of every answer and the table of metrics, which the report holds in any case.
@@ -49,7 +49,7 @@ def run_demo(lm: LanguageModel, out: Path, *, verbose: bool = False, progress: P
     scores = list(zip(facts, result.before.facts, result.after.facts, strict=True))
     example = best_example(facts, result.before, result.after) or facts[0]
     asked = command_line("ask", "--patch", str(out), prompts=[example.text])
-    return "\n\n".join(
+    told = "\n\n".join(
         [
             summary(result, verbose=verbose),
             _says(scores, before, after),
@@ -57,6 +57,7 @@ def run_demo(lm: LanguageModel, out: Path, *, verbose: bool = False, progress: P
             f"The patch lies in {out}. The model itself is as it was. Ask both:\n  {asked}",
         ]
     )
+    return told, result
 
 
 def _says(scores: Sequence[Scored], before: list[str], after: list[str]) -> str:

@@ -32,6 +32,7 @@ from errata.jobs.verdict_text import headline, verdict_sentence
 from errata.models import LanguageModel, encode
 from errata.patches import Patch, provenance
 from errata.stats import Corpus, SecondMoments
+from errata.views.tables import shortened
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,12 @@ def checked_facts(
             f"{' or go on without them (--skip-bad)' if kept else ''}:\n{format_problems(errors)}",
             errors,
         )
-    warnings = [f"{p.where or 'fact'} [{p.fact_id}]: {p.reason}" for p in problems if p.severity == "warning"]
+    names = {fact.id: shortened(fact.text, 80) for fact in distinct}
+    warnings = [
+        f"{p.where or 'fact'}, {names.get(p.fact_id or '', '')!r}: {p.reason}"
+        for p in problems
+        if p.severity == "warning"
+    ]
     return kept, errors, warnings
 
 

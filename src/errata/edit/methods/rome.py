@@ -145,7 +145,7 @@ def _warn_of_denominators(facts: tuple[Fact, ...], ratios: Float[Tensor, " fact"
     worst = min(small, key=lambda i: abs(float(ratios[i])))
     return [
         f"{len(small)} of {len(facts)} facts have a bare key that is nearly orthogonal to their averaged one (worst: "
-        f"fact {facts[worst].id!r}, {abs(float(ratios[worst])):.2g} of it): their updates are blown up as much. r-rome "
+        f"{facts[worst].text!r}, {abs(float(ratios[worst])):.2g} of it): their updates are blown up as much. r-rome "
         "divides by neither."
     ]
 
