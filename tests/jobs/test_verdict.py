@@ -48,7 +48,7 @@ COUNTS = {"facts": 12, "said": 9, "preferred": 2, "not_learned": 1, "neighbours"
         ({"said": 12, "preferred": 0, "not_learned": 0, "neighbours": 0}, "All 12 facts are said."),
         (
             {"said": 0, "preferred": 0, "not_learned": 12, "neighbours": 1, "neighbours_kept": 0},
-            "None of 12 facts is said, 12 not learned; the one neighbour lost its answer.",
+            "None of the 12 facts is learned; the one neighbour lost its answer.",
         ),
         (
             {"said": 1, "preferred": 11, "not_learned": 0, "neighbours_kept": 12},
@@ -58,6 +58,7 @@ COUNTS = {"facts": 12, "said": 9, "preferred": 2, "not_learned": 1, "neighbours"
             {"facts": 1, "said": 1, "preferred": 0, "not_learned": 0, "neighbours": 1, "neighbours_kept": 1},
             "The fact is said; the one neighbour kept its answer.",
         ),
+        ({"said": 0, "preferred": 12, "not_learned": 0, "neighbours": 0}, "None of 12 facts is said, 12 only preferred."),
         (ONE | {"preferred": 1}, "The fact is only preferred, not said."),
         (ONE | {"not_learned": 1}, "The fact is not learned."),
         ({"neighbours": 3, "neighbours_kept": 1, "said": 12, "preferred": 0, "not_learned": 0},
@@ -117,7 +118,7 @@ def test_cards_name_facts_and_are_few() -> None:
     facts = facts_of(*[f"good {i}" for i in range(13)])
     verdict = report_of(facts, torch.eye(13), [(fact.id, f" now {fact.subject}\nand\x1b more") for fact in facts])
     text = headline({"verdict": verdict, "failed": None})
-    assert text.splitlines()[0] == "None of 13 facts is said, 13 not learned."
+    assert text.splitlines()[0] == "None of the 13 facts is learned."
     assert text.count("✗") == 10
     assert (
         "✗ Firm 0: “Firm 0 sells” → “good 0” is not learned\n    says now: “now Firm 0 and\\x1b more”\n    why: "

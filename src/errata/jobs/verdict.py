@@ -1,7 +1,6 @@
 """The verdict on an edit: what became of every fact, and for those that are not said what they say and why."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,9 +12,9 @@ from errata.edit import Edit, MethodConfig
 from errata.edit.second_try import POOR_NLL
 from errata.evaluate import FactScore, Measurement
 from errata.evaluate.requirements import Requirement
-from errata.evaluate.verdict import Outcome, outcome, verdict_of
+from errata.evaluate.verdict import outcome, verdict_of
 from errata.facts import Fact
-from errata.jobs.reasons import Reason, reason_of
+from errata.jobs.reasons import reason_of
 from errata.models import LanguageModel
 from errata.models.generate import continue_texts, prompt_ids
 
@@ -28,31 +27,6 @@ _SAME_KEY = 0.95
 _ROWS_AT_ONCE = 256
 
 
-@dataclass(frozen=True)
-class Learned:
-    """A fact, what became of it, and, where it is not said, the text that comes instead and the reason."""
-
-    fact: Fact
-    outcome: Outcome
-    known: Mapping[str, Any]
-    says: str
-    reason: Reason | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        fact = {"id": self.fact.id, "subject": self.fact.subject, "prompt": self.fact.text}
-        told = (
-            {"why": None, "try": None} if self.reason is None else {"why": self.reason.why, "try": self.reason.advice}
-        )
-        return {
-            **fact,
-            "target_new": self.fact.target_new,
-            "outcome": self.outcome,
-            "says": self.says,
-            **told,
-            **self.known,
-        }
-
-
 def unsaid_texts(
     lm: LanguageModel, facts: Sequence[Fact], after: Measurement, progress: ProgressSink
 ) -> dict[str, str]:
@@ -60,6 +34,8 @@ def unsaid_texts(
     scores = zip(facts, after.facts, strict=True)
     unsaid = [(fact, score.prompt.new.tokens) for fact, score in scores if outcome(score.prompt) != "said"]
     texts: dict[str, str] = {}
+    if not unsaid:
+        return texts
     with progress.stage("what it says instead", len(unsaid), "facts") as advance:
         for at in range(0, len(unsaid), 16):
             batch = unsaid[at : at + 16]
@@ -81,18 +57,14 @@ def verdict_report(
     config: MethodConfig,
 ) -> dict[str, Any]:
     """The verdict as plain JSON: the counts, second tries, and under `of_facts` what became of each."""
-    learned = [
-        _learned(fact, score, known, says, config, near)
-        for fact, score, known, near in zip(
-            facts, after.facts, _known(edit, facts), _near(edit, facts, after), strict=True
-        )
-    ]
-    tried = [one.known for one in learned if one.known.get("second_try")]
+    known, near = _known(edit, facts), _near(edit, facts, after)
+    each = zip(facts, after.facts, known, near, strict=True)
+    tried = [one for one in known if one.get("second_try")]
     return {
         **verdict_of(before.facts, after.facts).to_json(),
         "second_tries": len(tried),
-        "second_tries_found": sum(known["nll"] <= POOR_NLL for known in tried),
-        "of_facts": [one.to_json() for one in learned],
+        "second_tries_found": sum(one["nll"] <= POOR_NLL for one in tried),
+        "of_facts": [_of_fact(fact, score, one, says, config, other) for fact, score, one, other in each],
     }
 
 
@@ -116,20 +88,29 @@ def best_example(facts: Sequence[Fact], before: Measurement, after: Measurement)
     return facts[-max(said)[2]] if said else None
 
 
-def _learned(
+def _of_fact(
     fact: Fact,
     score: FactScore,
     known: Mapping[str, Any],
     says: Mapping[str, str],
     config: MethodConfig,
     near: tuple[Fact, float] | None,
-) -> Learned:
+) -> dict[str, Any]:
+    """What became of one fact, as plain JSON; what it says, where it is not the answer, with the reason."""
     found = outcome(score.prompt)
-    plain = {name: known[name] for name in ("nll", "left", "second_try") if name in known}
-    if found == "said":
-        return Learned(fact, found, plain, fact.target_new)
-    text = says.get(fact.id, "")
-    return Learned(fact, found, plain, text, reason_of(fact, score, known, text, config, near))
+    text = fact.target_new if found == "said" else says.get(fact.id, "")
+    reason = None if found == "said" else reason_of(fact, score, known, text, config, near)
+    return {
+        "id": fact.id,
+        "subject": fact.subject,
+        "prompt": fact.text,
+        "target_new": fact.target_new,
+        "outcome": found,
+        "says": text,
+        "why": None if reason is None else reason.why,
+        "try": None if reason is None else reason.advice,
+        **{name: known[name] for name in ("nll", "left", "second_try") if name in known},
+    }
 
 
 def _known(edit: Edit, facts: Sequence[Fact]) -> list[Mapping[str, Any]]:

@@ -45,25 +45,12 @@ def explained() -> str:
 def _facts(verdict: Mapping[str, Any]) -> str:
     facts, said, preferred, missed = (verdict[name] for name in ("facts", "said", "preferred", "not_learned"))
     if facts == 1:
-        return (
-            "The fact is said"
-            if said
-            else "The fact is only preferred, not said"
-            if preferred
-            else ("The fact is not learned")
-        )
-    if said == facts:
-        return f"All {facts:,} facts are said"
-    head = (
-        f"{said:,} of {facts:,} facts {'is' if said == 1 else 'are'} said"
-        if said
-        else f"None of {facts:,} facts is said"
-    )
-    return (
-        head
-        + (f", {preferred:,} only preferred" if preferred else "")
-        + (f", {missed:,} not learned" if missed else "")
-    )
+        return f"The fact is {'said' if said else 'only preferred, not said' if preferred else 'not learned'}"
+    if facts in (said, missed):
+        return f"All {facts:,} facts are said" if said else f"None of the {facts:,} facts is learned"
+    head = f"{f'{said:,}' if said else 'None'} of {facts:,} facts {'are' if said > 1 else 'is'} said"
+    more = {"only preferred": preferred, "not learned": missed}
+    return ", ".join([head, *(f"{number:,} {name}" for name, number in more.items() if number)])
 
 
 def _neighbours(verdict: Mapping[str, Any]) -> str:
