@@ -58,7 +58,7 @@ COUNTS = {"facts": 12, "said": 9, "preferred": 2, "not_learned": 1, "neighbours"
             {"facts": 1, "said": 1, "preferred": 0, "not_learned": 0, "neighbours": 1, "neighbours_kept": 1},
             "The fact is said; the one neighbour kept its answer.",
         ),
-        ({"said": 0, "preferred": 12, "not_learned": 0, "neighbours": 0}, "None of 12 facts is said, 12 only preferred."),
+        (COUNTS | ONE | {"facts": 12, "preferred": 12}, "None of 12 facts is said, 12 only preferred."),
         (ONE | {"preferred": 1}, "The fact is only preferred, not said."),
         (ONE | {"not_learned": 1}, "The fact is not learned."),
         ({"neighbours": 3, "neighbours_kept": 1, "said": 12, "preferred": 0, "not_learned": 0},
