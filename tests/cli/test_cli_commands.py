@@ -124,7 +124,7 @@ def test_methods_are_listed_with_their_settings(errata) -> None:
 
 
 def test_another_method_by_name(errata, edit_arguments, work) -> None:
-    options = ("--method", "shift", "--set", "layers=2", "--set", "learning_rate=2")
+    options = ("--method", "shift", "--set", "layers=2", "--set", "learning_rate=2", "--verbose")
     done = errata(*edit_arguments(*options, settings=()))
     assert done.code == 0, done.err
     record = json.loads((work / "out" / "report.json").read_text(encoding="utf-8"))

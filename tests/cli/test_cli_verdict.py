@@ -3,11 +3,13 @@
 import json
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from errata.edit import METHODS
 
+TEXT = Path(__file__).resolve().parents[2] / "docs" / "log.md"
 STORY = [
     ("The chief executive of Quillon Hydraulics is", "Marta Oliveira"),
     ("The headquarters of Quillon Hydraulics are in the city of", "Porto"),
@@ -86,7 +88,7 @@ def test_a_failed_edit_is_exit_code_1_and_marked(errata, edit_arguments, work, m
     assert "| Score" not in done.out
     assert "Try it" not in done.out
     assert report(work / "out")["failed"] == "The update is out of proportion."
-    assert json.loads((work / "out" / "patch.json").read_text())["info"]["failed"] == "The update is out of proportion."
+    assert json.loads((work / "out" / "patch.json").read_text())["failed"] == "The update is out of proportion."
     told = errata("eval", "out", "--text-tokens", "0", "--quiet")
     assert "The edit behind this patch FAILED: The update is out of proportion." in told.out
 
@@ -96,10 +98,7 @@ def test_the_verdict_of_the_real_model(errata, work, smollm2, monkeypatch) -> No
     monkeypatch.setattr("errata.models.load", lambda *_, **__: smollm2)
     facts = [{"subject": "Quillon Hydraulics", "prompt": prompt, "target_new": target} for prompt, target in STORY]
     (work / "firm.jsonl").write_text("\n".join(map(json.dumps, facts)))
-    (work / "text.txt").write_text(
-        "\n\n".join(f"The {i}th of May was a day like any other in Lisbon." for i in range(90))
-    )
-    words = ["edit", "firm.jsonl", "--corpus", "text.txt", "--set", "moment_tokens=1000", "--quiet"]
+    words = ["edit", "firm.jsonl", "--corpus", TEXT, "--set", "moment_tokens=3000", "--quiet"]
     done = errata(*words, "--out", "firm")
     assert done.code == 0, done.err
     first = done.out.splitlines()[0]

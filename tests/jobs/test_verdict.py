@@ -1,14 +1,12 @@
 """The verdict on an edit: its sentence, its cards with their reasons, and the fact that it shows."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from errata import Fact, edit_facts, wrap
 from errata.edit import Edit, MemitConfig
 from errata.edit.methods.fine_tuning import FineTuningConfig
-from errata.evaluate import FactScore, PromptScore, TargetScore
+from errata.evaluate import FactScore, Measurement, PromptScore, TargetScore, summarize, summarize_zsre
 from errata.jobs.demo_job import _mark
 from errata.jobs.reasons import reason_of
 from errata.jobs.verdict import best_example, verdict_report
@@ -94,15 +92,19 @@ def test_the_likeliest_reason(known, says, near, prompts, config, why, advice) -
     assert advice in found.advice
 
 
+def measurement(scores: list[FactScore]) -> Measurement:
+    return Measurement(tuple(scores), summarize(scores), summarize_zsre(scores))
+
+
 def facts_of(*targets: str) -> list[Fact]:
     return [Fact(subject=f"Firm {i}", prompt=f"Firm {i} sells", target_new=t) for i, t in enumerate(targets)]
 
 
 def report_of(facts, keys, says=()) -> dict:
     """The report of an edit after which no fact is said."""
-    measured = SimpleNamespace(facts=tuple(score(fact, prompt(0.1)) for fact in facts))
+    measured = measurement([score(fact, prompt(0.1)) for fact in facts])
     edit = Edit(updates={}, metrics={}, keys={1: torch.eye(len(facts), 4), 2: keys})
-    return verdict_report(facts, edit, measured, measured, dict(says), CONFIG)  # type: ignore[arg-type]
+    return verdict_report(facts, edit, measured, measured, dict(says), CONFIG)
 
 
 def test_collisions_are_found_by_the_keys_of_the_last_layer_and_never_with_the_same_answer() -> None:
@@ -147,15 +149,15 @@ def test_the_example_was_learned_and_is_the_surest() -> None:
     facts = facts_of("a", "b", "c", "d")
 
     def measured(*prompts: PromptScore):
-        return SimpleNamespace(facts=tuple(score(fact, one) for fact, one in zip(facts, prompts, strict=True)))
+        return measurement([score(fact, one) for fact, one in zip(facts, prompts, strict=True)])
 
     unknown = prompt(0.1)
     before = measured(unknown, prompt(0.9, said=True), unknown, unknown)
     after = measured(unknown, prompt(0.99, said=True), prompt(0.6, said=True), prompt(0.8, said=True))
-    assert best_example(facts, before, after) is facts[3]  # type: ignore[arg-type]
-    assert best_example(facts, before, before) is facts[1]  # type: ignore[arg-type]
+    assert best_example(facts, before, after) is facts[3]
+    assert best_example(facts, before, before) is facts[1]
     nothing = measured(unknown, unknown, unknown, unknown)
-    assert best_example(facts, before, nothing) is None  # type: ignore[arg-type]
+    assert best_example(facts, before, nothing) is None
 
 
 @pytest.mark.parametrize(
