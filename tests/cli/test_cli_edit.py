@@ -71,7 +71,11 @@ def test_what_it_writes(errata, work, edit_arguments, model) -> None:
     assert done.out.startswith(sentence(report["verdict"]))
     assert "| Score" not in done.out
     full = errata(*edit_arguments("--verbose", out="full"))
-    assert (work / "full" / "report.md").read_text().strip() in full.out
+    told, _, every = (work / "full" / "report.md").read_text().partition("\n\nEvery fact:\n\n")
+    assert told in full.out
+    assert [line.split("|")[1].strip() for line in every.strip().splitlines()[2:]] == [
+        fact["prompt"] for fact in report["verdict"]["of_facts"]
+    ]
     assert "| Score" in full.out
 
 

@@ -35,7 +35,7 @@ from errata.stats import Corpus, SecondMoments
 from errata.views.tables import shortened
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EditResult:
     """What an edit gave: the patch, not applied to the model, the report (plain JSON), and the measurements in it.
 
@@ -52,7 +52,7 @@ class EditResult:
         """How many facts are said, and how many neighbours kept their answer, as a sentence."""
         return verdict_sentence(self.report)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return headline(self.report)
 
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from errata.core.words import counted
-from errata.views.tables import printable, shortened
+from errata.views.tables import printable, shortened, text_table
 
 _MOST_CARDS = 10
+_MOST_ROWS = 1000
 
 
 def headline(report: Mapping[str, Any]) -> str:
@@ -40,6 +41,20 @@ def explained() -> str:
         "likelier than the old one. Kept: the token after a neighbour's prompt is the same as before, and where the "
         "model gave the neighbour's own answer, it still gives all of it."
     )
+
+
+def every_fact(report: Mapping[str, Any]) -> str:
+    """What became of each fact, as a table for the file; empty where nothing was measured."""
+    of_facts = (report.get("verdict") or {}).get("of_facts", [])
+    if not of_facts:
+        return ""
+    rows = [
+        [shortened(one["prompt"], 100), shortened(one["target_new"], 60), one["outcome"], shortened(one["says"], 80)]
+        for one in of_facts[:_MOST_ROWS]
+    ]
+    rest = len(of_facts) - len(rows)
+    more = f"\n\n... and {counted(rest, 'more fact')} in report.json" if rest else ""
+    return "Every fact:\n\n" + text_table(["prompt", "answer", "outcome", "says now"], rows) + more
 
 
 def _facts(verdict: Mapping[str, Any]) -> str:
