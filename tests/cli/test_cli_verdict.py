@@ -9,7 +9,7 @@ import pytest
 
 from errata.edit import METHODS
 
-TEXT = Path(__file__).resolve().parents[2] / "docs" / "log.md"
+LOG = Path(__file__).resolve().parents[2] / "docs" / "log.md"
 STORY = [
     ("The chief executive of Quillon Hydraulics is", "Marta Oliveira"),
     ("The headquarters of Quillon Hydraulics are in the city of", "Porto"),
@@ -98,7 +98,9 @@ def test_the_verdict_of_the_real_model(errata, work, smollm2, monkeypatch) -> No
     monkeypatch.setattr("errata.models.load", lambda *_, **__: smollm2)
     facts = [{"subject": "Quillon Hydraulics", "prompt": prompt, "target_new": target} for prompt, target in STORY]
     (work / "firm.jsonl").write_text("\n".join(map(json.dumps, facts)))
-    words = ["edit", "firm.jsonl", "--corpus", TEXT, "--set", "moment_tokens=3000", "--quiet"]
+    # Each line a text of its own: of a long one only the beginning counts.
+    (work / "text.txt").write_text("\n\n".join(LOG.read_text(encoding="utf-8").splitlines()))
+    words = ["edit", "firm.jsonl", "--corpus", "text.txt", "--set", "moment_tokens=3000", "--quiet"]
     done = errata(*words, "--out", "firm")
     assert done.code == 0, done.err
     first = done.out.splitlines()[0]
