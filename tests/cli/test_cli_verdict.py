@@ -100,7 +100,17 @@ def test_the_verdict_of_the_real_model(errata, work, smollm2, monkeypatch) -> No
     (work / "firm.jsonl").write_text("\n".join(map(json.dumps, facts)))
     # Each line a text of its own: of a long one only the beginning counts.
     (work / "text.txt").write_text("\n\n".join(LOG.read_text(encoding="utf-8").splitlines()))
-    words = ["edit", "firm.jsonl", "--corpus", "text.txt", "--set", "moment_tokens=3000", "--quiet"]
+    words = [
+        "edit",
+        "firm.jsonl",
+        "--corpus",
+        "text.txt",
+        "--set",
+        "moment_tokens=3000",
+        "--set",
+        "prefixes=2",
+        "--quiet",
+    ]
     done = errata(*words, "--out", "firm")
     assert done.code == 0, done.err
     first = done.out.splitlines()[0]
