@@ -162,7 +162,7 @@ def test_bad_input_is_refused_before_any_work(edit, monkeypatch, options, error,
 
 def test_all_facts_bad_is_refused_even_with_skip_bad(edit) -> None:
     bad = Fact(subject="Rome", prompt="Rome is " + "so " * 300, target_new="x", id="long")
-    with pytest.raises(FactsError, match="1 of 1 facts") as caught:
+    with pytest.raises(FactsError, match="1 of 1 fact cannot") as caught:
         edit([bad], skip_bad=True)
     assert [problem.fact_id for problem in caught.value.problems] == ["long"]
     result = edit([bad, *FACTS], skip_bad=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from errata.core.progress import SILENT
 from errata.core.updates import WeightUpdate, added
+from errata.core.words import counted
 from errata.edit import Edit, EditTask, Method
 from errata.errors import NumericsError
 from errata.evaluate import measure
@@ -95,7 +96,10 @@ def _together(sums: _Sums, edits: Sequence[Edit], told: list[dict[str, Any]], fa
     return Edit(
         updates=sums.updates,
         metrics={"batches": told},
-        summary=(f"{facts:,} facts in {len(edits):,} batches, one on top of the other.", *edits[-1].summary),
+        summary=(
+            f"{counted(facts, 'fact')} in {counted(len(edits), 'batch', 'batches')}, one on top of the other.",
+            *edits[-1].summary,
+        ),
         warnings=tuple(_few(warnings)),
         not_converged=tuple(one for edit in edits for one in edit.not_converged),
         per_fact=tuple(one for edit in edits for one in edit.per_fact),

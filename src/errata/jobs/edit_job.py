@@ -1,13 +1,13 @@
 """The main job: facts in, a patch and a before/after report out."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from errata.core.progress import SILENT, ProgressSink
+from errata.core.words import counted
 from errata.edit import (
     Edit,
     EditTask,
@@ -25,6 +25,7 @@ from errata.errors import ConfigError, FactsError
 from errata.evaluate import Measurement, check_measurable, measure
 from errata.facts import Accepted, Fact, Problem, format_problems
 from errata.jobs.batches import checked_edit, edit_in_batches, right_after
+from errata.jobs.clock import Clock
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.stats_job import run_stats
 from errata.jobs.verdict import unsaid_texts, verdict_report
@@ -84,7 +85,7 @@ def edit_facts(
     moments and target values (default: errata's home). `places`: where each fact stands, by id, for messages. Raises
     FactsError with every unusable fact, ConfigError, CorpusError, StorageError, NumericsError.
     """
-    clock = _Clock()
+    clock = Clock()
     preset = opened_preset(preset)
     cache = None if cache is None else Path(cache)
     if batch_size < 1:
@@ -97,7 +98,7 @@ def edit_facts(
     )  # fmt: skip
     facts, config = work.facts, work.settings.config
     progress.note(
-        f"{work.method.title}: {len(facts):,} facts into {lm.name}{_order(in_batches)}, {work.method.plan(config)} "
+        f"{work.method.title}: {counted(len(facts), 'fact')} into {lm.name}{_order(in_batches)}, {work.method.plan(config)} "
         f"({work.settings.source})"
     )
     if work.method.uses_moments(config) and moments is None:
@@ -211,7 +212,7 @@ def checked_facts(
     left_out = len(facts) - len(kept)
     if errors and (not skip_bad or not kept):
         raise FactsError(
-            f"{left_out} of {len(facts)} facts cannot be edited into {lm.name}; correct them"
+            f"{left_out:,} of {counted(len(facts), 'fact')} cannot be edited into {lm.name}; correct them"
             f"{' or go on without them (--skip-bad)' if kept else ''}:\n{format_problems(errors)}",
             errors,
         )
@@ -278,24 +279,6 @@ def _report(
         "after": None if after is None else after.to_json(),
         "warnings": warnings,
     }
-
-
-class _Clock:
-    """Seconds spent in each named stage, and in all since it was made."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        began = time.monotonic()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
-
-    def report(self) -> dict[str, float]:
-        rounded = {name: round(seconds, 2) for name, seconds in self.seconds.items()}
-        return {**rounded, "total": round(time.monotonic() - self.started, 2)}
 
 
 def _sub(cache: Path | None, name: str) -> Path | None:
