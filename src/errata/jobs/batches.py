@@ -92,12 +92,13 @@ class _Sums:
 
 def _together(sums: _Sums, edits: Sequence[Edit], told: list[dict[str, Any]], facts: int) -> Edit:
     values = [edit.values for edit in edits if edit.values is not None]
+    told_first = f"{counted(facts, 'fact')} in {counted(len(edits), 'batch', 'batches')}, one on top of the other."
     warnings = dict.fromkeys(warning for edit in edits for warning in edit.warnings)
     return Edit(
         updates=sums.updates,
         metrics={"batches": told},
         summary=(
-            f"{counted(facts, 'fact')} in {counted(len(edits), 'batch', 'batches')}, one on top of the other.",
+            told_first,
             *edits[-1].summary,
         ),
         warnings=tuple(_few(warnings)),

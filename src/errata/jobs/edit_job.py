@@ -98,8 +98,8 @@ def edit_facts(
     )  # fmt: skip
     facts, config = work.facts, work.settings.config
     progress.note(
-        f"{work.method.title}: {counted(len(facts), 'fact')} into {lm.name}{_order(in_batches)}, {work.method.plan(config)} "
-        f"({work.settings.source})"
+        f"{work.method.title}: {counted(len(facts), 'fact')} into {lm.name}{_order(in_batches)}, "
+        f"{work.method.plan(config)} ({work.settings.source})"
     )
     if work.method.uses_moments(config) and moments is None:
         with clock("second_moments"):
