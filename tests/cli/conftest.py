@@ -43,7 +43,15 @@ FACTS = [
     },
 ]
 # The last layer is left out: nothing written there reaches a later token. The rest lets a random model learn at all.
-SETTINGS = ("layers=1-2", "moment_tokens=300", "value_steps=6", "clamp=20", "weight_decay=0", "prefixes=2")
+SETTINGS = (
+    "layers=1-2",
+    "moment_tokens=300",
+    "value_steps=6",
+    "clamp=20",
+    "weight_decay=0",
+    "prefixes=2",
+    "retry=false",
+)
 
 
 @dataclass(frozen=True)

@@ -98,9 +98,15 @@ def test_demo_on_a_tiny_model(errata, work, model, monkeypatch) -> None:
     corpus = Corpus.from_texts([f"Tower {i} is in Paris, which is the capital of France." for i in range(60)])
     real = demo_job.edit_facts
     small = {"corpus": corpus, "layers": (1, 2), "moment_tokens": 200, "value_steps": 3, "prefixes": 1}
+    small |= {"retry": False}
     monkeypatch.setattr(demo_job, "edit_facts", lambda lm, facts, **options: real(lm, facts, **options, **small))
-    done = errata("demo", "--out", "demo", "--model", model, "--quiet")
-    assert done.code == 0, done.err
+    short = errata("demo", "--out", "demo", "--model", model, "--quiet")
+    assert short.code == 0, short.err
+    rows = [line for line in short.out.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + len(demo_job.demo_facts())
+    assert all(line.split("|")[4].strip() in "✓~✗" for line in rows[2:])
+    assert "facts " in short.out.splitlines()[0]
+    done = errata("demo", "--out", "demo", "--model", model, "--quiet", "--verbose")
     assert done.out.count("| paraphrase |") == done.out.count("| neighbour  |") == len(demo_job.demo_facts())
     assert "said before" in done.out
     assert package.Patch.load(work / "demo").facts == demo_job.demo_facts()
@@ -118,7 +124,7 @@ def test_methods_are_listed_with_their_settings(errata) -> None:
 
 
 def test_another_method_by_name(errata, edit_arguments, work) -> None:
-    options = ("--method", "shift", "--set", "layers=2", "--set", "learning_rate=2")
+    options = ("--method", "shift", "--set", "layers=2", "--set", "learning_rate=2", "--verbose")
     done = errata(*edit_arguments(*options, settings=()))
     assert done.code == 0, done.err
     record = json.loads((work / "out" / "report.json").read_text(encoding="utf-8"))

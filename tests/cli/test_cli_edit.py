@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from errata.jobs.verdict_text import sentence
 from errata.store.tensors import load_tensors
 
 METRICS = {"es", "ps", "ns", "score", "accuracy"}
@@ -66,9 +67,16 @@ def test_what_it_writes(errata, work, edit_arguments, model) -> None:
     patch = json.loads((work / "out" / "patch.json").read_text())
     assert patch["id"] == report["patch"]
     assert [fact["id"] for fact in patch["facts"]] == ["tower", "language", "cars"]
-    assert (work / "out" / "report.md").read_text().strip() in done.out
     assert "Warning: Nobody has measured settings" in done.out
-    assert "errata ask 'The Eiffel Tower is located in the city of' --patch out" in done.out
+    assert done.out.startswith(sentence(report["verdict"]))
+    assert "| Score" not in done.out
+    full = errata(*edit_arguments("--verbose", out="full"))
+    told, _, every = (work / "full" / "report.md").read_text().partition("\n\nEvery fact:\n\n")
+    assert told in full.out
+    assert [line.split("|")[1].strip() for line in every.strip().splitlines()[2:]] == [
+        fact["prompt"] for fact in report["verdict"]["of_facts"]
+    ]
+    assert "| Score" in full.out
 
 
 def test_the_model_on_disk_is_left_as_it_was(errata, edit_arguments, model) -> None:

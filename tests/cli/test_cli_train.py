@@ -58,6 +58,7 @@ def test_an_editor_is_trained_and_edits(train, errata, model, work):
         "mend",
         "--set",
         "editor=editor.safetensors",
+        "--verbose",
     )
     assert edited.code == 0, edited.err
     assert "‖ΔW‖/‖W‖: up of layer 2" in edited.out

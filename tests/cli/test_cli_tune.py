@@ -77,7 +77,7 @@ def test_a_preset_from_a_tuning_to_an_edit(errata, arguments, edit_arguments) ->
 
 
 def test_edit_takes_a_preset_and_single_fields_win(errata, edit_arguments, preset) -> None:
-    done = errata(*edit_arguments("--preset", preset, settings=("prior_weight=9",)))
+    done = errata(*edit_arguments("--preset", preset, "--verbose", settings=("prior_weight=9",)))
     assert done.code == 0, done.err
     assert "by hand" in done.out
     config = json.loads(Path("out/report.json").read_text())["config"]

@@ -24,6 +24,7 @@ FACTS = [
 ]
 # The last layer is left out: nothing written there reaches a later token.
 SMALL = {"layers": (1, 2), "moment_tokens": 200, "value_steps": 5, "prefixes": 1, "clamp": 20.0, "weight_decay": 0.0}
+SMALL |= {"retry": False}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -206,7 +207,7 @@ def test_bad_input_is_refused_before_any_work(edit, monkeypatch, options, error,
 
 def test_all_facts_bad_is_refused_even_with_skip_bad(edit) -> None:
     bad = Fact(subject="Rome", prompt="Rome is " + "so " * 300, target_new="x", id="long")
-    with pytest.raises(FactsError, match="1 of 1 facts") as caught:
+    with pytest.raises(FactsError, match="1 of 1 fact cannot") as caught:
         edit([bad], skip_bad=True)
     assert [problem.fact_id for problem in caught.value.problems] == ["long"]
     result = edit([bad, *FACTS], skip_bad=True)

@@ -22,8 +22,13 @@ METRICS = {
         "mean_short_nll": 0.5,
         "mean_updates": 11.5,
         "converged": 1200,
+        "second_tries": 2,
+        "second_tries_found": 1,
     },
 }
+
+
+VERDICT = {"facts": 1234, "said": 1200, "preferred": 30, "not_learned": 4, "neighbours": 10, "neighbours_kept": 9}
 
 
 def report(**changes: object) -> dict:
@@ -38,6 +43,8 @@ def report(**changes: object) -> dict:
         "peak_memory_mib": 2048,
         "before": metrics(0.0),
         "after": metrics(99.95),
+        "verdict": {**VERDICT, "of_facts": []},
+        "failed": None,
         "warnings": [],
         **changes,
     }
@@ -53,6 +60,7 @@ def test_every_number_is_there() -> None:
         "1,234 facts in tiny, patch abc (a preset).",
         "Residual at layer 8: 8 before, 2 after (75 % landed). ‖ΔW‖/‖W‖ by layer: 7: 0.012, 8: 0.500.",
         "NLL 9.50 → 0.25 nat in 11.5 updates (0.50",
+        "2 facts needed a second try, 1 of them found a value.",
         "Second moments: 10,000 tokens of corpus.txt.",
         "Time 61.2 s, peak memory 2,048 MiB.",
     ):
@@ -61,8 +69,25 @@ def test_every_number_is_there() -> None:
 
 
 def test_without_measurements_there_is_no_table() -> None:
-    assert "|" not in told(before=None, after=None).replace("‖", "").splitlines()[0]
-    assert told(before=None, after=None).startswith("1,234 facts")
+    text = told(before=None, after=None, verdict=None)
+    assert "| Score" not in text
+    assert text.startswith("Not measured: ")
+    assert "1,234 facts in tiny" in text
+
+
+def test_the_sentence_comes_first_and_the_tables_only_when_asked_for() -> None:
+    sentence = "1,200 of 1,234 facts are said, 30 only preferred, 4 not learned; 9 of 10 neighbours kept their answer."
+    assert told().startswith(sentence + "\n")
+    short = summary(SimpleNamespace(report=report(warnings=["look"])), verbose=False)  # type: ignore[arg-type]
+    assert short == f"{sentence}\n\nWarning: look"
+
+
+def test_a_failed_edit_has_no_score_and_says_so_first() -> None:
+    text = told(failed="The update is out of proportion.")
+    assert text.startswith("FAILED: The update is out of proportion. The patch is kept, marked as failed.\n")
+    assert "| Score" not in text
+    assert "| ES" in text
+    assert "| Score" in told()
 
 
 def test_warnings_are_shown_up_to_a_number() -> None:

@@ -25,10 +25,12 @@ app = typer.Typer(
 
 
 def run() -> None:
-    """Parse and run: exit codes 0 done, 1 numerics, 2 bad input, 130 interrupted, 141 the output's reader went away."""
+    """Parse and run: exit codes 0 done, 1 numerics or an edit that failed, 2 bad input, 3 a --require was not met, 130
+    interrupted, 141 the output's reader went away."""
+    code = 0
     try:
         with Interrupts.watched(), plain_warnings():
-            _call()
+            code = _call()
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted. What was finished is kept: the same command goes on from there.", 130)
     except ErrataError as error:
@@ -43,14 +45,18 @@ def run() -> None:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             _fail(f"{error.format_message().rstrip('.')}. See errata --help.", 2)  # type: ignore[attr-defined]
         raise
+    if code:
+        raise SystemExit(code)
 
 
-def _call() -> None:
+def _call() -> int:
     """Run the command; whatever a Ctrl-C was turned into on its way up is a KeyboardInterrupt again."""
     try:
-        # typer turns Ctrl-C into this return value.
-        if app(sys.argv[1:] or ["--help"], standalone_mode=False) == 130:
+        # What a command ends with by typer.Exit comes back as a value; so does 130 for Ctrl-C.
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        if code == 130:
             raise KeyboardInterrupt
+        return code if isinstance(code, int) else 0
     except Exception as error:
         if Interrupts.pressed:
             raise KeyboardInterrupt from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from errata.cli.lens import expanded
 from errata.cli.run import check_cheaply, read_fact_file, with_patch
+from errata.cli.verdict import end_with, eval_requirements
 from errata.errors import ConfigError
 from errata.jobs.progress import progress_on
 
@@ -29,6 +31,7 @@ def run_eval(
     references_file: Path | None,
     text: dict[str, Any],
     overwrite: bool,
+    require: Sequence[str],
     load: dict[str, Any],
     quiet: bool,
 ) -> None:
@@ -36,6 +39,9 @@ def run_eval(
 
     progress = progress_on(quiet=quiet)
     out = None if out is None else expanded(out, "--out")
+    requirements = eval_requirements(
+        require, drift=bool(text["text_tokens"]), generate=generate, references=references_file is not None
+    )
     references = _checked(references_file, generate, text, out, overwrite)
     found = None
     if facts_file is not None:
@@ -54,9 +60,11 @@ def run_eval(
         )  # fmt: skip
         if found is not None:
             evaluation.info["skipped"][:0] = [str(problem) for problem in found.errors]
+        evaluation.info["required"] = evaluation.judged(requirements)
         typer.echo(evaluation_text(evaluation))
         if out is not None:
             typer.echo(f"\nResults: {save_evaluation(evaluation, out, overwrite=overwrite)}")
+    end_with(None, evaluation.info["required"])
 
 
 def _checked(

@@ -36,6 +36,15 @@ Set = Annotated[
         help="Override a hyperparameter: prior_weight=300, layers=7-9; `errata methods` lists them.",
     ),
 ]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require",
+        metavar="NAME=NUMBER",
+        help="Exit code 3 unless reached: said=90, preferred, kept, es, ps, ... at least; ns_drop=3, ... at most.",
+    ),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also print the tables that the report holds.")]
 AtOnce = Annotated[bool, typer.Option("--at-once", help="All facts in one update, on the unedited model (default).")]
 InBatches = Annotated[
     int | None,

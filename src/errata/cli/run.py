@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from errata.cli.verdict import end_with, next_step, requirements_of
 from errata.errors import ConfigError, FactsError, ModelNotFoundError
 from errata.jobs.progress import progress_on
 
@@ -34,12 +35,15 @@ def run_edit(
     format: Format,
     limit: int | None,
     overwrite: bool,
+    require: Sequence[str],
+    verbose: bool,
     quiet: bool,
 ) -> None:
     from errata.jobs.results import check_out
 
     out = out.expanduser()
     progress = progress_on(quiet=quiet)
+    requirements = requirements_of(require, evaluated=options["evaluate"])
     check_out(out, overwrite=overwrite)
     found = read_fact_file(facts_file, format=format, limit=limit, skip_bad=options["skip_bad"])
     opened, chosen = chosen_method(method, preset)
@@ -51,6 +55,7 @@ def run_edit(
         from errata.jobs.edit_job import edit_facts
         from errata.jobs.results import save_run
         from errata.jobs.summary import summary
+        from errata.jobs.verdict import judged
 
         result = edit_facts(
             lm,
@@ -63,10 +68,11 @@ def run_edit(
             **overrides,
         )
         result.report["skipped"] = [str(problem) for problem in found.errors] + result.report["skipped"]
+        result.report["required"] = judged(requirements, result.before, result.after)
         out = save_run(result, out, overwrite=overwrite)
-        typer.echo(summary(result))
-        example = f"errata ask {quoted(result.patch.facts[0].text)} --patch {quoted(str(out))}"
-        typer.echo(f"\nPatch and report: {out}\nTry it:           {example}")
+        typer.echo(summary(result, verbose=verbose))
+        typer.echo(f"\nPatch and report: {out}\n{next_step(result, out)}")
+    end_with(result.report["failed"], result.report["required"])
 
 
 def chosen_method(method: str | None, preset: Path | None) -> tuple[PresetFile | None, str]:
@@ -86,13 +92,15 @@ def one_order(*, at_once: bool, in_batches: int | None, one_by_one: bool) -> int
     return 1 if one_by_one else in_batches
 
 
-def run_demo(out: Path, *, model: str, device: str, dtype: str, quiet: bool) -> None:
+def run_demo(out: Path, *, model: str, device: str, dtype: str, verbose: bool, quiet: bool) -> None:
     progress = progress_on(quiet=quiet)
     out = out.expanduser()
     with command({"model": model, "device": device, "dtype": dtype, "revision": None}, progress) as lm:
         from errata.jobs.demo_job import run_demo as demo
 
-        typer.echo(demo(lm, out, progress=progress))
+        told, result = demo(lm, out, verbose=verbose, progress=progress)
+        typer.echo(told)
+    end_with(result.report["failed"], ())
 
 
 def run_stats_command(
@@ -308,11 +316,3 @@ def _installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def quoted(text: str) -> str:
-    import shlex
-
-    from errata.views.tables import printable
-
-    return shlex.quote(printable(text))

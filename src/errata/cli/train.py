@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from errata.cli.lens import expanded
-from errata.cli.run import check_cheaply, command, overrides_of, quoted, read_fact_file
+from errata.cli.run import check_cheaply, command, overrides_of, read_fact_file
 from errata.errors import ConfigError
 from errata.jobs.progress import duration, progress_on
+from errata.views.shell import program, shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,5 +51,6 @@ def run_train_mend(
     typer.echo(
         f"Best editor, of step {result.best_step:,} of {result.steps:,} ({duration(result.seconds)}), on "
         f"{result.validation.facts:,} held-out facts, each edited alone:\n{result.validation.line()}\n\n"
-        f"Editor: {out}\nEdit:   errata edit FACTS --method mend --set editor={quoted(str(out))} --out FOLDER"
+        f"Editor: {out}\n"
+        f"Edit:   {program()} edit FACTS --method mend --set editor={shell_word(str(out))} --out FOLDER"
     )

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from errata.cli.lens import expanded
-from errata.cli.run import check_cheaply, command, overrides_of, quoted
+from errata.cli.run import check_cheaply, command, overrides_of
 from errata.errors import ConfigError
 from errata.jobs.progress import progress_on
+from errata.views.shell import program, shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,5 +55,5 @@ def run_tune(
 
         result = tune(lm, facts, out, options=parsed, progress=progress, **sources)
         typer.echo(result.summary)
-        preset = quoted(str(out / "preset.json"))
-        typer.echo(f"Preset: {out / 'preset.json'}\nUse it: errata edit FACTS --preset {preset} --out FOLDER")
+        preset = shell_word(str(out / "preset.json"))
+        typer.echo(f"Preset: {out / 'preset.json'}\nUse it: {program()} edit FACTS --preset {preset} --out FOLDER")

@@ -58,8 +58,8 @@ def _colliding(facts: Sequence[Fact], rows: dict[int, Row]) -> list[Problem]:
     for group in by_key.values():
         for i in group[1:]:
             reason = (
-                f"has the same key as fact {facts[group[0]].id!r}: the tokens up to the subject are equal, and a key "
-                "does not see what follows; the two are averaged"
+                f"has the same key as {facts[group[0]].text!r}: the tokens up to the subject are equal, and a key does "
+                "not see what follows; the two are averaged"
             )
             problems.append(Problem("warning", reason, fact_id=facts[i].id))
     return problems

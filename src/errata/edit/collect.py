@@ -35,6 +35,7 @@ def collect_values(
     cache: Path | None = None,
     progress: ProgressSink = SILENT,
     notify: Callable[[str], None] | None = None,
+    stage: str = "target values",
 ) -> TargetValues:
     """Target values of all facts, in their order, from the cache where they are known.
 
@@ -48,7 +49,7 @@ def collect_values(
     missing = [i for i in range(len(facts)) if i not in values]
     kept_seconds = sum(spent.values(), 0.0)
     each = evaluations(config)
-    with progress.stage("target values", each * len(facts), "evaluations", done=each * len(values)) as advance:
+    with progress.stage(stage, each * len(facts), "evaluations", done=each * len(values)) as advance:
         for batch in plan_batches(lm, facts, missing, batch_size):
             began = time.monotonic()
             found = target_values(lm, [facts[i] for i in batch], config, prefixes, site=site, advance=advance)
@@ -58,7 +59,7 @@ def collect_values(
                 store.save(keys[i], values[i], {"fact": facts[i].id, "company": company, "seconds": each_took})
     rows = [values[i] for i in range(len(facts))]
     stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-    return TargetValues(**stacked, kept_seconds=kept_seconds)
+    return TargetValues(**stacked, kept_seconds=kept_seconds, second_tries=())
 
 
 def _known(

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from errata.core.words import counted
 from errata.edit.collect import collect_values
 from errata.edit.layer_loop import Rule, Solution, solve
 from errata.edit.method import Edit, EditTask
 from errata.edit.robustness import REACH
+from errata.edit.second_try import POOR_NLL, with_second_try
 from errata.edit.targets import TargetValues
 from errata.edit.value_config import ValueConfig
 from errata.edit.value_problem import Site
@@ -20,7 +22,6 @@ _RESIDUAL_LEFT = 0.5
 # ‖ΔW‖/‖W‖ beyond which neighbours suffer. Measured on SmolLM2: no loss of NS at 0.55 (100 facts), 8 points at 1.6 and
 # 15 at 3.1 (1,000 facts, λ 3,000 and 100).
 _UPDATE_TOO_LARGE = 1.0
-_STUCK_NLL = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,7 @@ def edit_by_values(
         summary=(_landed(metrics), value_summary(metrics["target_values"], len(task.facts))),
         warnings=(*warn_of_last_layer(task.lm, config.layers), *diagnose(values, solution, strength)),
         not_converged=tuple(_missed(task.facts, values, solution)),
+        per_fact=tuple(_per_fact(values, solution)),
         values=values.value.cpu(),
         kept_seconds=values.kept_seconds,
         keys={layer.layer: layer.keys for layer in solution.layers},
@@ -72,13 +74,18 @@ def edit_by_values(
 
 
 def values_of(task: EditTask, site: Site) -> TargetValues:
-    """The task's target values, from the cache where they are known."""
+    """The task's target values, from the cache where they are known, with a second try where the first found none."""
     cache = None if task.cache is None else task.cache / "values"
-    with task.stage("target_values"):
+
+    def collect(facts: Sequence[Fact], config: ValueConfig) -> TargetValues:
         return collect_values(
-            task.lm, task.facts, task.config, task.prefixes, site=site,
-            batch_size=task.batch_size, cache=cache, progress=task.progress, notify=task.progress.note,
+            task.lm, facts, config, task.prefixes, site=site, batch_size=task.batch_size, cache=cache,
+            progress=task.progress, notify=task.progress.note,
+            stage="target values" if config is task.config else "second try",
         )  # fmt: skip
+
+    with task.stage("target_values"):
+        return with_second_try(task.facts, task.config, collect)
 
 
 def moment_plan(config: MassConfig, strength: str) -> str:
@@ -111,26 +118,41 @@ def value_metrics(values: TargetValues) -> dict[str, Any]:
         "mean_kl": float(values.kl.mean()),
         "mean_updates": float(values.updates.float().mean()),
         "converged": int(values.converged.sum()),
+        "second_tries": len(values.second_tries),
+        "second_tries_found": sum(float(values.nll[i]) <= POOR_NLL for i in values.second_tries),
     }
 
 
 def value_summary(values: dict[str, Any], facts: int) -> str:
-    """The same in a line."""
+    """The same in a line or two."""
     return (
         f"Target values: NLL {values['mean_nll_before']:.2f} → {values['mean_nll']:.2f} nat in "
         f"{values['mean_updates']:.1f} updates ({values['mean_short_nll']:.2f} where only {REACH:.0%} of the way is "
         f"reached); {values['converged']:,} of {facts:,} below stop_loss."
+        f"{_second_tries(values)}"
     )
+
+
+def _second_tries(values: dict[str, Any]) -> str:
+    tries, found = values["second_tries"], values["second_tries_found"]
+    if not tries:
+        return ""
+    return f" {counted(tries, 'fact')} needed a second try, {found:,} of them found a value."
+
+
+def value_facts(values: TargetValues) -> list[dict[str, Any]]:
+    """Of each fact: the NLL (nats) of its target value, and whether it had a second try."""
+    return [{"nll": nll, "second_try": i in set(values.second_tries)} for i, nll in enumerate(values.nll.tolist())]
 
 
 def warn_of_stuck(values: TargetValues) -> list[str]:
     """A warning where facts found no target value."""
-    stuck = int((values.nll > _STUCK_NLL).sum())
+    stuck = int((values.nll > POOR_NLL).sum())
     if not stuck:
         return []
     return [
-        f"{stuck} of {len(values.nll)} facts found no target value (NLL above {_STUCK_NLL:g} nat); a larger clamp "
-        "or more value_steps may help."
+        f"{stuck} of {counted(len(values.nll), 'fact')} found no target value (less than half of the probability for "
+        "the answer's tokens); a larger clamp or more value_steps may help."
     ]
 
 
@@ -188,6 +210,12 @@ def _landed(metrics: dict[str, Any]) -> str:
         f"Residual at layer {layers[-1]['layer']}: {residual['start']:.3g} before, {residual['end']:.3g} "
         f"after ({100 * residual['landed']:.0f} % landed). ‖ΔW‖/‖W‖ by layer: {norms}."
     )
+
+
+def _per_fact(values: TargetValues, solution: Solution) -> list[dict[str, Any]]:
+    """What `value_facts` says, and the share of the wanted change that is left."""
+    shares = (solution.end_residual / solution.start_residual.clamp_min(1e-30)).tolist()
+    return [{**one, "left": share} for one, share in zip(value_facts(values), shares, strict=True)]
 
 
 def _missed(facts: Sequence[Fact], values: TargetValues, solution: Solution) -> list[dict[str, Any]]:

@@ -47,8 +47,12 @@ class EditTask:
 class Edit:
     """What a method gives; the model is as it was.
 
-    metrics and not_converged are plain JSON for the report; summary is what a reader is told in a few lines.
+    metrics, not_converged and per_fact are plain JSON for the report; summary is what a reader is told in a few lines.
+    per_fact: of each fact, where the method knows: nll (nats, of its target value), second_try, left (share of the
+    wanted change that did not land).
     kept_seconds: what earlier runs spent on parts that were found in the cache.
+    failed: why this edit is no success although it has numbers, in a sentence for the user; None where nothing is known
+    against it.
     """
 
     updates: Mapping[Place, WeightUpdate]
@@ -56,9 +60,11 @@ class Edit:
     summary: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     not_converged: tuple[Mapping[str, Any], ...] = ()
+    per_fact: tuple[Mapping[str, Any], ...] = ()
     values: Float[Tensor, "fact d_model"] | None = None
     keys: Mapping[int, Float[Tensor, "fact d_mlp"]] = field(default_factory=dict)
     kept_seconds: float = 0.0
+    failed: str | None = None
 
     def with_metrics(self, metrics: Mapping[str, Any], line: str) -> "Edit":
         """The same edit with more to tell."""

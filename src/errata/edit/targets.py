@@ -46,6 +46,8 @@ class TargetValues:
     converged: Int[Tensor, " fact"]
     # What an earlier run spent on those that were found in the cache.
     kept_seconds: float = field(default=0.0, compare=False)
+    # Numbers of the facts that had a second try (second_try.py).
+    second_tries: tuple[int, ...] = field(default=(), compare=False)
 
     def tensors(self) -> dict[str, Tensor]:
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}

@@ -17,6 +17,7 @@ class ValueConfig(PrefixConfig):
     weight_decay: factor of ‖shift‖/‖start‖² in the loss.  kl_factor: factor of KL(p_shift ‖ p₀) at the subject.
     stop_loss: a fact is done when its total loss (nats) is below this.
     schedule: "published" is exact; "fast" takes fewer, larger first updates and is an approximation (opt-in).
+    retry: facts that found no target value are tried once more by themselves (second_try.py).
     """
 
     value_steps: int = 20
@@ -26,6 +27,7 @@ class ValueConfig(PrefixConfig):
     kl_factor: float = 0.0625
     stop_loss: float = 0.05
     schedule: Literal["published", "fast"] = "published"
+    retry: bool = True
 
     def domain_checks(self) -> list[tuple[str, bool]]:
         return [
@@ -39,7 +41,7 @@ class ValueConfig(PrefixConfig):
         ]
 
     def value_fields(self) -> dict[str, Any]:
-        """What a target value depends on (and so what its cache key covers): not λ, passes or the corpus."""
+        """What one try's value depends on (and so what its cache key covers): not λ, passes, the corpus or a retry."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(ValueConfig)}
-        del fields["layers"]
+        del fields["layers"], fields["retry"]
         return {**fields, "value_layer": self.layers[-1]}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from errata.core.progress import SILENT
 from errata.core.updates import WeightUpdate, added
+from errata.core.words import counted
 from errata.edit import Edit, EditTask, Method
 from errata.errors import NumericsError
 from errata.evaluate import measure
@@ -91,16 +92,22 @@ class _Sums:
 
 def _together(sums: _Sums, edits: Sequence[Edit], told: list[dict[str, Any]], facts: int) -> Edit:
     values = [edit.values for edit in edits if edit.values is not None]
+    told_first = f"{counted(facts, 'fact')} in {counted(len(edits), 'batch', 'batches')}, one on top of the other."
     warnings = dict.fromkeys(warning for edit in edits for warning in edit.warnings)
     return Edit(
         updates=sums.updates,
         metrics={"batches": told},
-        summary=(f"{facts:,} facts in {len(edits):,} batches, one on top of the other.", *edits[-1].summary),
+        summary=(
+            told_first,
+            *edits[-1].summary,
+        ),
         warnings=tuple(_few(warnings)),
         not_converged=tuple(one for edit in edits for one in edit.not_converged),
+        per_fact=tuple(one for edit in edits for one in edit.per_fact),
         values=torch.cat(values) if len(values) == len(edits) else None,
         keys=sums.past_keys(),
         kept_seconds=sum((edit.kept_seconds for edit in edits), 0.0),
+        failed=" ".join(dict.fromkeys(edit.failed for edit in edits if edit.failed)) or None,
     )
 
 

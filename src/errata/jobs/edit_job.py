@@ -1,13 +1,13 @@
 """The main job: facts in, a patch and a before/after report out."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from errata.core.progress import SILENT, ProgressSink
+from errata.core.words import counted
 from errata.edit import (
     Edit,
     EditTask,
@@ -25,21 +25,36 @@ from errata.errors import ConfigError, FactsError
 from errata.evaluate import Measurement, check_measurable, measure
 from errata.facts import Accepted, Fact, FactsLike, Problem, format_problems, taken
 from errata.jobs.batches import checked_edit, edit_in_batches, right_after
+from errata.jobs.clock import Clock
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.stats_job import run_stats
+from errata.jobs.verdict import unsaid_texts, verdict_report
+from errata.jobs.verdict_text import headline, verdict_sentence
 from errata.models import LanguageModel, encode, facts_in_chat, takes_model
 from errata.patches import Patch, provenance
 from errata.stats import Corpus, SecondMoments
+from errata.views.tables import shortened
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EditResult:
-    """What an edit gave: the patch, not applied to the model, the report (plain JSON), and the measurements in it."""
+    """What an edit gave: the patch, not applied to the model, the report (plain JSON), and the measurements in it.
+
+    Printed, it tells what became of the facts: a sentence, and a card for each that is not said.
+    """
 
     patch: Patch
     report: dict[str, Any]
     before: Measurement | None = None
     after: Measurement | None = None
+
+    @property
+    def verdict(self) -> str:
+        """How many facts are said, and how many neighbours kept their answer, as a sentence."""
+        return verdict_sentence(self.report)
+
+    def __repr__(self) -> str:
+        return headline(self.report)
 
 
 @takes_model
@@ -74,7 +89,7 @@ def edit_facts(
     moments and target values (default: errata's home). `places`: where each fact stands, by id, for messages. Raises
     FactsError with every unusable fact, ConfigError, CorpusError, StorageError, NumericsError.
     """
-    clock = _Clock()
+    clock = Clock()
     preset = opened_preset(preset)
     cache = None if cache is None else Path(cache)
     if batch_size < 1:
@@ -88,8 +103,8 @@ def edit_facts(
     )  # fmt: skip
     facts, config = work.facts, work.settings.config
     progress.note(
-        f"{work.method.title}: {len(facts):,} facts into {lm.name}{_order(in_batches)}, {work.method.plan(config)} "
-        f"({work.settings.source})"
+        f"{work.method.title}: {counted(len(facts), 'fact')} into {lm.name}{_order(in_batches)}, "
+        f"{work.method.plan(config)} ({work.settings.source})"
     )
     if work.method.uses_moments(config) and moments is None:
         with clock("second_moments"):
@@ -107,8 +122,10 @@ def edit_facts(
     patch = _patch(lm, work, edit, moments, in_batches)
     with clock("evaluation_after"), patch.applied(lm) if evaluate else nullcontext():
         after = measure(lm, facts, progress=progress) if evaluate else None
+        says = unsaid_texts(lm, facts, after, progress) if after else {}
     warnings = [*_settings_warnings(lm, work), *edit.warnings, *map(str, given.warnings), *work.warnings]
     report = _report(patch, edit, before, after, warnings) | {
+        "verdict": verdict_report(facts, edit, before, after, says, config) if before and after else None,
         "skipped": [str(problem) for problem in (*given.errors, *work.skipped)],
         "in_batches": in_batches,
         "batch_size": batch_size,
@@ -205,11 +222,16 @@ def checked_facts(
     left_out = len(facts) - len(kept)
     if errors and (not skip_bad or not kept):
         raise FactsError(
-            f"{left_out} of {len(facts)} facts cannot be edited into {lm.name}; correct them"
+            f"{left_out:,} of {counted(len(facts), 'fact')} cannot be edited into {lm.name}; correct them"
             f"{' or go on without them (--skip-bad)' if kept else ''}:\n{format_problems(errors)}",
             errors,
         )
-    warnings = [f"{p.where or 'fact'} [{p.fact_id}]: {p.reason}" for p in problems if p.severity == "warning"]
+    names = {fact.id: shortened(fact.text, 80) for fact in distinct}
+    warnings = [
+        f"{p.where or 'fact'}, {names.get(p.fact_id or '', '')!r}: {p.reason}"
+        for p in problems
+        if p.severity == "warning"
+    ]
     return kept, errors, warnings
 
 
@@ -241,6 +263,8 @@ def _patch(lm: LanguageModel, work: _Work, edit: Edit, moments: SecondMoments | 
         "prefixes": list(work.prefixes),
         "metrics": dict(edit.metrics),
     }
+    if edit.failed:
+        info["failed"] = edit.failed
     if moments is not None and work.method.uses_moments(work.settings.config):
         info["second_moments"] = {"digest": moments.digest, "tokens": moments.tokens, "source": moments.source}
     return Patch(info, tuple(work.given[fact.id] for fact in work.facts), edit.updates, edit.values, edit.keys)
@@ -254,6 +278,7 @@ def _report(
 ) -> dict[str, Any]:
     return {
         "facts": len(patch.facts),
+        "failed": edit.failed,
         "patch": patch.id,
         **{name: patch.info[name] for name in _FROM_INFO},
         "second_moments": patch.info.get("second_moments"),
@@ -264,24 +289,6 @@ def _report(
         "after": None if after is None else after.to_json(),
         "warnings": warnings,
     }
-
-
-class _Clock:
-    """Seconds spent in each named stage, and in all since it was made."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        began = time.monotonic()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
-
-    def report(self) -> dict[str, float]:
-        rounded = {name: round(seconds, 2) for name, seconds in self.seconds.items()}
-        return {**rounded, "total": round(time.monotonic() - self.started, 2)}
 
 
 def _sub(cache: Path | None, name: str) -> Path | None:

@@ -14,6 +14,7 @@ from errata.evaluate.drift import Drift, DriftScore
 from errata.evaluate.generation import GenerationConfig, check_generation, generation_entropy
 from errata.evaluate.references import References
 from errata.evaluate.scores import fact_values, summary_of, zsre_summary_of
+from errata.evaluate.verdict import Verdict
 from errata.facts import Fact, FactsLike, Problem, format_problems, taken
 from errata.jobs.eval_states import Chunk, State, chunks_of, model_digest
 from errata.jobs.evaluation import Evaluation, StateSummary
@@ -85,20 +86,22 @@ def evaluate_patch(
         "generation": None if generation is None else {n: getattr(generation, n) for n in ("tokens", "top_k", "seed")},
         "references": None if references is None else {"name": references.name, "digest": references.digest},
     }
-    before, after, changed = run.totals(references)
+    before, after, changed, verdict = run.totals(references)
     info["seconds"] = round(time.monotonic() - started, 2)
     info["peak_memory_mib"] = peak_memory_mib(lm.device)
-    return Evaluation(before, after, changed, drift, info, run.states, run.chunks, generation)
+    return Evaluation(before, after, changed, drift, info, run.states, run.chunks, generation, verdict)
 
 
 def _warnings(patch: Patch, text: HeldOut | None) -> list[str]:
     """What is to be known of the measurement before it is made."""
+    failed = [f"The edit behind this patch FAILED: {patch.info['failed']}"] if patch.info.get("failed") else []
     moments = patch.info.get("second_moments")
     if text is None or not moments or moments["source"] != text.name:
-        return []
+        return failed
     return [
+        *failed,
         f"The held-out text, {text.name}, has the name of the text behind the patch's second moments, which the edit "
-        "was told to leave alone: its drift says little about other text. Name another --corpus."
+        "was told to leave alone: its drift says little about other text. Name another --corpus.",
     ]
 
 
@@ -143,9 +146,9 @@ class _Run:
         if self.generation is not None:
             state.write(self.lm, self.chunks, self.generation, self.progress)
 
-    def totals(self, references: References | None) -> tuple[StateSummary, StateSummary, Changes]:
+    def totals(self, references: References | None) -> tuple[StateSummary, StateSummary, Changes, Verdict]:
         """Totals from what is kept, a chunk at a time."""
-        tallies, changed = (Tally(), Tally()), Tally()
+        tallies, changed, verdict = (Tally(), Tally()), Tally(), Verdict()
         for chunk in self.chunks:
             scores = [state.scores(chunk) for state in self.states]
             for tally, found in zip(tallies, scores, strict=True):
@@ -153,11 +156,12 @@ class _Run:
                     tally.add(fact_values(score))
             for one, other in zip(*scores, strict=True):
                 changed.add(changed_values(one, other))
+                verdict = verdict.with_fact(one, other)
             if self.generation is not None:
                 for tally, state in zip(tallies, self.states, strict=True):
                     add_texts(tally, chunk.facts, state.texts(chunk, self.generation), references)
         before, after = (_state_summary(tally, self.generation, references) for tally in tallies)
-        return before, after, changes_of(changed)
+        return before, after, changes_of(changed), verdict
 
     def _drift_path(self, text: HeldOut) -> Path:
         key = digest(self.edited, "drift", list(text.recipe))

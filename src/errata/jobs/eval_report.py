@@ -5,9 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from errata.core.words import counted
 from errata.evaluate import METRICS, Metric, MetricInfo
 from errata.jobs.evaluation import Evaluation
 from errata.jobs.results import folder_for, plain_json
+from errata.jobs.verdict_text import explained, sentence
 from errata.store import atomic_write_text
 from errata.views.tables import text_table
 
@@ -30,6 +32,7 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
     before, after = evaluation.metrics()
     return {
         **evaluation.info,
+        "verdict": evaluation.verdict.to_json(),
         "metrics": metric_records(before, after),
         "before": evaluation.before.to_json(),
         "after": evaluation.after.to_json(),
@@ -64,9 +67,10 @@ def metrics_with_intervals(before: Mapping[str, Metric], after: Mapping[str, Met
 
 
 def evaluation_text(evaluation: Evaluation) -> str:
-    """The table, and in words what was measured."""
+    """The verdict in a sentence, what was required, the table, and in words what was measured."""
     info, drift = evaluation.info, evaluation.drift
-    told = [f"Patch {info['patch']} ({info['method']}) on {info['model']['name']}: {info['facts']:,} facts."]
+    head = [sentence(evaluation.verdict.to_json()), *(one["text"] for one in info.get("required", []))]
+    told = [f"Patch {info['patch']} ({info['method']}) on {info['model']['name']}: {counted(info['facts'], 'fact')}."]
     if drift is not None:
         seed = "" if info["held_out_seed"] is None else f" (seed {info['held_out_seed']})"
         told.append(
@@ -85,8 +89,9 @@ def evaluation_text(evaluation: Evaluation) -> str:
     if skipped := info["skipped"]:
         listed = "\n".join(f"  {text}" for text in skipped[:5])
         more = f"\n  ... and {len(skipped) - 5} more in summary.json" if len(skipped) > 5 else ""
-        told.append(f"Skipped: {len(skipped)} problem{'s' * (len(skipped) != 1)}\n{listed}{more}")
-    return metrics_with_intervals(*evaluation.metrics()) + "\n\n" + "\n".join(told)
+        told.append(f"Skipped: {counted(len(skipped), 'problem')}\n{listed}{more}")
+    told.append(explained())
+    return "\n\n".join(["\n".join(head), metrics_with_intervals(*evaluation.metrics()), "\n".join(told)])
 
 
 def _measured(before: Mapping[str, Metric], after: Mapping[str, Metric]) -> list[tuple[MetricInfo, Metric]]:

@@ -1,6 +1,6 @@
 """What an evaluation found, as an object: totals in memory, the rows of single prompts on the disk."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,9 @@ from typing import Any
 from errata.evaluate import Changes, Metric, Summary, ZsreSummary
 from errata.evaluate.drift import DriftScore
 from errata.evaluate.generation import GenerationConfig
+from errata.evaluate.requirements import Requirement
 from errata.evaluate.scores import all_metrics
+from errata.evaluate.verdict import Verdict
 from errata.jobs.eval_rows import Row, result_columns, result_rows
 from errata.jobs.eval_states import Chunk, State, text_columns, text_rows
 from errata.jobs.parts import write_parquet
@@ -36,7 +38,9 @@ class StateSummary:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What an evaluation found: totals before and after, what changed, drift, and plain facts about the run (`info`).
+    """What an evaluation found: totals before and after, what changed, drift, plain facts about the run (`info`).
+
+    verdict: how many facts are said after, and how many neighbours kept their answer.
 
     The rows of single prompts stay on the disk, in the cache; `write_rows` makes one file of them.
     """
@@ -49,6 +53,12 @@ class Evaluation:
     states: tuple[State, State]
     chunks: tuple[Chunk, ...]
     generation: GenerationConfig | None
+    verdict: Verdict
+
+    def judged(self, requirements: Sequence[Requirement]) -> list[dict[str, Any]]:
+        """Each requirement with what was found, as plain JSON."""
+        before, after = self.metrics()
+        return [one.judged(before, {**after, **self.verdict.metrics()}).to_json() for one in requirements]
 
     def metrics(self) -> tuple[dict[str, Metric], dict[str, Metric]]:
         """Every number before and after by its key in METRICS; what compares the two states is in the second."""

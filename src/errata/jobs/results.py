@@ -50,11 +50,13 @@ def _check_replaceable(out: Path, overwrite: bool, ours: Collection[str]) -> Non
 def save_run(result: "EditResult", out: Path, *, overwrite: bool) -> Path:
     """Write patch.json, patch.safetensors, report.json and report.md as one folder; returns which."""
     from errata.jobs.summary import summary
+    from errata.jobs.verdict_text import every_fact
 
     with folder_for(out, overwrite=overwrite, other=result.patch.id) as (out, staging):
         result.patch.write_into(staging)
         atomic_write_text(staging / "report.json", plain_json(result.report) + "\n")
-        atomic_write_text(staging / "report.md", summary(result) + "\n")
+        told = [summary(result), *filter(None, [every_fact(result.report)])]
+        atomic_write_text(staging / "report.md", "\n\n".join(told) + "\n")
     return out
 
 

@@ -1,9 +1,11 @@
-"""Results as text: the before/after table, what the edit's numbers say, and answers side by side."""
+"""Results as text: the verdict, the before/after table, what the edit's numbers say, and answers side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from errata.core.words import counted
 from errata.evaluate.metrics import METRICS
+from errata.jobs.verdict_text import explained, headline
 from errata.views.tables import shortened, text_table
 
 if TYPE_CHECKING:
@@ -11,28 +13,35 @@ if TYPE_CHECKING:
     from errata.jobs.edit_job import EditResult
 
 
-def summary(result: "EditResult") -> str:
-    """Metrics before and after, how the edit landed, and every warning."""
+def summary(result: "EditResult", *, verbose: bool = True) -> str:
+    """The verdict, what was required, then with `verbose` metrics and how the edit landed, and every warning."""
     report = result.report
-    parts = []
-    if report["before"] and report["after"]:
-        parts.append(metrics_table(report["before"], report["after"]))
-    parts.append(_landed(report))
+    parts = [headline(report)]
+    parts += ["\n".join(one["text"] for one in report["required"])] if report.get("required") else []
+    parts += _details(report) if verbose else []
     if skipped := report.get("skipped"):
         listed = "\n".join(f"  {text}" for text in skipped[:5])
         more = f"\n  ... and {len(skipped) - 5} more in report.json" if len(skipped) > 5 else ""
-        parts.append(f"Skipped: {len(skipped)} problem{'s' * (len(skipped) != 1)}\n{listed}{more}")
+        parts.append(f"Skipped: {counted(len(skipped), 'problem')}\n{listed}{more}")
     parts += [f"Warning: {text}" for text in report["warnings"][:20]]
     if len(report["warnings"]) > 20:
-        parts.append(f"... and {len(report['warnings']) - 20} more warnings in report.json")
+        parts.append(f"... and {counted(len(report['warnings']) - 20, 'more warning')} in report.json")
     return "\n\n".join(parts)
 
 
-def metrics_table(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """One row a metric, in percent; the count is of facts that have what it takes."""
+def _details(report: dict[str, Any]) -> list[str]:
+    """What the words of the verdict mean, the table of metrics, and how the edit landed."""
+    if not (report["before"] and report["after"]):
+        return [_landed(report)]
+    table = metrics_table(report["before"], report["after"], without=("score",) if report.get("failed") else ())
+    return [explained(), table, _landed(report)]
+
+
+def metrics_table(before: dict[str, Any], after: dict[str, Any], *, without: Collection[str] = ()) -> str:
+    """One row a metric but those `without`, in percent; the count is of facts that have what it takes."""
     rows = []
     for info in METRICS:
-        if info.group == "counterfact" and info.key in before:
+        if info.group == "counterfact" and info.key in before and info.key not in without:
             count = str(before["counts"].get(info.key, ""))
             rows.append([info.label, info.shown(before[info.key]), info.shown(after[info.key]), count, info.meaning])
     return text_table(["%", "before", "after", "facts", "meaning"], rows, right=(1, 2, 3))
@@ -42,7 +51,8 @@ def _landed(report: dict[str, Any]) -> str:
     """What was edited, the method's own account of it, and what it took."""
     total, moments = report.get("seconds", {}).get("total"), report["second_moments"]
     lines = [
-        f"{report['facts']:,} facts in {report['model']['name']}, patch {report['patch']} ({report['config_source']}).",
+        f"{counted(report['facts'], 'fact')} in {report['model']['name']}, patch {report['patch']} "
+        f"({report['config_source']}).",
         *report["summary"],
     ]
     if moments:

@@ -116,6 +116,7 @@ def test_pmet_as_a_whole_equals_the_reference(variant, tmp_path):
     moments = random_moments(lm, layers)
     fields = {
         "layers": layers, "prior_weight": 3.0, "value_steps": 6, "prefixes": 1, "clamp": 4.0, "learning_rate": 0.3,
+        "retry": False,
     }  # fmt: skip
     result = edit_facts(
         lm, FACTS, method="pmet", moments=SecondMoments(moments, 500, 500, 1, "random", "x", lm.digest()),

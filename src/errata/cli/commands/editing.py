@@ -22,9 +22,11 @@ from errata.cli.options import (
     PatchDtype,
     PatchModel,
     Quiet,
+    Require,
     Revision,
     Set,
     SkipBad,
+    Verbose,
 )
 
 
@@ -33,12 +35,13 @@ def demo(
     model: Model = "smollm2",
     device: Device = "cpu",
     dtype: Dtype = "float32",
+    verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
     """Edit a dozen facts into a real model and show what it says before and after."""
     from errata.cli.run import run_demo
 
-    run_demo(out, model=model, device=device, dtype=dtype, quiet=quiet)
+    run_demo(out, model=model, device=device, dtype=dtype, verbose=verbose, quiet=quiet)
 
 
 def edit(
@@ -70,9 +73,11 @@ def edit(
         int, typer.Option(help="Target values optimised together: memory and speed, not the order of edits.")
     ] = 32,
     overwrite: Overwrite = False,
+    require: Require = None,
+    verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Edit facts into a model: writes a patch, report.json and a table."""
+    """Edit facts into a model: writes a patch and a report, and says what became of each fact."""
     from errata.cli.run import one_order, run_edit
 
     run_edit(
@@ -93,6 +98,8 @@ def edit(
         format=format,  # type: ignore[arg-type]
         limit=limit,
         overwrite=overwrite,
+        require=require or [],
+        verbose=verbose,
         quiet=quiet,
     )
 

@@ -20,6 +20,7 @@ from errata.cli.options import (
     Model,
     OneByOne,
     Quiet,
+    Require,
     Revision,
     Set,
     SkipBad,
@@ -52,6 +53,7 @@ def evaluate(
     dtype: Annotated[str | None, typer.Option(help="Default: the patch's.")] = None,
     revision: Revision = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier evaluation in --out.")] = False,
+    require: Require = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure a model without and with a patch: success, accuracy, changed answers, drift elsewhere, generations."""
@@ -68,6 +70,7 @@ def evaluate(
         references_file=references,
         text={"corpus": corpus, "field": field, "text_tokens": text_tokens, "seed": seed},
         overwrite=overwrite,
+        require=require or [],
         load={"model": model, "device": device, "dtype": dtype, "revision": revision},
         quiet=quiet,
     )

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from errata.core.updates import WeightUpdate
 from errata.edit.keys import KeyFrontier, bare_keys
-from errata.edit.mass_editing import value_metrics, value_summary, values_of, warn_of_last_layer, warn_of_stuck
+from errata.edit.mass_editing import (
+    value_facts,
+    value_metrics,
+    value_summary,
+    values_of,
+    warn_of_last_layer,
+    warn_of_stuck,
+)
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.rows import key_rows
 from errata.edit.targets import TargetValues
@@ -100,6 +107,7 @@ def edit_rome(task: EditTask) -> Edit:
             *warn_of_stuck(values),
         ),
         not_converged=tuple(_missed(task.facts, values)),
+        per_fact=tuple(value_facts(values)),
         values=values.value.cpu(),
         kept_seconds=values.kept_seconds,
         keys={layer: mean.float().cpu()},
@@ -137,7 +145,7 @@ def _warn_of_denominators(facts: tuple[Fact, ...], ratios: Float[Tensor, " fact"
     worst = min(small, key=lambda i: abs(float(ratios[i])))
     return [
         f"{len(small)} of {len(facts)} facts have a bare key that is nearly orthogonal to their averaged one (worst: "
-        f"fact {facts[worst].id!r}, {abs(float(ratios[worst])):.2g} of it): their updates are blown up as much. r-rome "
+        f"{facts[worst].text!r}, {abs(float(ratios[worst])):.2g} of it): their updates are blown up as much. r-rome "
         "divides by neither."
     ]
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit import Edit, EditTask, Method, TargetValues, sample_prefixes
+from errata.edit.value_config import ValueConfig
 from errata.errors import ConfigError, NumericsError
 from errata.evaluate import Measurement, measure
 from errata.evaluate.drift import Drift
@@ -113,6 +114,8 @@ class ModelWorker:
     def _task(self, config: Any, facts: Sequence[Fact], *, moments: bool) -> EditTask:
         own = self._moments_of(config) if moments and self.method.uses_moments(config) else None
         progress = _Stages(self.progress) if not moments and len(facts) >= _SHOWN else SILENT
+        if isinstance(config, ValueConfig):
+            config = config.replace(retry=False)  # a second try would hide that a setting finds no values
         return EditTask(
             self.lm, tuple(facts), config, self.prefixes(config), own, self.batch_size, self.cache, progress,
             lambda _: nullcontext(),

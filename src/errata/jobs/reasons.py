@@ -1,0 +1,131 @@
+"""Why a fact is not said after an edit, and what to try: the likeliest cause that the numbers show, in plain words."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from errata.core.words import counted
+from errata.edit import MethodConfig
+from errata.edit.second_try import POOR_NLL
+from errata.evaluate import FactScore, PromptScore
+from errata.facts import Fact
+from errata.views.tables import shortened
+
+# Of the wanted change of a fact, this much must be left for it to be the cause.
+_MUCH_LEFT = 0.5
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why, and what to try; each a sentence or two."""
+
+    why: str
+    advice: str
+
+
+def reason_of(
+    fact: Fact,
+    score: FactScore,
+    known: Mapping[str, Any],
+    says: str,
+    config: MethodConfig,
+    near: tuple[Fact, float] | None,
+) -> Reason:
+    """The likeliest cause. `known`: what the method knows of the fact.  `near`: a fact whose key is nearly the same."""
+    return (
+        _no_value(known, config)
+        or _collides(near)
+        or _did_not_land(known, config)
+        or _missed_by_method(known, config)
+        or _later(fact, says)
+        or _other_words(score)
+        or _weak(score.prompt, config)
+    )
+
+
+def _no_value(known: Mapping[str, Any], config: MethodConfig) -> Reason | None:
+    nll = known.get("nll")
+    if nll is None or nll <= POOR_NLL:
+        return None
+    tried = ", not even on a second try with a larger clamp and more steps" if known.get("second_try") else ""
+    clamp, steps = getattr(config, "clamp", 0.0), getattr(config, "value_steps", 0)
+    return Reason(
+        f"no target value was found{tried}: at best the answer's tokens get {math.exp(-nll):.0%} each "
+        f"(loss {nll:.2f} nat).",
+        "a shorter or more usual answer, a longer name for the subject, or "
+        f"--set clamp={2 * clamp:g} --set value_steps={4 * steps}.",
+    )
+
+
+def _collides(near: tuple[Fact, float] | None) -> Reason | None:
+    if near is None:
+        return None
+    other, cosine = near
+    return Reason(
+        f"it collides with {named(other)} → {shortened(other.target_new, 40)!r}: their keys are "
+        f"{'the same' if cosine > 0.9999 else f'nearly the same (cosine {cosine:.2f})'}, and a key does not see what "
+        "follows the subject.",
+        "put what tells the two apart before the subject or into it, or edit one of them alone.",
+    )
+
+
+def _did_not_land(known: Mapping[str, Any], config: MethodConfig) -> Reason | None:
+    left = known.get("left")
+    if left is None or left < _MUCH_LEFT:
+        return None
+    strength = next((name for name in ("prior_weight", "softness", "ridge") if hasattr(config, name)), None)
+    weaker = "" if strength is None else f"--set {strength}={getattr(config, strength) / 10:g} (values are kept), or "
+    return Reason(
+        f"a value was found, but {left:.0%} of the change did not land in the weights.",
+        f"{weaker}fewer facts at once.",
+    )
+
+
+def _missed_by_method(known: Mapping[str, Any], config: MethodConfig) -> Reason | None:
+    """What a method without target values says of a fact that it did not get right."""
+    if "nll" in known:
+        return None
+    if "reason" in known:
+        return Reason(f"{known['reason']}.", "another layer, or --method memit.")
+    if "loss" in known:
+        more = f"--set epochs={2 * config.epochs} or " if hasattr(config, "epochs") else ""  # type: ignore[attr-defined]
+        return Reason(f"training ended at a loss of {known['loss']:.2f} nat for it.", f"{more}--method memit.")
+    return None
+
+
+def _later(fact: Fact, says: str) -> Reason | None:
+    if fact.target_new.strip().casefold() not in says.casefold():
+        return None
+    return Reason(
+        "it says the answer, but not right after the prompt.",
+        "a prompt that ends where the answer begins: with the words that come before it here.",
+    )
+
+
+def _other_words(score: FactScore) -> Reason | None:
+    said = sum(one.new.correct for one in score.paraphrases)
+    if not said:
+        return None
+    return Reason(
+        f"it is said in other words only: after {said:,} of {counted(len(score.paraphrases), 'paraphrase')}.",
+        "this wording of the prompt as a fact of its own.",
+    )
+
+
+def _weak(prompt: PromptScore, config: MethodConfig) -> Reason:
+    old = "" if prompt.true is None else f", the old one {prompt.true.probability:.1%}"
+    advice = []
+    if hasattr(config, "clamp"):
+        advice.append(f"--set clamp={1.5 * config.clamp:g}")  # type: ignore[attr-defined]
+    if hasattr(config, "passes"):
+        advice.append(f"--set passes={config.passes + 1}")  # type: ignore[attr-defined]
+    return Reason(
+        f"it is too weak: the new answer has {prompt.new.probability:.1%}{old}, and another is first choice.",
+        f"{' or '.join(advice) or '--method memit'}.",
+    )
+
+
+def named(fact: Fact) -> str:
+    """A fact as a reader knows it: by its subject and prompt."""
+    return f"{shortened(fact.subject, 40)}: {shortened(fact.text, 80)!r}"
