@@ -3,9 +3,7 @@ import pytest
 from errata.core.words import counted
 
 
-@pytest.mark.parametrize(
-    ("number", "words"), [(0, "0 facts"), (1, "1 fact"), (2, "2 facts"), (12_000, "12,000 facts")]
-)
+@pytest.mark.parametrize(("number", "words"), [(0, "0 facts"), (1, "1 fact"), (2, "2 facts"), (12_000, "12,000 facts")])
 def test_counted(number: int, words: str) -> None:
     assert counted(number, "fact") == words
 

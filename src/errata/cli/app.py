@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from errata.cli.commands import editing, looking, measuring, training
+from errata.cli.help import GroupedCommand
 from errata.cli.interrupt import Interrupts
 from errata.errors import ErrataError, NumericsError
 
@@ -45,7 +46,7 @@ def _call() -> None:
     """Run the command; whatever a Ctrl-C was turned into on its way up is a KeyboardInterrupt again."""
     try:
         # typer turns Ctrl-C into this return value.
-        if app(sys.argv[1:] or ["--help"], standalone_mode=False) == 130:
+        if app(sys.argv[1:] or ["--help"], prog_name="errata", standalone_mode=False) == 130:
             raise KeyboardInterrupt
     except Exception as error:
         if Interrupts.pressed:
@@ -69,6 +70,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 for _name, _command in (
     ("demo", editing.demo),
+    ("init", editing.init),
     ("edit", editing.edit),
     ("stats", editing.stats),
     ("ask", editing.ask),
@@ -81,5 +83,5 @@ for _name, _command in (
     ("methods", editing.methods),
     ("models", editing.models),
 ):
-    app.command(_name)(_command)
+    app.command(_name, cls=GroupedCommand)(_command)
 app.add_typer(training.train_app, name="train", no_args_is_help=True)

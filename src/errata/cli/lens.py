@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from errata.cli.run import check_cheaply, command, read_fact_file, with_patch
+from errata.cli.screen import screen_width, shows_colour
 from errata.errors import ConfigError, InputError
 from errata.jobs.progress import progress_on
 
@@ -76,9 +74,7 @@ def run_lens(
                 table = lens.forward(matrix, top=show["top"], track=track)
             else:
                 table = lens.project(matrix, sign=show["sign"], top=show["top"], track=track)
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        width = shutil.get_terminal_size((100, 24)).columns
-        typer.echo(lens_text(lens, table, width=width, colour=colour, max_layers=show["max_layers"]))
+        typer.echo(lens_text(lens, table, width=screen_width(), colour=shows_colour(), max_layers=show["max_layers"]))
         for path in write_lens(lens, table, outputs, track=track, top=show["top"]):
             typer.echo(f"Written: {path}")
 

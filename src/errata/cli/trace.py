@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +10,7 @@ import typer
 
 from errata.cli.lens import expanded
 from errata.cli.run import read_fact_file, with_patch
+from errata.cli.screen import screen_width, shows_colour
 from errata.errors import ConfigError, InputError
 from errata.jobs.progress import progress_on
 
@@ -89,9 +87,7 @@ def _one(
             found = trace(lm, prompt, one["subject"], one["answer"], swap=swap, progress=progress, **options)
             with_lens = "html" in outputs and one["lens"] is not False
             grid = grid_with_lens(lm, found) if with_lens else None
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        width = shutil.get_terminal_size((100, 24)).columns
-        typer.echo(trace_text(found, width=width, colour=colour, max_layers=one["max_layers"]))
+        typer.echo(trace_text(found, width=screen_width(), colour=shows_colour(), max_layers=one["max_layers"]))
         for path in write_trace(found, outputs, page_grid=grid):
             typer.echo(f"Written: {path}")
 

@@ -43,7 +43,7 @@ def run_tune(
         raise ConfigError("--set seed=... is what --seed is for; give that.")
     parsed = TuneOptions(**{**options, "layers": parse_ranges(options["layers"]), "fields": fields})
     check_tune_folder(out)
-    check_cheaply(fields, sources["corpus"], field=sources["field"], method=parsed.method)
+    check_cheaply(fields, sources["corpus"], field=sources["field"], method=parsed.method, load=load)
     found = read_facts(facts_file.expanduser(), format=format, limit=parsed.first + _RECORDS)
     facts = require(found, skip_bad=True)
     if found.bad_records:

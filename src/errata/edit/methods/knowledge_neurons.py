@@ -45,8 +45,8 @@ class KnowledgeNeuronsConfig(PrefixConfig):
     attribution is above threshold · the largest of all layers.  share: it is kept when it counts in so much of the
     contexts (the fact's prompt alone and after each sampled prefix).  max_neurons: the strongest of them, for each
     fact.  (The published code moves its share until relations have 2 to 5 neurons a fact on average.)
-    strength: what e_new − e_old is multiplied by.  signed: and by the sign of the neuron's activation; a guess sets it
-    where MLPs are gated.
+    strength: what e_new − e_old is multiplied by.  signed: it is multiplied by the sign of the neuron's activation too;
+    a guess sets it where MLPs are gated.
     """
 
     title: ClassVar[str] = "Knowledge Neurons"
