@@ -21,13 +21,19 @@ app = typer.Typer(
 )
 
 
+_INTERRUPTED = (
+    "interrupted. Second moments, target values, training and finished parts of evaluations are kept, but for the last "
+    "seconds of work; the same command goes on from there."
+)
+
+
 def run() -> None:
     """Parse and run: exit codes 0 done, 1 numerics, 2 bad input, 130 interrupted, 141 the output's reader went away."""
     try:
         with Interrupts.watched():
             _call()
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted. What was finished is kept: the same command goes on from there.", 130)
+        _fail(_INTERRUPTED, 130)
     except ErrataError as error:
         _fail(str(error), 1 if isinstance(error, NumericsError) else 2)
     except SystemExit:

@@ -15,7 +15,7 @@ from errata.jobs.progress import progress_on
 
 if TYPE_CHECKING:
     from errata.core.progress import ProgressSink
-    from errata.edit import MethodConfig, PresetFile
+    from errata.edit import PresetFile
     from errata.facts import FactFile
     from errata.facts.readers import Format
     from errata.models import LanguageModel
@@ -225,22 +225,26 @@ def check_cheaply(
     from errata.stats import open_corpus
     from errata.store import home
 
-    config = find_method(method).config_type(**{"layers": (0,), **overrides})
+    find_method(method).config_type(**{"layers": (0,), **overrides})
     home()
     if corpus is not None:
         open_corpus(corpus, field=field)
     if load is not None and "layers" in overrides:
-        check_layers(config, load)
+        check_layers([overrides["layers"]], load)
 
 
-def check_layers(config: MethodConfig, load: dict[str, Any]) -> None:
-    """ConfigError where the model has fewer layers, from its configuration alone."""
+def check_layers(asked: Sequence[tuple[int, ...]], load: dict[str, Any]) -> None:
+    """ConfigError where the model has fewer layers than are asked for, from its configuration alone."""
+    from errata.edit import MethodConfig
     from errata.models import config_at_hand
     from errata.models.embedded import quiet_transformers
 
+    if not asked:
+        return
     with quiet_transformers():
         found = config_at_hand(load["model"], revision=load["revision"])
-    config.check_layers(found.get_text_config().num_hidden_layers, load["model"])
+    for layers in asked:
+        MethodConfig(layers=layers).check_layers(found.get_text_config().num_hidden_layers, load["model"])
 
 
 def read_fact_file(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from errata.cli.lens import expanded
-from errata.cli.run import check_cheaply, command, overrides_of, quoted
+from errata.cli.run import check_cheaply, check_layers, command, overrides_of, quoted
 from errata.errors import ConfigError
 from errata.jobs.progress import progress_on
 
@@ -43,7 +43,8 @@ def run_tune(
         raise ConfigError("--set seed=... is what --seed is for; give that.")
     parsed = TuneOptions(**{**options, "layers": parse_ranges(options["layers"]), "fields": fields})
     check_tune_folder(out)
-    check_cheaply(fields, sources["corpus"], field=sources["field"], method=parsed.method, load=load)
+    check_cheaply(fields, sources["corpus"], field=sources["field"], method=parsed.method)
+    check_layers(parsed.layers, load)
     found = read_facts(facts_file.expanduser(), format=format, limit=parsed.first + _RECORDS)
     facts = require(found, skip_bad=True)
     if found.bad_records:
