@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from errata.facts.readers import Format
 
 
+# Losses of a target that may be the model's own answer.
+_TARGET_LOSSES = ("first", "target")
 # Options that mean something under one loss only.
 _LOSS_OPTIONS = {"against": "logit-difference", "reference": "kl"}
 
@@ -61,12 +63,16 @@ def run_lens(
     outputs = {kind: expanded(path, f"--{kind}") for kind, path in outputs.items()}
     _check_lens(prompt, options, show, outputs)
     with with_patch(patch_folder, load) as (lm, patch):
-        from errata.jobs.lens_job import lens_text, write_lens
+        from errata.jobs.lens_job import lens_text, own_target, write_lens
         from errata.lens import backward_lens
         from errata.lens.table import FORWARD_SOURCES
         from errata.models import mlp_matrices
 
         with patch.applied(lm) if patch else nullcontext():
+            if target is None and options["loss"] in _TARGET_LOSSES:
+                target, probability = own_target(lm, prompt)
+                said = f"No --target was given: it is the model's own answer, {target!r} ({probability:.1%})."
+                typer.echo(f"{said} --target takes another.\n")
             matrix, track = show["matrix"], show["track"] or None
             tapped = None if matrix in FORWARD_SOURCES else {*mlp_matrices(lm.family), "o", matrix}
             lens = backward_lens(lm, prompt, target, matrices=None if tapped is None else sorted(tapped), **options)

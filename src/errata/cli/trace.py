@@ -80,13 +80,15 @@ def _one(
     _check_options(options)
     progress = progress_on(quiet=quiet)
     with with_patch(patch_folder, load, progress) as (lm, patch):
-        from errata.jobs.trace_prompt_job import grid_with_lens, trace_text, write_trace
+        from errata.jobs.trace_prompt_job import grid_with_lens, own_answer_text, trace_text, write_trace
         from errata.tracing import trace
 
         with patch.applied(lm) if patch else nullcontext():
             found = trace(lm, prompt, one["subject"], one["answer"], swap=swap, progress=progress, **options)
             with_lens = "html" in outputs and one["lens"] is not False
             grid = grid_with_lens(lm, found) if with_lens else None
+        if one["answer"] is None:
+            typer.echo(own_answer_text(found) + "\n")
         typer.echo(trace_text(found, width=screen_width(), colour=shows_colour(), max_layers=one["max_layers"]))
         for path in write_trace(found, outputs, page_grid=grid):
             typer.echo(f"Written: {path}")

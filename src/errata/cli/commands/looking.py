@@ -24,7 +24,9 @@ from errata.cli.options import (
 
 def lens(
     prompt: Annotated[list[str], typer.Argument(help="The beginning of a text, in quotes.")],
-    target: Annotated[str | None, typer.Option("--target", "-t", help="What should come next.")] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="What should come next; default: the model's own answer.")
+    ] = None,
     subject: Annotated[str | None, typer.Option(help="Marks the prompt's segments.")] = None,
     matrix: Annotated[
         str,
