@@ -11,6 +11,7 @@ import typer
 from errata.cli.lens import expanded
 from errata.cli.run import read_fact_file, with_patch
 from errata.cli.screen import screen_width, shows_colour
+from errata.core.words import counted
 from errata.errors import ConfigError, InputError
 from errata.jobs.progress import progress_on
 
@@ -126,7 +127,7 @@ def _many(
     progress = progress_on(quiet=quiet)
     records = len(found.facts) + found.bad_records
     if many["n"] is not None and records < many["n"]:
-        progress.note(f"--n {many['n']}: {facts_file} holds {records} records; all are used.")
+        progress.note(f"--n {many['n']}: {facts_file} holds {counted(records, 'record')}; all are used.")
     with with_patch(patch_folder, load, progress) as (lm, patch), patch.applied(lm) if patch else nullcontext():
         run = TraceRun.of(lm, found.facts, config, out / "records", found.places, many["skip_bad"], progress)
         summary = write_traces(out, run.average(progress), run.traces())

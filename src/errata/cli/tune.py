@@ -9,6 +9,7 @@ import typer
 
 from errata.cli.lens import expanded
 from errata.cli.run import check_cheaply, check_layers, command, overrides_of, quoted
+from errata.core.words import counted
 from errata.errors import ConfigError
 from errata.jobs.progress import progress_on
 
@@ -48,7 +49,7 @@ def run_tune(
     found = read_facts(facts_file.expanduser(), format=format, limit=parsed.first + _RECORDS)
     facts = require(found, skip_bad=True)
     if found.bad_records:
-        progress.note(f"{found.bad_records:,} records of {facts_file} cannot be used and are left out.")
+        progress.note(f"{counted(found.bad_records, 'record')} of {facts_file} cannot be used and are left out.")
     drawn(facts, parsed)
     with command(load, progress) as lm:
         from errata.jobs.tune.job import tune

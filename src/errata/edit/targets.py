@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from errata.core.words import counted
 from errata.edit.halfway import Halfway
 from errata.edit.robustness import short_losses
 from errata.edit.value_config import ValueConfig
@@ -82,7 +83,8 @@ def _expect_finite(lm: LanguageModel, facts: Sequence[Fact], values: TargetValue
     bad = [fact.id for fact, fine in zip(facts, finite.tolist(), strict=True) if not fine]
     if bad:
         raise NumericsError(
-            f"The target values of {len(bad)} of {len(facts)} facts are not finite (first: {bad[0]!r}): {lm.dtype} is "
+            f"The target values of {len(bad)} of {counted(len(facts), 'fact')} are not finite (first: {bad[0]!r}): "
+            f"{lm.dtype} is "
             f"too narrow for {lm.name} (load it as float32), its weights are broken, or learning_rate is far too large."
         )
 

@@ -4,7 +4,7 @@ import queue
 import threading
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from pathlib import Path
 
 from errata.errors import ModelNotFoundError
 
@@ -12,34 +12,37 @@ from errata.errors import ModelNotFoundError
 _SECONDS = 1.5
 
 
-def hub_options(name: str, revision: str | None, embedded: Iterable[str]) -> dict[str, Any]:
-    """What `from_pretrained` needs beside a hub id: nothing, or offline that it keeps to the cache.
+def hub_source(name: str, revision: str | None, embedded: Iterable[str]) -> str:
+    """From where transformers is to load a hub id: from the id itself, or offline from its folder in the hub's cache.
 
-    Raises ModelNotFoundError where that could only fail: after its many retries, hub clients say less and say it late.
+    (With an id and `local_files_only` transformers still asks the hub for some files, with retries.) Raises
+    ModelNotFoundError where there is neither: hub clients say less, and only after many retries.
     """
-    cached = _is_cached(name, revision)
+    cached = _cached(name, revision)
     near = get_close_matches(name, list(embedded), n=1, cutoff=0.75)
     if near and not cached and "/" not in name:
         raise ModelNotFoundError(
             f"No model {name!r}; did you mean {near[0]!r}? Otherwise give a local folder or a hub id (owner/name)."
         )
     if _is_reachable():
-        return {}
+        return name
     if cached:
-        return {"local_files_only": True}
+        return cached
     raise ModelNotFoundError(
         f"No model {name!r}: not an embedded name ({', '.join(embedded)}), not a folder, not in the hub's cache here, "
         f"and the hub ({_endpoint()}) cannot be reached. Correct the name, or connect to the network."
     )
 
 
-def _is_cached(name: str, revision: str | None) -> bool:
+def _cached(name: str, revision: str | None) -> str | None:
+    """The folder of a model in the hub's cache on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
     try:
-        return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
     except ValueError:  # no id that a hub could have
-        return False
+        return None
+    return str(Path(found).parent) if isinstance(found, str) else None
 
 
 def _is_reachable() -> bool:

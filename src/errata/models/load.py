@@ -10,7 +10,7 @@ import torch
 from errata.errors import ModelError, ModelNotFoundError, UnsupportedModelError
 from errata.models.embedded import EMBEDDED_MODELS, embedded_model
 from errata.models.families import FAMILIES
-from errata.models.hub import hub_options
+from errata.models.hub import hub_source
 from errata.models.language_model import LanguageModel
 from errata.models.verify import verify
 
@@ -110,8 +110,8 @@ def _found(name: str, revision: str | None, notify: Callable[[str], None]) -> tu
     """The folder or hub id of a model, and what transformers needs beside it."""
     path = str(embedded_model(name, notify=notify)) if name in EMBEDDED_MODELS else _local_or_hub(name)
     if not Path(path).is_dir():
-        where = hub_options(path, revision, EMBEDDED_MODELS)
-        return path, {**where, "revision": revision} if revision else where
+        source = hub_source(path, revision, EMBEDDED_MODELS)
+        return source, {"revision": revision} if revision and source == path else {}
     if revision:
         raise ModelError(f"revision={revision!r} is of a hub model; {name!r} is a folder. Leave it out.")
     return path, {}
