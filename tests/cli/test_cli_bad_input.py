@@ -253,7 +253,7 @@ def test_out_is_judged_before_the_model_is_loaded(errata, work, model, edit_argu
     check(errata("stats", "--model", model, "--layers", "4"), "has 4 layers, 0–3")
     few = ("--model", model, "--facts", "facts.jsonl", "--out", "out")
     check(errata("train", "mend", *few, "--set", "layers=3-4"), "has 4 layers, 0–3")
-    check(errata("tune", *few, "--n", "1", "--layers", "1-2,7"), "has 4 layers, 0–3")
+    check(errata("tune", *few, "--n", "4", "--layers", "1-2,7"), "has 4 layers, 0–3")
     monkeypatch.setenv("ERRATA_HOME", str(work / "file"))
     check(errata(*edit_arguments()), "ERRATA_HOME")
 

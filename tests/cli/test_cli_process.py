@@ -39,7 +39,7 @@ def stopped_midway(command: list[str], kept: Callable[[], list[Path]]) -> Iterat
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:

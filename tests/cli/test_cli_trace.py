@@ -78,7 +78,7 @@ def test_facts_in_the_known_format(errata, known, work):
     assert "knows 1 of 2 facts" in done.err
     assert (work / "out" / "summary.md").read_text() in done.out
     again = errata("trace", *known, "--out", work / "out")
-    assert "1 facts are kept from an earlier run" in again.err
+    assert "kept from an earlier run: 1 fact." in again.err
 
 
 @pytest.mark.parametrize(
