@@ -238,7 +238,7 @@ def test_out_on_a_read_only_disk(errata, work, edit_arguments, monkeypatch) -> N
     assert not (work / "deep").exists()
 
 
-def test_out_is_judged_before_the_model_is_loaded(errata, work, edit_arguments, monkeypatch) -> None:
+def test_out_is_judged_before_the_model_is_loaded(errata, work, model, edit_arguments, monkeypatch) -> None:
     (work / "file").write_text("")
     monkeypatch.setattr("errata.models.load", lambda *_, **__: pytest.fail("the model was loaded"))
     check(errata(*edit_arguments(out="file")), "file is a file")
@@ -249,6 +249,11 @@ def test_out_is_judged_before_the_model_is_loaded(errata, work, edit_arguments, 
     check(errata(*edit_arguments("--batch-size", "0")), "batch-size")
     check(errata(*edit_arguments("--corpus", "nowhere.txt")), "nowhere.txt")
     check(errata("stats", "--layers", "x"), "layers='x'")
+    check(errata(*edit_arguments(settings=("layers=2-4",))), "has 4 layers, 0–3")
+    check(errata("stats", "--model", model, "--layers", "4"), "has 4 layers, 0–3")
+    few = ("--model", model, "--facts", "facts.jsonl", "--out", "out")
+    check(errata("train", "mend", *few, "--set", "layers=3-4"), "has 4 layers, 0–3")
+    check(errata("tune", *few, "--n", "4", "--layers", "1-2,7"), "has 4 layers, 0–3")
     monkeypatch.setenv("ERRATA_HOME", str(work / "file"))
     check(errata(*edit_arguments()), "ERRATA_HOME")
 
@@ -405,3 +410,9 @@ def test_patch_for_another_model(errata, work, patch_folder) -> None:
 def test_there_are_many_kinds() -> None:
     tables = [BAD_FACTS, BAD_OPTIONS, BAD_SETTINGS, BAD_MODELS, BAD_PATCHES]
     assert sum(map(len, tables)) >= 60
+
+
+def test_float16_on_a_cpu_is_warned_of(errata, model) -> None:
+    arguments = ("ask", "Paris is in", "--model", model, "--tokens", 1, "--dtype")
+    assert "--dtype float32 is what you want there" in errata(*arguments, "float16").err
+    assert errata(*arguments, "bfloat16").err == ""

@@ -100,7 +100,7 @@ def test_relations_and_the_study(errata, arguments, work) -> None:
         (["--set", "prior_weight=3"], {}, "METHOD.NAME=VALUE"),
         (["--set", "memit.nonsense=3"], {}, "nonsense"),
         (["--mixed", "A"], {}, "two different relations"),
-        (["--mixed", "{} is in|{} sings"], {}, "0 records have that relation"),
+        (["--mixed", "{} is in|{} sings"], {}, "0 records of that relation"),
         (["--in-batches", "2", "--one-by-one"], {}, "exclude each other"),
         (["--text", "absent.txt"], {}, "absent.txt"),
         (["--text-tokens", "0"], {}, "asks for no drift"),
@@ -116,3 +116,10 @@ def test_bad_input(errata, arguments, monkeypatch, words, options, said) -> None
     assert said in done.err
     assert "Traceback" not in done.err
     assert not Path("bench").exists()
+
+
+def test_layers_are_judged_before_the_model_is_loaded(errata, arguments, monkeypatch) -> None:
+    monkeypatch.setattr("errata.models.load", lambda *_, **__: pytest.fail("the model was loaded"))
+    done = errata(*[word.replace("memit.layers=1-2", "memit.layers=1-9") for word in arguments()])
+    assert done.code == 2
+    assert "has 4 layers, 0–3" in done.err

@@ -37,10 +37,10 @@ def test_help_of_commands(errata, command: str) -> None:
 def test_ask(errata, model) -> None:
     done = errata("ask", "The Eiffel Tower is in", "Toyota builds", "--model", model, "--tokens", 4, "--top", 3)
     assert done.code == 0, done.err
-    assert done.out.count("| now ") == 2
+    assert done.out.count("\n  goes on") == 2
     assert done.out.startswith("The Eiffel Tower is in\n")
     assert "\n\nToyota builds\n" in done.out
-    first = next(line for line in done.out.splitlines() if line.startswith("| now"))
+    first = next(line for line in done.out.splitlines() if line.startswith("  next "))
     chances = [float(percent) for percent in re.findall(r" (\d+\.\d)%", first)]
     assert len(chances) == 3
     assert chances == sorted(chances, reverse=True)
@@ -49,10 +49,35 @@ def test_ask(errata, model) -> None:
 def test_ask_with_a_patch_takes_the_model_from_it(errata, patch) -> None:
     done = errata("ask", "The Eiffel Tower is located in the city of", "--patch", patch, "--tokens", 4)
     assert done.code == 0, done.err
-    rows = [line.split("|")[1:-1] for line in done.out.splitlines() if "before" in line or "with patch" in line]
-    assert len(rows) == 2
-    assert rows[0][2] != rows[1][2]
-    assert package.Patch.load(patch).id in rows[1][0]
+    assert f"\n  with patch {package.Patch.load(patch).id}\n" in done.out
+    before, after = (line for line in done.out.splitlines() if line.startswith("    next "))
+    assert before != after
+
+
+def test_bare_words_are_one_prompt(errata, model) -> None:
+    few = ("--model", model, "--tokens", 2)
+    typed = errata("ask", "The", "CEO", "of", "X", "is", *few)
+    quoted = errata("ask", "The CEO of X is", *few)
+    assert (typed.code, typed.out) == (quoted.code, quoted.out) == (0, typed.out)
+    assert 'read as one prompt, "The CEO of X is"' in typed.err
+    assert quoted.err == ""
+
+
+@pytest.mark.parametrize("command", ["lens", "trace"])
+def test_bare_words_are_one_prompt_there_too(errata, model, command: str) -> None:
+    more = {"lens": ("--target", "Paris"), "trace": ("--subject", "Eiffel Tower")}[command]
+    done = errata(command, "The", "Eiffel", "Tower", "is", "in", "--model", model, *more)
+    assert done.code == 0, done.err
+    assert 'read as one prompt, "The Eiffel Tower is in"' in done.err
+    several = errata(command, "The Eiffel Tower", "is in", "--model", model, *more)
+    assert several.code == 2
+    assert f'errata {command} "The Eiffel Tower is in"' in several.err
+
+
+def test_words_beside_quoted_prompts_are_refused(errata) -> None:
+    done = errata("ask", "The", "Eiffel Tower", "is")
+    assert done.code == 2
+    assert "Put each prompt in quotes" in done.err
 
 
 def test_top_beyond_the_vocabulary(errata, model) -> None:
@@ -121,6 +146,17 @@ def test_methods_are_listed_with_their_settings(errata) -> None:
     emmet, alphaedit = (done.out.partition(f"{name}: ")[2].partition("\n\n")[0] for name in ("emmet", "alphaedit"))
     assert "guessed" not in emmet.partition("prefixes")[2]
     assert alphaedit.count("guessed") == 3
+
+
+def test_one_method_in_full(errata) -> None:
+    done = errata("methods", "alphaedit")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("alphaedit: AlphaEdit")
+    for text in ("arXiv:2410.02355", "null space", "  ridge = 10", "Presets", "--method alphaedit"):
+        assert text in done.out
+    wrong = errata("methods", "alfaedit")
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "did you mean 'alphaedit'" in wrong.err
 
 
 def test_another_method_by_name(errata, edit_arguments, work) -> None:

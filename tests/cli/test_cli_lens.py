@@ -1,6 +1,7 @@
 """`errata lens` and `errata reproduce` on a tiny model: what they print, write and refuse, and resuming."""
 
 import json
+import re
 
 import pytest
 from pyarrow import parquet
@@ -46,6 +47,16 @@ def test_options(lens, work, options, said):  # noqa: ARG001
     assert said in lens(PROMPT, "--target", "Rome", *options).out
 
 
+def test_without_a_target_it_is_the_model_s_own_answer(errata, lens, model):
+    own = errata("ask", PROMPT, "--model", model, "--tokens", 1, "--top", 1).out
+    token = re.search(r"next +'(.*)' ([\d.]+%)", own)
+    assert token
+    done = lens(PROMPT)
+    assert done.code == 0, done.err
+    assert done.out.startswith("No --target was given: it is the model's own answer, ")
+    assert f"{token[1]!r} ({token[2]})" in done.out.splitlines()[0]
+
+
 def test_files(lens, work):
     files = {kind: work / "out" / f"grid.{kind}" for kind in ("html", "pdf", "png", "json", "parquet")}
     arguments = [part for kind, path in files.items() for part in (f"--{kind}", str(path))]
@@ -82,7 +93,7 @@ def test_with_a_patch_on(errata, edit_arguments, lens, work):
     ("arguments", "message"),
     [
         (["", "--target", "Rome"], "prompt"),
-        ([PROMPT], "needs a target"),
+        ([PROMPT, "--loss", "logit-difference"], "needs a target"),
         ([PROMPT, "--target", " "], "target is empty"),
         ([PROMPT, "--target", "Rome", "--matrix", "W2"], "no matrix 'W2'"),
         ([PROMPT, "--target", "Rome", "--mode", "x"], "choose paper"),

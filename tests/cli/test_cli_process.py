@@ -1,11 +1,12 @@
 """The command line as a process of its own: signals, pipes, exit codes, and what `errata --help` must not import."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,13 +24,13 @@ def values_kept(work: Path) -> list[Path]:
 
 
 @contextmanager
-def stopped_midway(command: list[str], work: Path) -> Iterator[subprocess.Popen]:
-    """A running edit whose first target value has just been kept; ended at the latest on the way out."""
+def stopped_midway(command: list[str], kept: Callable[[], list[Path]]) -> Iterator[subprocess.Popen]:
+    """A running edit of which something has just been kept; ended at the latest on the way out."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as process:
         try:
             limit = time.monotonic() + 60
-            while not values_kept(work) and process.poll() is None and time.monotonic() < limit:
+            while not kept() and process.poll() is None and time.monotonic() < limit:
                 time.sleep(0.01)
             assert process.poll() is None, process.communicate()
             yield process
@@ -38,7 +39,7 @@ def stopped_midway(command: list[str], work: Path) -> Iterator[subprocess.Popen]
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -49,7 +50,7 @@ def test_kill_9_then_the_same_command_gives_the_same_patch(
     errata, work, command_line, edit_arguments, monkeypatch
 ) -> None:
     arguments = edit_arguments("--batch-size", "1", "--no-evaluate", settings=SLOW)
-    with stopped_midway(command_line(*arguments), work) as process:
+    with stopped_midway(command_line(*arguments), lambda: values_kept(work)) as process:
         process.kill()
         process.wait()
     assert not (work / "out").exists()
@@ -69,7 +70,7 @@ def test_kill_9_then_the_same_command_gives_the_same_patch(
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX")
 def test_ctrl_c(work, command_line, edit_arguments) -> None:
     arguments = edit_arguments("--batch-size", "1", settings=SLOW)
-    with stopped_midway(command_line(*arguments), work) as process:
+    with stopped_midway(command_line(*arguments), lambda: values_kept(work)) as process:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -77,6 +78,35 @@ def test_ctrl_c(work, command_line, edit_arguments) -> None:
     assert "Traceback" not in err
     assert not (work / "out").exists()
     assert not list(work.glob(".errata-*"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX")
+def test_ctrl_c_within_a_batch_loses_seconds_and_no_bit(
+    errata, work, command_line, edit_arguments, monkeypatch
+) -> None:
+    monkeypatch.setattr("errata.edit.halfway.EVERY", 0.0)
+    arguments = edit_arguments("--no-evaluate", settings=SLOW)
+    command = command_line(*arguments)
+    command[2] = f"import errata.edit.halfway; errata.edit.halfway.EVERY = 0.0; {command[2]}"
+    halfway = work / "home" / "values" / "halfway"
+    with stopped_midway(command, lambda: list(halfway.glob("*/*.safetensors"))) as process:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "target values" in err
+    assert "are kept" in err
+    assert not values_kept(work)  # all three facts are in the batch that was stopped
+    arguments.remove("--quiet")
+    resumed = errata(*arguments)
+    assert resumed.code == 0
+    first = next(line for line in resumed.err.splitlines() if line.startswith("target values: "))
+    assert int(first.split()[2]) > 0
+    assert not list(halfway.glob("*/*.safetensors"))
+    monkeypatch.setenv("ERRATA_HOME", str(work / "other-home"))
+    arguments[arguments.index("out")] = "whole"
+    assert errata(*arguments).code == 0
+    resumed, whole = tensors(work / "out"), tensors(work / "whole")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 def test_exit_codes(command_line, edit_arguments) -> None:
@@ -154,3 +184,37 @@ print("heavy:", heavy)
     done = run([sys.executable, "-c", code])
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+@pytest.fixture
+def no_network(work, monkeypatch) -> None:
+    """An address where nobody answers in the place of the hub, and an empty cache."""
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HOME", str(work / "hub"))
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("name", "said"), [("smolm2", "did you mean 'smollm2'"), ("some/model", "the hub (http://127.0.0.1:9) cannot be")]
+)
+def test_an_unknown_model_is_named_at_once_without_a_network(command_line, name: str, said: str) -> None:
+    before = os.times()
+    done = run(command_line("ask", "Paris is in", "--model", name))
+    after = os.times()
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1  # no client's retries beside it
+    # Of its own time, for a busy machine lets everything wait: imports, and no pause between attempts.
+    assert after.children_user - before.children_user < 6
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_model_in_the_hub_s_cache_loads_without_a_network(command_line, work, model) -> None:
+    folder = work / "hub" / "hub" / "models--some--model"
+    shutil.copytree(model, folder / "snapshots" / "0123")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0123")
+    done = run(command_line("ask", "Paris is in", "--model", "some/model", "--tokens", "2"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "goes on" in done.stdout

@@ -51,6 +51,15 @@ def test_one_prompt_on_the_terminal_and_in_files(trace, work):
     assert len(record["restored"]["hidden"]) == 4
 
 
+def test_without_an_answer_it_is_the_model_s_own(errata, known, trace):
+    sure = errata("trace", "I think that the Eiffel Tower is in the city of", "--subject", "Eiffel Tower", *known[2:])
+    assert sure.code == 0, sure.err
+    assert sure.out.startswith("No --answer was given: what is traced is the model's own, ·Paris (")
+    assert "not sure" not in sure.out
+    assert "The model is not sure of it" in trace(PROMPT, "--subject", "Eiffel Tower").out
+    assert "No --answer" not in trace(PROMPT, "--subject", "Eiffel Tower", "--answer", "Rome").out
+
+
 def test_the_page_without_the_lens(trace, work):
     done = trace(PROMPT, "--subject", "Eiffel Tower", "--no-exact", "--no-lens", "--html", work / "t.html")
     assert "Attributed: hidden state (" in done.out
@@ -69,7 +78,7 @@ def test_facts_in_the_known_format(errata, known, work):
     assert "knows 1 of 2 facts" in done.err
     assert (work / "out" / "summary.md").read_text() in done.out
     again = errata("trace", *known, "--out", work / "out")
-    assert "1 facts are kept from an earlier run" in again.err
+    assert "kept from an earlier run: 1 fact." in again.err
 
 
 @pytest.mark.parametrize(

@@ -283,3 +283,32 @@ def test_what_was_kept_says_what_it_took(tmp_path):
     assert second.kept_seconds > 0
     part = collect_values(lm, FACTS[:1], CONFIG, PREFIXES, cache=tmp_path)
     assert part.kept_seconds == pytest.approx(second.kept_seconds / len(FACTS))
+
+
+class _Watching(InterruptingSink):
+    """Remembers too how much was done when a stage began."""
+
+    def stage(self, what, total, unit, *, done=0):
+        self.done = done
+        return super().stage(what, total, unit, done=done)
+
+
+@pytest.mark.parametrize("site", ["block", "attention and mlp"])
+def test_a_batch_that_is_stopped_goes_on_to_the_same_bits_wherever_it_was(tmp_path, monkeypatch, site) -> None:
+    """Facts leave the batch at different steps; one run after another is stopped at its second step."""
+    monkeypatch.setattr("errata.edit.halfway.EVERY", 0.0)
+    lm = tiny_model("llama")
+    config = MemitConfig(layers=(1, 2), value_steps=8, learning_rate=0.5, stop_loss=5.9, weight_decay=0.0, clamp=20.0)
+    whole = collect_values(lm, ALL, config, PREFIXES, site=site, cache=tmp_path / "whole")
+    assert len(set(whole.updates.tolist())) > 1
+    steps, done = int(whole.updates.max()), [-1]
+    for _ in range(steps):
+        sink = _Watching(at=2)
+        with pytest.raises(KeyboardInterrupt):
+            collect_values(lm, ALL, config, PREFIXES, site=site, cache=tmp_path / "stopped", progress=sink)
+        assert sink.done > done[-1]
+        done.append(sink.done)
+    resumed = collect_values(lm, ALL, config, PREFIXES, site=site, cache=tmp_path / "stopped")
+    for name, tensor in whole.tensors().items():
+        assert torch.equal(resumed.tensors()[name], tensor), name
+    assert not list((tmp_path / "stopped" / "halfway").glob("*/*.safetensors"))

@@ -1,5 +1,7 @@
 """Keys, residuals and updates against full forwards and a plain solve; and that the model is left as it was."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from edit_helpers import FACTS, PREFIXES, REAL_FACTS, InterruptingSink, as_second_moments, random_moments, relative
@@ -210,3 +212,35 @@ def test_equals_the_reference_on_the_real_model(smollm2):
     prefixes = ["", "The weather is fine. "]
     found = _expect_reference(smollm2, REAL_FACTS, config, prefixes, tolerance=1e-3)
     assert float(found.end_residual.max()) < float(found.start_residual.min())
+
+
+@pytest.mark.parametrize("layers", [(0, 1, LAYERS - 1), (1, 2), (LAYERS - 1,)])
+def test_progress_counts_the_layers_that_the_facts_run_through(layers):
+    """So that the time left is right from the first layer on, below which all others are run first."""
+    lm = tiny_model("llama")
+    config = MemitConfig(layers=layers, prior_weight=3.0, passes=2)
+    ran, told = [0], []
+
+    def count(_module, arguments):
+        ran[0] += arguments[0].shape[:2].numel()
+
+    class Sink:
+        @contextmanager
+        def stage(self, what, total, unit, *, done=0):
+            assert (what, unit, done) == ("layers", "layer runs", 0)
+            yield lambda amount: told.append((amount, ran[0]))
+            assert sum(amount for amount, _ in told) == total
+
+        def note(self, text):
+            pass
+
+    values = _wanted(lm, FACTS, config)
+    handles = [layer.register_forward_pre_hook(count) for layer in lm.layers]
+    try:
+        solve(lm, FACTS, values, random_moments(lm, layers), config, PREFIXES, progress=Sink())
+    finally:
+        for handle in handles:
+            handle.remove()
+    work = [after - before for before, after in zip([0, *(n for _, n in told)], (n for _, n in told), strict=False)]
+    speeds = [seconds / amount for (amount, _), seconds in zip(told, work, strict=True)]
+    assert max(speeds) < 1.5 * min(speeds), (told, work)

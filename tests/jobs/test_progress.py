@@ -1,10 +1,11 @@
 import io
 import sys
+from random import Random
 
 import pytest
 
 from errata.core.progress import SILENT
-from errata.jobs.progress import BarProgress, LineProgress, duration, progress_on
+from errata.jobs.progress import BarProgress, LineProgress, _Stage, duration, progress_on
 
 
 class Clock:
@@ -64,6 +65,40 @@ def test_what_an_earlier_run_did_does_not_hasten_the_estimate(lines, clock):
     ]
 
 
+def estimates(total: int, units: list[tuple[int, float]], clock: Clock) -> list[float]:
+    """The time left that a stage says after its second advance, over what is truly left, but for the very end.
+
+    units: how much is done and how many seconds it took, one after another.
+    """
+    stage, said = _Stage(total, 0, clock.now), []
+    for amount, seconds in units:
+        clock.now += seconds
+        stage.advance(amount, clock.now)
+        said.append((clock.now, stage.left(clock.now)))
+    took = clock.now - stage.started
+    return [left / (clock.now - at) for at, left in said[1:] if clock.now - at > 0.03 * took]
+
+
+def test_preparation_is_no_measure_of_what_follows(clock):
+    ratios = estimates(100, [(1, 30.0), *[(1, 1.0)] * 99], clock)
+    assert all(0.99 < ratio < 1.01 for ratio in ratios)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_estimates_where_facts_leave_their_batch_early(clock, seed):
+    """Batches of 32 facts and 20 evaluations each, with preparation; the later a step, the fewer facts are left."""
+    random, units = Random(seed), []
+    for _ in range(6):
+        left, seconds = 32, 8.0
+        for step in range(20):
+            leaving = sum(random.random() < 0.08 for _ in range(left)) if 4 < step < 19 else 0
+            units.append((left + leaving * (19 - step), seconds + 0.2 * left + 0.3))
+            left, seconds = left - leaving, 0.0
+    ratios = estimates(6 * 32 * 20, units, clock)
+    assert sum(amount for amount, _ in units) == 6 * 32 * 20
+    assert all(1 / 1.5 < ratio < 1.5 for ratio in ratios), ratios
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_an_interrupted_stage_says_how_far_it_came(lines, error):
     def fail_after(advance, amount):
@@ -99,6 +134,23 @@ def test_bars_on_a_terminal():
     assert "inner [x]" in text
     assert "see [bold] here" in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 2  # the cursor comes back
+
+
+def test_a_bar_says_what_a_line_says(clock):
+    stream = Terminal()
+    progress = BarProgress(stream, clock=clock)
+    with progress.stage("keys", 1000, "facts") as advance:
+        for _ in range(2):
+            clock.now += 10
+            advance(100)
+        progress._bars.refresh()
+    assert "about 1 min 20 s left" in stream.getvalue()
+
+
+def test_one_of_a_unit_is_named_in_the_singular(lines):
+    with lines.stage("held-out text", 1, "texts"), lines.stage("keys", 1, "layers of prompts"):
+        pass
+    assert written(lines)[:2] == ["held-out text: 0 of 1 text", "keys: 0 of 1 layer of prompts"]
 
 
 def test_an_interrupted_bar_gives_the_terminal_back():

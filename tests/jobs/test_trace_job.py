@@ -176,7 +176,7 @@ def test_a_swap_draws_on_the_other_subjects_of_the_run(lm, facts, tmp_path):
 
 
 def test_nothing_known_is_an_error_that_says_what_the_model_says(lm, facts, tmp_path):
-    with pytest.raises(FactsError, match=r"knows none of the 1 facts(.|\n)*f3: .* is answered by"):
+    with pytest.raises(FactsError, match=r"knows none of the 1 fact(.|\n)*f3: .* is answered by"):
         trace_facts(lm, facts[3:], out=tmp_path, **OPTIONS)
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from errata.cli.commands import editing, looking, measuring, training
+from errata.cli.help import GroupedCommand
 from errata.cli.interrupt import Interrupts
 from errata.errors import ErrataError, NumericsError
 
@@ -24,6 +25,12 @@ app = typer.Typer(
 )
 
 
+_INTERRUPTED = (
+    "interrupted. Second moments, target values, training and finished parts of evaluations are kept, but for the last "
+    "seconds of work; the same command goes on from there."
+)
+
+
 def run() -> None:
     """Parse and run: exit codes 0 done, 1 numerics or an edit that failed, 2 bad input, 3 a --require was not met, 130
     interrupted, 141 the output's reader went away."""
@@ -32,7 +39,7 @@ def run() -> None:
         with Interrupts.watched(), plain_warnings():
             code = _call()
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted. What was finished is kept: the same command goes on from there.", 130)
+        _fail(_INTERRUPTED, 130)
     except ErrataError as error:
         _fail(str(error), 1 if isinstance(error, NumericsError) else 2)
     except SystemExit:
@@ -53,7 +60,7 @@ def _call() -> int:
     """Run the command; whatever a Ctrl-C was turned into on its way up is a KeyboardInterrupt again."""
     try:
         # What a command ends with by typer.Exit comes back as a value; so does 130 for Ctrl-C.
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], prog_name="errata", standalone_mode=False)
         if code == 130:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
@@ -97,6 +104,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 for _name, _command in (
     ("demo", editing.demo),
+    ("init", editing.init),
     ("edit", editing.edit),
     ("stats", editing.stats),
     ("ask", editing.ask),
@@ -109,5 +117,5 @@ for _name, _command in (
     ("methods", editing.methods),
     ("models", editing.models),
 ):
-    app.command(_name)(_command)
+    app.command(_name, cls=GroupedCommand)(_command)
 app.add_typer(training.train_app, name="train", no_args_is_help=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from errata.cli.run import command
+from errata.cli.run import check_layers, command
 from errata.errors import ConfigError, FactsError
 from errata.jobs.progress import progress_on
 
@@ -48,6 +48,7 @@ def run_bench_command(
     for name in ("corpus", "text"):
         if sources[name] is not None:
             open_corpus(sources[name], field=sources["field"])
+    check_layers([fields["layers"] for fields in parsed.settings.values() if "layers" in fields], load)
     texts = None
     if references is not None and not parsed.generate:
         raise ConfigError("--references are what generations are compared with: add --generate.")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from errata.cli.run import check_cheaply, command, read_fact_file, with_patch
+from errata.cli.screen import screen_width, shows_colour
 from errata.errors import ConfigError, InputError
 from errata.jobs.progress import progress_on
 
@@ -19,6 +17,8 @@ if TYPE_CHECKING:
     from errata.facts.readers import Format
 
 
+# Losses of a target that may be the model's own answer.
+_TARGET_LOSSES = ("first", "target")
 # Options that mean something under one loss only.
 _LOSS_OPTIONS = {"against": "logit-difference", "reference": "kl"}
 
@@ -63,12 +63,16 @@ def run_lens(
     outputs = {kind: expanded(path, f"--{kind}") for kind, path in outputs.items()}
     _check_lens(prompt, options, show, outputs)
     with with_patch(patch_folder, load) as (lm, patch):
-        from errata.jobs.lens_job import lens_text, write_lens
+        from errata.jobs.lens_job import lens_text, own_target, write_lens
         from errata.lens import backward_lens
         from errata.lens.table import FORWARD_SOURCES
         from errata.models import mlp_matrices
 
         with patch.applied(lm) if patch else nullcontext():
+            if target is None and options["loss"] in _TARGET_LOSSES:
+                target, probability = own_target(lm, prompt)
+                said = f"No --target was given: it is the model's own answer, {target!r} ({probability:.1%})."
+                typer.echo(f"{said} --target takes another.\n")
             matrix, track = show["matrix"], show["track"] or None
             tapped = None if matrix in FORWARD_SOURCES else {*mlp_matrices(lm.family), "o", matrix}
             lens = backward_lens(lm, prompt, target, matrices=None if tapped is None else sorted(tapped), **options)
@@ -76,9 +80,7 @@ def run_lens(
                 table = lens.forward(matrix, top=show["top"], track=track)
             else:
                 table = lens.project(matrix, sign=show["sign"], top=show["top"], track=track)
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        width = shutil.get_terminal_size((100, 24)).columns
-        typer.echo(lens_text(lens, table, width=width, colour=colour, max_layers=show["max_layers"]))
+        typer.echo(lens_text(lens, table, width=screen_width(), colour=shows_colour(), max_layers=show["max_layers"]))
         for path in write_lens(lens, table, outputs, track=track, top=show["top"]):
             typer.echo(f"Written: {path}")
 

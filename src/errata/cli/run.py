@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from errata.cli.screen import screen_width
 from errata.cli.verdict import end_with, next_step, requirements_of
 from errata.errors import ConfigError, FactsError, ModelNotFoundError
 from errata.jobs.progress import progress_on
 
 if TYPE_CHECKING:
     from errata.core.progress import ProgressSink
-    from errata.edit import MethodConfig, PresetFile
+    from errata.edit import PresetFile
     from errata.facts import FactFile
     from errata.facts.readers import Format
     from errata.models import LanguageModel
@@ -48,7 +48,7 @@ def run_edit(
     found = read_fact_file(facts_file, format=format, limit=limit, skip_bad=options["skip_bad"])
     opened, chosen = chosen_method(method, preset)
     overrides = overrides_of(chosen, settings)
-    check_cheaply(overrides, options["corpus"], field=options["field"], method=chosen)
+    check_cheaply(overrides, options["corpus"], field=options["field"], method=chosen, load=load)
     if options["batch_size"] < 1:
         raise ConfigError(f"--batch-size must be at least 1, found {options['batch_size']}.")
     with command(load, progress) as lm:
@@ -117,7 +117,7 @@ def run_stats_command(
 
     progress = progress_on(quiet=quiet)
     overrides: dict[str, Any] = {} if layers is None else {"layers": parse_layers(layers)}
-    check_cheaply(overrides, corpus, field=field)
+    check_cheaply(overrides, corpus, field=field, load=load)
     with command(load, progress) as lm:
         from errata.edit import settings_for
         from errata.jobs.stats_job import run_stats
@@ -139,6 +139,7 @@ def run_ask(
     chat: bool,
     tokens: int,
     top: int,
+    full: bool,
     device: str,
     dtype: str | None,
     revision: str | None,
@@ -151,12 +152,12 @@ def run_ask(
     for prompt in prompts:
         check_prompt(prompt)
     with with_patch(patch_folder, load) as (lm, patch):
+        from errata.jobs.answers import answers
         from errata.jobs.ask_job import ask
-        from errata.jobs.summary import answers
 
         before = ask(lm, prompts, chat=chat, new_tokens=tokens, top=top)
         after = ask(lm, prompts, patch=patch, chat=chat, new_tokens=tokens, top=top) if patch else None
-        typer.echo(answers(before, after, None if patch is None else patch.id))
+        typer.echo(answers(before, after, None if patch is None else patch.id, width=screen_width(), full=full))
         for hint in dict.fromkeys(answer.hint for answer in before if answer.hint):
             typer.echo(f"errata: {hint}", err=True)
 
@@ -194,65 +195,6 @@ def _model_of(patch: Patch | None) -> Iterator[None]:
         ) from error
 
 
-def run_models() -> None:
-    from errata.edit import PRESETS
-    from errata.models.embedded import EMBEDDED_MODELS
-    from errata.models.families import FAMILIES
-    from errata.views.tables import text_table
-
-    typer.echo("Families (dense decoders of any size):")
-    typer.echo(text_table(["family", "for example"], [[row.name, row.example] for row in FAMILIES.values()]))
-    typer.echo("\nKnown settings (any other model gets guesses, with a warning; hyperparameters: `errata methods`):")
-    rows = [
-        [method, p.name, _layers_of(p.config), _settings_of(p.config), p.source]
-        for method, presets in PRESETS.items()
-        for p in presets
-    ]
-    typer.echo(text_table(["method", "model", "layers", "other than the default", "source"], rows))
-    typer.echo("\nInstalled:")
-    for name, embedded in EMBEDDED_MODELS.items():
-        typer.echo(
-            f"  model {name}: {_installed(embedded.requirement.partition('==')[0]) or 'missing; run make setup'}"
-        )
-    for package in ("errata", "torch", "transformers", "safetensors", "datasets"):
-        typer.echo(f"  {package} {_installed(package) or '(not installed)'}")
-
-
-def _settings_of(config: MethodConfig) -> str:
-    """The fields that are not at their defaults, as `--set` takes them."""
-    from dataclasses import fields
-
-    named = [(f.name, f.default, getattr(config, f.name)) for f in fields(config) if f.name != "layers"]
-    return " ".join(f"{name}={_value(value)}" for name, default, value in named if value != default)
-
-
-def _layers_of(config: MethodConfig) -> str:
-    first, last = config.layers[0], config.layers[-1]
-    return str(first) if first == last else f"{first}–{last}"
-
-
-def _value(value: object) -> str:
-    """As `--set` takes it."""
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def run_methods() -> None:
-    from dataclasses import MISSING, fields
-
-    from errata.edit import METHODS, PRESETS
-    from errata.views.tables import text_table
-
-    for method in METHODS.values():
-        models = {row.name.partition(",")[0] for row in PRESETS[method.name]}
-        known = f"{len(models)} model{'s' * (len(models) != 1)}" if models else "no model"
-        typer.echo(f"{method.name}: {method.title}; settings known for {known}.")
-        defaults = [[f.name, _value(f.default)] for f in fields(method.config_type) if f.default is not MISSING]
-        guessed = {"layers", *method.guessed}
-        rows = [[name, value, "guessed" * (name in guessed)] for name, value in [["layers", ""], *defaults]]
-        typer.echo(text_table(["--set NAME", "published default", "without a preset"], rows))
-        typer.echo("")
-
-
 @contextmanager
 def command(load: dict[str, Any], progress: ProgressSink) -> Iterator[LanguageModel]:
     """The model a command works on, in a process of our own (so its allocator may be tuned)."""
@@ -261,6 +203,7 @@ def command(load: dict[str, Any], progress: ProgressSink) -> Iterator[LanguageMo
     from errata.models.embedded import quiet_transformers
 
     keep_freed_memory()
+    _warn_of_slow(load)
     with quiet_transformers():
         lm = load_model(
             load["model"], device=load["device"], dtype=load["dtype"], revision=load["revision"], notify=progress.note
@@ -268,8 +211,27 @@ def command(load: dict[str, Any], progress: ProgressSink) -> Iterator[LanguageMo
     yield lm
 
 
-def check_cheaply(overrides: dict[str, Any], corpus: str | None, *, field: str, method: str = "memit") -> None:
-    """What can be judged without the model, before minutes are spent on loading it."""
+def _warn_of_slow(load: dict[str, Any]) -> None:
+    if load["dtype"] == "float16" and load["device"].partition(":")[0] == "cpu":
+        typer.echo(
+            "errata: float16 is many times slower than float32 on a CPU, which computes few things in it; "
+            "--dtype float32 is what you want there, or bfloat16 where memory is short.",
+            err=True,
+        )
+
+
+def check_cheaply(
+    overrides: dict[str, Any],
+    corpus: str | None,
+    *,
+    field: str,
+    method: str = "memit",
+    load: dict[str, Any] | None = None,
+) -> None:
+    """What can be judged without the model's weights, before minutes are spent on loading them.
+
+    `load` names the model, where layers are asked for that it must have.
+    """
     from errata.edit import find_method
     from errata.stats import open_corpus
     from errata.store import home
@@ -278,6 +240,22 @@ def check_cheaply(overrides: dict[str, Any], corpus: str | None, *, field: str, 
     home()
     if corpus is not None:
         open_corpus(corpus, field=field)
+    if load is not None and "layers" in overrides:
+        check_layers([overrides["layers"]], load)
+
+
+def check_layers(asked: Sequence[tuple[int, ...]], load: dict[str, Any]) -> None:
+    """ConfigError where the model has fewer layers than are asked for, from its configuration alone."""
+    from errata.edit import MethodConfig
+    from errata.models import config_at_hand
+    from errata.models.embedded import quiet_transformers
+
+    if not asked:
+        return
+    with quiet_transformers():
+        found = config_at_hand(load["model"], revision=load["revision"])
+    for layers in asked:
+        MethodConfig(layers=layers).check_layers(found.get_text_config().num_hidden_layers, load["model"])
 
 
 def read_fact_file(
@@ -309,10 +287,3 @@ def overrides_of(method: str, settings: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"{name} is set twice (--set {name}=...); give it once.")
         overrides[name] = value
     return overrides
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +10,8 @@ import typer
 
 from errata.cli.lens import expanded
 from errata.cli.run import read_fact_file, with_patch
+from errata.cli.screen import screen_width, shows_colour
+from errata.core.words import counted
 from errata.errors import ConfigError, InputError
 from errata.jobs.progress import progress_on
 
@@ -84,16 +83,16 @@ def _one(
     _check_options(options)
     progress = progress_on(quiet=quiet)
     with with_patch(patch_folder, load, progress) as (lm, patch):
-        from errata.jobs.trace_prompt_job import grid_with_lens, trace_text, write_trace
+        from errata.jobs.trace_prompt_job import grid_with_lens, own_answer_text, trace_text, write_trace
         from errata.tracing import trace
 
         with patch.applied(lm) if patch else nullcontext():
             found = trace(lm, prompt, one["subject"], one["answer"], chat=chat, swap=swap, progress=progress, **options)
             with_lens = "html" in outputs and one["lens"] is not False
             grid = grid_with_lens(lm, found) if with_lens else None
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        width = shutil.get_terminal_size((100, 24)).columns
-        typer.echo(trace_text(found, width=width, colour=colour, max_layers=one["max_layers"]))
+        if one["answer"] is None:
+            typer.echo(own_answer_text(found) + "\n")
+        typer.echo(trace_text(found, width=screen_width(), colour=shows_colour(), max_layers=one["max_layers"]))
         for path in write_trace(found, outputs, page_grid=grid):
             typer.echo(f"Written: {path}")
 
@@ -132,7 +131,7 @@ def _many(
     progress = progress_on(quiet=quiet)
     records = len(found.facts) + found.bad_records
     if many["n"] is not None and records < many["n"]:
-        progress.note(f"--n {many['n']}: {facts_file} holds {records} records; all are used.")
+        progress.note(f"--n {many['n']}: {facts_file} holds {counted(records, 'record')}; all are used.")
     with with_patch(patch_folder, load, progress) as (lm, patch), patch.applied(lm) if patch else nullcontext():
         facts = as_chat(found.facts) if chat else found.facts
         run = TraceRun.of(lm, facts, config, out / "records", found.places, many["skip_bad"], progress)

@@ -42,7 +42,7 @@ def run_train_mend(
         if "seed" in overrides:
             raise ConfigError("The seed is given twice (--seed and --set seed=...); give it once.")
         overrides["seed"] = seed
-    check_cheaply(overrides, options["corpus"], field=options["field"], method="mend")
+    check_cheaply(overrides, options["corpus"], field=options["field"], method="mend", load=load)
     found = read_fact_file(facts_file, format=format, limit=limit, skip_bad=options["skip_bad"])
     with command(load, progress) as lm:
         from errata.jobs.train_job import train_mend

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from errata.cli.lens import expanded
-from errata.cli.run import check_cheaply, command, overrides_of
+from errata.cli.run import check_cheaply, check_layers, command, overrides_of
+from errata.core.words import counted
 from errata.errors import ConfigError
 from errata.jobs.progress import progress_on
 from errata.views.shell import program, shell_word
@@ -45,10 +46,11 @@ def run_tune(
     parsed = TuneOptions(**{**options, "layers": parse_ranges(options["layers"]), "fields": fields})
     check_tune_folder(out)
     check_cheaply(fields, sources["corpus"], field=sources["field"], method=parsed.method)
+    check_layers(parsed.layers, load)
     found = read_facts(facts_file.expanduser(), format=format, limit=parsed.first + _RECORDS)
     facts = require(found, skip_bad=True)
     if found.bad_records:
-        progress.note(f"{found.bad_records:,} records of {facts_file} cannot be used and are left out.")
+        progress.note(f"{counted(found.bad_records, 'record')} of {facts_file} cannot be used and are left out.")
     drawn(facts, parsed)
     with command(load, progress) as lm:
         from errata.jobs.tune.job import tune

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from errata.core.progress import SILENT, ProgressSink
+from errata.edit.halfway import Halfway
 from errata.edit.rows import rewriting_rows
 from errata.edit.targets import TargetValues, evaluations, target_values
 from errata.edit.value_config import ValueConfig
@@ -39,9 +40,10 @@ def collect_values(
 ) -> TargetValues:
     """Target values of all facts, in their order, from the cache where they are known.
 
-    Facts of close lengths share a batch of at most `batch_size`. Which facts share a batch moves the last bits of their
-    values: a batch that was only half kept is computed anew, so that an interrupted run that is started again ends with
-    the bits of one that was not; values kept from a run over other facts are taken as they are.
+    Facts of close lengths share a batch of at most `batch_size`; one that is stopped on its way goes on from where it
+    was. Which facts share a batch moves the last bits of their values: a batch that was only half kept is computed
+    anew, so that an interrupted run that is started again ends with the bits of one that was not; values kept from a
+    run over other facts are taken as they are.
     """
     store = Cache(cache if cache is not None else home() / "values", notify)
     keys = value_keys(lm, facts, config, prefixes, site)
@@ -49,17 +51,28 @@ def collect_values(
     missing = [i for i in range(len(facts)) if i not in values]
     kept_seconds = sum(spent.values(), 0.0)
     each = evaluations(config)
-    with progress.stage(stage, each * len(facts), "evaluations", done=each * len(values)) as advance:
-        for batch in plan_batches(lm, facts, missing, batch_size):
+    batches = plan_batches(lm, facts, missing, batch_size)
+    begun = [Halfway.of(halfway_cache(store), _company(keys, batch)) for batch in batches]
+    done = each * len(values) + sum(halfway.told for halfway in begun)
+    with progress.stage(stage, each * len(facts), "evaluations", done=done) as advance:
+        for batch, halfway in zip(batches, begun, strict=True):
             began = time.monotonic()
-            found = target_values(lm, [facts[i] for i in batch], config, prefixes, site=site, advance=advance)
+            found = target_values(
+                lm, [facts[i] for i in batch], config, prefixes, site=site, advance=advance, halfway=halfway
+            )
             company, each_took = _company(keys, batch), (time.monotonic() - began) / len(batch)
             for at, i in enumerate(batch):
                 values[i] = {name: tensor[at].cpu().clone() for name, tensor in found.tensors().items()}
                 store.save(keys[i], values[i], {"fact": facts[i].id, "company": company, "seconds": each_took})
+            halfway.drop()
     rows = [values[i] for i in range(len(facts))]
     stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     return TargetValues(**stacked, kept_seconds=kept_seconds, second_tries=())
+
+
+def halfway_cache(store: Cache) -> Cache:
+    """Where the state of a batch on its way is kept."""
+    return Cache(store.folder / "halfway", store.notify)
 
 
 def _known(

@@ -84,7 +84,10 @@ def solve(
     work: dict[int, _LayerWork] = {}
     start = torch.zeros(len(facts))
     edited = [Place(layer, "down") for layer in layers]
-    with weights_restored(lm, edited), progress.stage("layers", passes * len(layers), "layers") as advance:
+    # What each layer takes its time for: every context runs up to it, and the bare prompts on to the last one.
+    steps = zip([0, *layers], layers, strict=False)
+    runs = [len(prefixes) * (layer - below + 1) + value_layer - layer + 1 for below, layer in steps]
+    with weights_restored(lm, edited), progress.stage("layers", passes * sum(runs), "layer runs") as advance:
         for _ in range(passes):
             frontier = KeyFrontier(lm, rows, len(facts), reads=reads)
             for i, layer in enumerate(layers):
@@ -96,7 +99,7 @@ def solve(
                 left = len(layers) - i
                 share = left if spread == "even" else math.sqrt(left)
                 work[layer].write_(keys, missing / share / scale, rule)
-                advance(1)
+                advance(runs[i])
         end = (target - frontier.states(value_layer).double()).norm(dim=1).float().cpu()
         return Solution(tuple(work[layer].edit() for layer in layers), start, end)
 

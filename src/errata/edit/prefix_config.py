@@ -9,7 +9,8 @@ from errata.edit.method_config import MethodConfig
 class PrefixConfig(MethodConfig):
     """How context prefixes are sampled.
 
-    prefixes, prefix_tokens, prefix_top_k: how many, their length in tokens, and the sampling.
+    prefixes: how many contexts are sampled that facts are put behind, beside the bare prompt.
+    prefix_tokens: the length of each, in tokens.  prefix_top_k: each token is drawn from so many.
     seed: for the prefixes and for self-sampled corpora.
     """
 

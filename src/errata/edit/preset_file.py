@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from errata.core.words import counted
 from errata.edit.method import Preset
 from errata.edit.method_config import MethodConfig, check_field_names
 from errata.edit.registry import find_method
@@ -69,7 +70,8 @@ class PresetFile:
         if self.facts / _OTHER_DENSITY <= num_facts <= self.facts * _OTHER_DENSITY:
             return ()
         return (
-            f"The preset was tuned with {self.facts:,} facts at once, and {num_facts:,} are edited: layers and the "
+            f"The preset was tuned with {counted(self.facts, 'fact')} at once, and {num_facts:,} are edited: layers "
+            f"and the "
             "strength of the prior depend on that number. Compare the Score for a few values of them.",
         )
 

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from errata.core.words import counted
+from errata.edit.halfway import Halfway
 from errata.edit.robustness import short_losses
 from errata.edit.value_config import ValueConfig
 from errata.edit.value_problem import Evaluator, Problem, Site, prepare
@@ -61,17 +63,19 @@ def target_values(
     *,
     site: Site = "block",
     advance: Callable[[int], None] = lambda _: None,
+    halfway: Halfway | None = None,
 ) -> TargetValues:
     """Optimise the target values of one batch of facts at layer `config.layers[-1]`.
 
     L(shift) = mean over contexts of mean over target tokens of NLL + kl_factor · KL(p_shift ‖ p₀) at "{subject} is a"
     + weight_decay · ‖shift‖/‖start‖²; after each Adam step ‖shift‖ is clipped to clamp · ‖start‖, start being what the
     bare prompt gives without a shift. Two shifts each have their own penalty and clip. `prefixes` starts with "".
-    `advance` is told how many of the facts' evaluations are done, `evaluations(config)` for each fact in the end.
+    `advance` is told how many of the facts' evaluations are done, `evaluations(config)` for each fact in the end, but
+    for those that `halfway` says were done before: where it holds a state, the batch goes on from there.
     Raises NumericsError where a fact ends without finite numbers.
     """
     problem = prepare(lm, facts, config.layers[-1], prefixes, site)
-    values = _optimise(problem, config, advance)
+    values = _optimise(problem, config, advance, halfway or Halfway())
     _expect_finite(lm, facts, values)
     return values
 
@@ -81,7 +85,8 @@ def _expect_finite(lm: LanguageModel, facts: Sequence[Fact], values: TargetValue
     bad = [fact.id for fact, fine in zip(facts, finite.tolist(), strict=True) if not fine]
     if bad:
         raise NumericsError(
-            f"The target values of {len(bad)} of {len(facts)} facts are not finite (first: {bad[0]!r}): {lm.dtype} is "
+            f"The target values of {len(bad)} of {counted(len(facts), 'fact')} are not finite (first: {bad[0]!r}): "
+            f"{lm.dtype} is "
             f"too narrow for {lm.name} (load it as float32), its weights are broken, or learning_rate is far too large."
         )
 
@@ -126,7 +131,7 @@ class _Adam:
         shift[active] -= learning_rate / (1 - beta1**self.steps) * (mean / denominator)
 
 
-def _optimise(problem: Problem, config: ValueConfig, advance: Callable[[int], None]) -> TargetValues:
+def _optimise(problem: Problem, config: ValueConfig, advance: Callable[[int], None], halfway: Halfway) -> TargetValues:
     start = problem.start
     n = len(start)
     start_norm = start.norm(dim=2)
@@ -137,7 +142,14 @@ def _optimise(problem: Problem, config: ValueConfig, advance: Callable[[int], No
     updates = torch.zeros(n, dtype=torch.long, device=start.device)
     active = torch.arange(n, device=start.device)
     evaluator = Evaluator(problem, n)
-    for step in range(len(rates) + 1):
+
+    def state() -> dict[str, Tensor]:
+        return {"shift": shift, "mean": adam.mean, "square": adam.square, "updates": updates, **result}
+
+    if (kept := halfway.take_(state())) is not None:
+        active, adam.steps = kept, int(updates.max())
+        evaluator.resume(active, halfway.tensors.get("essence_log_probs"))
+    for step in range(adam.steps, len(rates) + 1):
         last = step == len(rates)
         nll, kl, gradient = evaluator(shift, active, config.kl_factor, with_gradient=not last)
         norm = shift[active].norm(dim=2)
@@ -162,6 +174,8 @@ def _optimise(problem: Problem, config: ValueConfig, advance: Callable[[int], No
         norm = shift[active].norm(dim=2)
         shift[active] *= torch.where(norm > limit, limit / norm, torch.ones_like(norm))[..., None]
         updates[active] += 1
+        told = (len(rates) + 1) * (n - len(active)) + len(active) * adam.steps
+        halfway.keep_if_due({**state(), "active": active, **evaluator.reference()}, told)
     return TargetValues(
         value=(start + shift)[:, -1],
         shift_norm=shift[:, -1].norm(dim=1),

@@ -15,6 +15,7 @@ from torch import Tensor
 from errata.core.progress import ProgressSink
 from errata.core.steps import Adam
 from errata.core.updates import WeightUpdate
+from errata.core.words import counted
 from errata.edit.checkpoint import Checkpoint
 from errata.edit.packing import packs
 from errata.edit.target_losses import ScoredRow, summed_nll
@@ -74,7 +75,7 @@ def train(
     with tuned(lm, places) as weights:
         work = _Work(lm, places[0].layer, rows, states, weights, config)
         done = work.resume(checkpoint)
-        what = f"fine-tuning, at most {epochs} epochs"
+        what = f"fine-tuning, at most {counted(epochs, 'epoch')}"
         with progress.stage(what, total, "facts", done=done * len(rows)) as advance:
             for _ in range(done, epochs):
                 if work.epoch(advance) < config.stop_loss:
@@ -177,6 +178,6 @@ class _Work:
         if math.isfinite(loss):
             return loss
         raise NumericsError(
-            f"The loss of fine-tuning is not finite after {self.adam.steps} updates at learning_rate="
+            f"The loss of fine-tuning is not finite after {counted(self.adam.steps, 'update')} at learning_rate="
             f"{self.config.learning_rate:g} ({self.lm.dtype}): lower the rate, or load the model as float32."
         )

@@ -12,8 +12,9 @@ class FineTuningConfig(MethodConfig):
 
     layers: one.  matrices: what is trained of its block: "down", the MLP's output projection; "mlp", the MLP's
     matrices; "block", attention's too. Norms and biases are left alone.
-    learning_rate: Adam's.  epochs: how often every fact is met, at most.  stop_loss: training is done when the mean
-    loss of an epoch (nats a target token) is below this, and a step is left out when its own is.
+    learning_rate: of Adam's steps.  epochs: how often every fact is met, at most.
+    stop_loss: training is done when the mean loss of an epoch (nats a target token) is below this, and a step is left
+    out when its own is.
     linf: ε of |W − W₀| ≤ ε after each step (0: none).  weight_decay: λ of the L2 term λW in the gradient.
     loss: "teacher_forced", each target token after those before it; "prompt_last", as the published code does it, all
     of them at the prompt's last position.

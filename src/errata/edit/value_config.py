@@ -13,7 +13,8 @@ class ValueConfig(PrefixConfig):
 
     The value is optimised at the last of `layers`.
     value_steps: loss evaluations for each target value; updates are one fewer (the last evaluation only reports).
-    learning_rate: Adam's.  clamp: the value shift's norm stays within clamp · the norm of what it is added to.
+    learning_rate: of Adam's updates.
+    clamp: the value shift's norm stays within clamp · the norm of what it is added to.
     weight_decay: factor of ‖shift‖/‖start‖² in the loss.  kl_factor: factor of KL(p_shift ‖ p₀) at the subject.
     stop_loss: a fact is done when its total loss (nats) is below this.
     schedule: "published" is exact; "fast" takes fewer, larger first updates and is an approximation (opt-in).

@@ -150,6 +150,16 @@ class Evaluator:
         self.passes = plan_passes(problem.suffixes, problem.prefix, n, problem.start.device)
         self.essence_log_probs: Tensor | None = None
 
+    def reference(self) -> dict[str, Tensor]:
+        """What was read at shift 0, by name; nothing where no penalty asks for it."""
+        return {} if self.essence_log_probs is None else {"essence_log_probs": self.essence_log_probs}
+
+    def resume(self, active: Int[Tensor, " fact"], essence_log_probs: Tensor | None) -> None:
+        """Go on with the active facts, and with what was read at shift 0 before."""
+        self.keep(active)
+        if essence_log_probs is not None:
+            self.essence_log_probs = essence_log_probs.to(self.problem.start.device)
+
     def keep(self, active: Int[Tensor, " fact"]) -> None:
         """Drop the rows of finished facts."""
         kept = set(active.tolist())

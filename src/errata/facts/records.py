@@ -17,6 +17,8 @@ from errata.facts.problems import Problem
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 WHITESPACE = " \t\r\n"
 _SPACES = frozenset(WHITESPACE)
+# No JSON value begins with either.
+_COMMENT = ("#", "//")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +57,15 @@ def not_utf8(text: str, line: int, where: str = "") -> Problem | None:
 
 
 def jsonl_records(text: str) -> Iterator[Record | Problem]:
-    """One JSON value a line; blank lines count as lines but not as records."""
+    """One JSON value a line; blank lines and comments (# or // in front) count as lines but not as records."""
     if text.lstrip(WHITESPACE).startswith("["):
         yield Problem("error", "a JSON list where one object a line was expected; name the file .json", 1)
         return
     index = 0
     # str.splitlines would also cut at U+2028 and its like, which JSON allows inside text.
     for line, raw in enumerate(text.split("\n"), 1):
-        if raw.strip(WHITESPACE):
-            yield not_utf8(raw, line) or _parse_line(raw.strip(WHITESPACE), line, index)
+        if (stripped := raw.strip(WHITESPACE)) and not stripped.startswith(_COMMENT):
+            yield not_utf8(raw, line) or _parse_line(stripped, line, index)
             index += 1
 
 

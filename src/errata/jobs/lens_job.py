@@ -10,6 +10,8 @@ from errata.errors import InputError
 from errata.lens import BackwardLens
 from errata.lens.document import tables_grid
 from errata.lens.table import LensTable
+from errata.models import LanguageModel
+from errata.models.generate import continue_texts, next_tokens
 from errata.store import atomic_write_text
 from errata.store.atomic import atomic_file, check_writable, storage_errors
 from errata.views.grid import Grid
@@ -28,6 +30,19 @@ def check_outputs(outputs: dict[str, Path]) -> None:
         if path.is_dir():
             raise InputError(f"--{kind} {path}: that is a folder; name a file in it.")
         check_writable(path)
+
+
+def own_target(lm: LanguageModel, prompt: str) -> tuple[str, float]:
+    """What the model itself says next, as a target, and the probability of its first token.
+
+    InputError where that is no text.
+    """
+    (((text, _, probability),),) = next_tokens(lm, [prompt], top=1)
+    if not text.strip():  # a space that is a token of its own: what follows it belongs to the answer
+        text = continue_texts(lm, [prompt], new_tokens=3)[0].rstrip()
+    if not text.strip() or text.strip() in lm.tokenizer.all_special_tokens:
+        raise InputError(f"What {lm.name} says next is {visible(text)}, which is no answer; say with --target what is.")
+    return text, probability
 
 
 def lens_text(lens: BackwardLens, table: LensTable, *, width: int, colour: bool, max_layers: int | None) -> str:

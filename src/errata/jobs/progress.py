@@ -14,12 +14,15 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
 
 from errata.core.progress import SILENT, ProgressSink
+from errata.core.words import counted
 
 if TYPE_CHECKING:  # notebooks and test runners put objects in the place of stderr that are no TextIO when checked
     from typing import TextIO
@@ -38,15 +41,21 @@ def progress_on(stream: TextIO | None = None, *, quiet: bool = False) -> Progres
 class BarProgress:
     """Bars with the time left, for terminals; stages within a stage get bars of their own."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._console = Console(file=stream)
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = Console(file=stream), clock
         self._bars: Progress | None = None
 
     @contextmanager
     def stage(self, what: str, total: int, unit: str, *, done: int = 0) -> Iterator[Callable[[int], None]]:
         with self._running() as bars:
-            task = bars.add_task(what, total=total, completed=done, unit=unit)
-            yield lambda amount: bars.advance(task, amount)
+            stage = _Stage(total, done, self._clock())
+            task = bars.add_task(what, total=total, completed=done, unit=unit, stage=stage)
+
+            def advance(amount: int) -> None:
+                stage.advance(amount, self._clock())
+                bars.advance(task, amount)
+
+            yield advance
 
     def note(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False)
@@ -63,8 +72,7 @@ class BarProgress:
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}", markup=False),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            _TimeLeft(self._clock),
         )
         with Progress(*columns, console=self._console) as self._bars:
             try:
@@ -87,8 +95,8 @@ class LineProgress:
 
         def advance(amount: int) -> None:
             nonlocal last_line
-            stage.done += amount
             now = self._clock()
+            stage.advance(amount, now)
             if now - last_line >= self._interval:
                 last_line = now
                 self.note(f"{what}: {stage.count(unit)}, {stage.estimate(now)}")
@@ -105,20 +113,56 @@ class LineProgress:
 
 
 class _Stage:
+    """How far a stage is, and when its end is to be expected.
+
+    What stands before the first advance is mostly preparation that does not come again, so speed is measured from there
+    as soon as there is a second one; what an earlier run did took none of this run's time.
+    """
+
     def __init__(self, total: int, done: int, started: float) -> None:
         self.total, self.done, self.started = total, done, started
-        self._found = done
+        self._from = (done, started)
+        self._first: tuple[int, float] | None = None
+
+    def advance(self, amount: int, now: float) -> None:
+        self.done += amount
+        if self._first is not None and now > self._first[1]:
+            self._from = self._first
+        elif amount > 0:
+            self._first = (self.done, now)
 
     def count(self, unit: str) -> str:
-        return f"{self.done:,} of {self.total:,} {unit}"
+        return f"{self.done:,} of {counted(self.total, *_forms(unit))}"
+
+    def left(self, now: float) -> float | None:
+        """Seconds to the end at the speed so far; None where nothing is done yet."""
+        done, since = self._from
+        made = self.done - done
+        return None if made <= 0 else (now - since) * max(0, self.total - self.done) / made
 
     def estimate(self, now: float) -> str:
-        """Time left at the mean speed of this run; what an earlier run did took none of its time."""
-        made = self.done - self._found
-        if made <= 0:
-            return "time left unknown"
-        left = (now - self.started) * max(0, self.total - self.done) / made
-        return f"about {duration(left)} left"
+        left = self.left(now)
+        return "time left unknown" if left is None else f"about {duration(left)} left"
+
+
+def _forms(unit: str) -> tuple[str, str]:
+    """A unit, which is named in the plural, in both forms: "fact" and "facts", "layer of prompts"."""
+    head, space, rest = unit.partition(" of ")
+    return f"{head.removesuffix('s')}{space}{rest}", unit
+
+
+class _TimeLeft(ProgressColumn):
+    """The stage's own estimate, so that a terminal and a log say the same."""
+
+    max_refresh = 0.5
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def render(self, task: Task) -> Text:
+        left = task.fields["stage"].left(self._clock())
+        return Text("" if task.finished else "time left unknown" if left is None else f"about {duration(left)} left")
 
 
 def duration(seconds: float) -> str:

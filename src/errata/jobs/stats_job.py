@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from errata.core.progress import SILENT, ProgressSink
+from errata.core.words import counted
 from errata.jobs.progress import duration
 from errata.stats import Corpus, MomentRequest, SecondMoments, compute, open_corpus, prepare, seconds_per_token
 
@@ -42,7 +43,9 @@ def run_stats(
     for line in announcement(request, corpus):
         progress.note(line)
     moments = compute(request, batch_tokens=batch_tokens, flush_seconds=flush_seconds, progress=progress)
-    progress.note(f"Second moments over {moments.tokens:,} tokens of {moments.documents:,} documents are ready.")
+    progress.note(
+        f"Second moments over {counted(moments.tokens, 'token')} of {counted(moments.documents, 'document')} are ready."
+    )
     return moments
 
 
@@ -50,7 +53,7 @@ def announcement(request: MomentRequest, corpus: Corpus | None) -> list[str]:
     """What a request will do, in lines: layers, tokens, documents, what is done already, time and place."""
     lm, layers = request.lm, ", ".join(map(str, request.layers))
     lines = [
-        f"Second moments of {lm.name}, layers {layers} (d_mlp {lm.d_mlp:,}): {request.tokens:,} tokens of "
+        f"Second moments of {lm.name}, layers {layers} (d_mlp {lm.d_mlp:,}): {counted(request.tokens, 'token')} of "
         f"{request.source.name}, {_documents(corpus)}."
     ]
     if corpus is None:
@@ -71,4 +74,5 @@ def announcement(request: MomentRequest, corpus: Corpus | None) -> list[str]:
 def _documents(corpus: Corpus | None) -> str:
     if corpus is None:
         return "sampled as needed"
-    return f"{corpus.checked:,} documents" if corpus.complete else f"more than {corpus.checked:,} documents"
+    documents = counted(corpus.checked, "document")
+    return documents if corpus.complete else f"more than {documents}"

@@ -1,15 +1,14 @@
-"""Results as text: the verdict, the before/after table, what the edit's numbers say, and answers side by side."""
+"""Results as text: the verdict, the before/after table and what the edit's numbers say."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from errata.core.words import counted
 from errata.evaluate.metrics import METRICS
 from errata.jobs.verdict_text import explained, headline
-from errata.views.tables import shortened, text_table
+from errata.views.tables import text_table
 
 if TYPE_CHECKING:
-    from errata.jobs.ask_job import Answer
     from errata.jobs.edit_job import EditResult
 
 
@@ -60,17 +59,3 @@ def _landed(report: dict[str, Any]) -> str:
     if total is not None:
         lines.append(f"Time {total:,.1f} s, peak memory {report['peak_memory_mib']:,} MiB.")
     return "\n".join(lines)
-
-
-def answers(before: Sequence["Answer"], after: Sequence["Answer"] | None, patch: str | None) -> str:
-    """Continuations and next tokens; with a patch, both states one above the other."""
-    parts = []
-    for i, answer in enumerate(before):
-        states = [("before", answer)] if after is None else [("before", answer), (f"with patch {patch}", after[i])]
-        rows = [[name if after else "now", shortened(state.continuation, 60), _tokens(state)] for name, state in states]
-        parts.append(f"{answer.prompt}\n" + text_table(["", "goes on", "next tokens"], rows))
-    return "\n\n".join(parts)
-
-
-def _tokens(answer: "Answer") -> str:
-    return "  ".join(f"{token!r} {100 * probability:.1f}%" for token, probability in answer.next_tokens)

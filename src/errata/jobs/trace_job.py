@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from errata.core.progress import SILENT, ProgressSink
+from errata.core.words import counted
 from errata.errors import FactsError, InputError
 from errata.facts import Fact, FactsLike, taken
 from errata.jobs.records import read_record, write_record
@@ -110,7 +111,7 @@ class TraceRun:
         work = [positions_run(one, self.config) for _, one in self.known]
         done = sum(amount for amount, there in zip(work, kept, strict=True) if there)
         found: list[FactTrace] = []
-        what = f"traces of {len(paths)} fact{'s' * (len(paths) != 1)}"
+        what = f"traces of {counted(len(paths), 'fact')}"
         with progress.stage(what, sum(work), "positions", done=done) as advance:
             for (fact, one), path in zip(self.known, paths, strict=True):
                 record = read_record(path)
@@ -150,9 +151,10 @@ class TraceRun:
         )
         severed = "" if self.config.restored == self.config.kinds else ", severed at the last subject token"
         return (
-            f"Causal tracing of {self.lm.name}: it knows {len(self.known) + len(self.unfit)} of {total} facts; {exact}"
+            f"Causal tracing of {self.lm.name}: it knows {len(self.known) + len(self.unfit)} of "
+            f"{counted(total, 'fact')}; {exact}"
             f"{severed if self.config.exact else ''}; {describe(self.config, self.std, self.config.samples)}"
-            f"{f'; {kept} facts are kept from an earlier run' if kept else ''}."
+            f"{'; kept from an earlier run: ' + counted(kept, 'fact') if kept else ''}."
         )
 
     def _others(self, fact: Fact) -> tuple[str, ...]:
@@ -177,13 +179,15 @@ class TraceRun:
         raised = [one.id for one in found if one.corrupted >= one.clean]
         if raised:
             notes.append(
-                f"With {len(raised)} of {len(found)} facts corruption did not make the answer less likely (first: "
+                f"With {len(raised)} of {counted(len(found), 'fact')} corruption did not make the answer less "
+                f"likely (first: "
                 f"{', '.join(raised[:_SHOWN])})."
             )
         ends = [one.id for one in found if not any(name == "last subject" for _, name in one.attributions)]
         if ends:
             notes.append(
-                f"With {len(ends)} facts the subject ends the prompt: its last token counts as the last token only "
+                f"With {counted(len(ends), 'fact')} the subject ends the prompt: its last token counts as the last "
+                f"token only "
                 f"(first: {', '.join(ends[:_SHOWN])})."
             )
         long = sum(one.answer_tokens > 1 for _, one in self.known)
@@ -244,6 +248,7 @@ def _nothing_known(lm: LanguageModel, unknown: Sequence[Unknown], unfit: Sequenc
         f"{one.id}: {one.prompt!r} is answered by {visible(one.says)}, not {one.answer!r}" for one in unknown[:_SHOWN]
     )
     return (
-        f"{lm.name} knows none of the {len(unknown)} facts, and tracing asks where a known answer comes from; give "
+        f"{lm.name} knows none of the {counted(len(unknown), 'fact')}, and tracing asks where a known answer comes "
+        f"from; give "
         f"facts it knows, or trace one prompt without an answer. It says:\n{shown}"
     )

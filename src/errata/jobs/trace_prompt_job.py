@@ -22,7 +22,16 @@ from errata.views.tables import printable
 from errata.views.terminal import terminal_grid
 from errata.views.text import visible
 
+_SURE = 0.3
 _BARS = " ▁▂▃▄▅▆▇█"
+
+
+def own_answer_text(trace: Trace) -> str:
+    """What is traced where nobody said what: the model's own answer, which is worth tracing where the model is sure."""
+    said = f"No --answer was given: what is traced is the model's own, {visible(trace.answer)} ({trace.clean:.1%})."
+    if trace.clean < _SURE:
+        said += " The model is not sure of it: a trace says more of a fact that the model knows."
+    return said
 
 
 def trace_text(trace: Trace, *, width: int, colour: bool, max_layers: int | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from errata.core.words import counted
 from errata.facts import Fact
 from errata.jobs.output_folder import OutputFolder
 from errata.jobs.parts import write_parquet
@@ -72,7 +73,7 @@ def _figures(folder: OutputFolder, average: AverageTrace) -> None:
     whole = [sheet for sheet in sheets if "severed" not in sheet.name and "attributed" not in sheet.name]
     foretold = [sheet for sheet in sheets if "attributed" in sheet.name]
     if whole:
-        title = f"Average indirect effect over {count} facts, {average.model}"
+        title = f"Average indirect effect over {counted(count, 'fact')}, {average.model}"
         folder.figure("effects", lambda: value_figure(grid, whole, title=title))
         for kind in average.config.kinds:
             name = sheet_name(kind, average.config.window)
@@ -86,7 +87,7 @@ def _figures(folder: OutputFolder, average: AverageTrace) -> None:
         folder.figure("last_subject", lambda: _drawn(average, lines, bands, "At the subject's last token"))
     for sheet in foretold:
         kind = next(k for k in average.config.kinds if sheet.name.startswith(sheet_name(k, average.config.window)))
-        title = f"Attributed effect (first order) over {count} facts, {average.model}"
+        title = f"Attributed effect (first order) over {counted(count, 'fact')}, {average.model}"
         folder.figure(f"attributed_{kind}", lambda sheet=sheet, title=title: value_figure(grid, [sheet], title=title))
 
 
@@ -124,7 +125,8 @@ def trace_summary(average: AverageTrace) -> str:
     corruption = describe(average.config, average.std, average.config.samples)
     parts = [
         f"# Causal tracing of {average.model}",
-        f"Of {sum(counts.values())} facts: {shown}. Corruption: {corruption}. Numbers are percentage points of the "
+        f"Of {counted(sum(counts.values()), 'fact')}: {shown}. Corruption: {corruption}. Numbers are percentage "
+        f"points of the "
         "answer's probability, with 95 % intervals over facts. Published: Meng et al. 2022, GPT-2 XL (48 layers), "
         "about 1,000 facts.",
         _table(average),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from errata.core.progress import SILENT, ProgressSink
+from errata.core.words import counted
 from errata.edit.mend.checkpoint import checkpoint_path, load_checkpoint_, save_checkpoint
 from errata.edit.mend.editor_file import load_editor, new_editor, save_editor
 from errata.edit.mend.training import Standing, StepReport, Trainer, train
@@ -188,7 +189,9 @@ class _Run:
             raise NumericsError("No validation gave a finite loss, so there is no editor; lower the learning rates.")
         load_editor(self.lm, self.out)  # what lies there is whole and for this model
         if self.trainer.is_stuck:
-            self.progress.note(f"Stopped: no better validation for {self.work.config.patience:,} steps (patience).")
+            self.progress.note(
+                f"Stopped: no better validation for {counted(self.work.config.patience, 'step')} (patience)."
+            )
         return TrainResult(self.out, standing.step, standing.best_step, standing.best, standing.seconds)
 
     def _on_validation(self, found: Validation, is_best: bool) -> None:
@@ -216,7 +219,7 @@ class _Run:
         rates = self.trainer.editor.rates.detach()
         self.progress.note(
             f"step {self.trainer.standing.step:,}: loss {loss:.4f} (NLL {edit:.3f}, KL {locality:.4f}), gradient "
-            f"{norm:.3g}, rates {float(rates.min()):.2g} to {float(rates.max()):.2g}; mean of {count} steps"
+            f"{norm:.3g}, rates {float(rates.min()):.2g} to {float(rates.max()):.2g}; mean of {counted(count, 'step')}"
         )
         self.recent, self.noted = [], now
 
@@ -227,7 +230,7 @@ class _Run:
         return [
             f"MEND editor for {self.lm.name}: {matrices} of layers {', '.join(map(str, config.layers))}; "
             f"{len(editor.nets)} shared networks, {numbers:,} numbers ({self.work.source}).",
-            f"To learn from: {len(self.work.schedule.examples):,} facts, {config.batch} a step; held out: "
+            f"To learn from: {counted(len(self.work.schedule.examples), 'fact')}, {config.batch} a step; held out: "
             f"{len(self.work.held_out.examples):,}, looked at every {config.validate_every:,} steps; what must stay: "
             f"{self.work.request['locality']}.",
             f"State: {self.checkpoint} (about {4 * 3 * numbers / 1e6:,.0f} MB; it may be deleted at the end).",

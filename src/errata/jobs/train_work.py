@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from errata.core.progress import ProgressSink
+from errata.core.words import counted
 from errata.edit.mend.config import EDIT_FIELDS, MendConfig, places_of
 from errata.edit.mend.examples import Example, Ids, Schedule, examples_of, split
 from errata.edit.methods.mend import guess
@@ -66,7 +67,9 @@ def checked_work(
         raise ConfigError(f"Patches are on {lm.name}; take them off: an editor is trained for a model as it is.")
     usable = _usable(lm, facts, skip_bad, places, progress)
     if len(usable) <= valid:
-        raise ConfigError(f"{len(usable)} facts with valid={valid} leave none to train on; give more, or lower valid.")
+        raise ConfigError(
+            f"{counted(len(usable), 'fact')} with valid={valid} leave none to train on; give more, or lower valid."
+        )
     kept, held = (examples_of(lm, part) for part in split(usable, valid, config.seed))
     if corpus is not None and not isinstance(corpus, Corpus):
         corpus = open_corpus(corpus, field=field, notify=progress.note)
@@ -104,12 +107,15 @@ def _usable(
     kept = [fact for fact in distinct if fact.id not in bad]
     if errors and (not skip_bad or not kept):
         raise FactsError(
-            f"{len(facts) - len(kept)} of {len(facts)} facts cannot be learned from with {lm.name}; correct them"
+            f"{len(facts) - len(kept)} of {counted(len(facts), 'fact')} cannot be learned from with {lm.name}; "
+            f"correct them"
             f"{' or go on without them (--skip-bad)' if kept else ''}:\n{format_problems(errors)}",
             errors,
         )
     if errors:
-        progress.note(f"{len(facts) - len(kept):,} of {len(facts):,} facts are skipped:\n{format_problems(errors)}")
+        progress.note(
+            f"Skipped: {len(facts) - len(kept):,} of {counted(len(facts), 'fact')}:\n{format_problems(errors)}"
+        )
     return kept
 
 

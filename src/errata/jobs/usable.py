@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from errata.core.words import counted
 from errata.errors import FactsError, InputError
 from errata.facts import Fact, Problem, format_problems
 
@@ -34,12 +35,12 @@ def usable_facts(
             problems.append(Problem("error", str(error), where=where, fact_id=fact.id))
     if problems and (not skip_bad or not kept):
         raise FactsError(
-            f"{len(problems)} of {len(facts)} facts cannot be {done}; correct them or go on without them "
+            f"{len(problems)} of {counted(len(facts), 'fact')} cannot be {done}; correct them or go on without them "
             f"(--skip-bad):\n{format_problems(problems)}",
             problems,
         )
     if not kept:
         raise FactsError(f"There is no fact that could be {done}.")
     if problems:
-        notify(f"{len(problems)} of {len(facts)} facts are skipped:\n{format_problems(problems)}")
+        notify(f"Skipped: {len(problems)} of {counted(len(facts), 'fact')}:\n{format_problems(problems)}")
     return kept, problems

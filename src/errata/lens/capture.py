@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.core.outer import OuterSum
+from errata.core.words import counted
 from errata.errors import InputError
 from errata.facts.checks import check_subject
 from errata.lens.backward_lens import BackwardLens
@@ -80,7 +81,9 @@ def backward_lenses(
         raise InputError(f"batch_size must be at least 1, found {batch_size}.")
     subjects = [None] * len(prompts) if subjects is None else subjects
     if not len(prompts) == len(targets) == len(subjects):
-        raise InputError(f"{len(prompts)} prompts, {len(targets)} targets and {len(subjects)} subjects do not match.")
+        raise InputError(
+            f"{counted(len(prompts), 'prompt')}, {len(targets)} targets and {len(subjects)} subjects do not match."
+        )
     Reader(lm, mode)
     default = (*mlp_matrices(lm.family), "o")
     chosen = default if matrices is None else (matrices,) if isinstance(matrices, str) else tuple(matrices)

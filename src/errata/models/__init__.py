@@ -14,7 +14,7 @@ from errata.models.interventions import (
     token_embeddings,
 )
 from errata.models.language_model import LanguageModel
-from errata.models.load import load, wrap
+from errata.models.load import config_at_hand, load, wrap
 from errata.models.low_rank import RowFactors, rows_updated
 from errata.models.partial import (
     KeyValues,
@@ -76,6 +76,7 @@ __all__ = [
     "add_to_weight_",
     "as_chat",
     "chat_prompt",
+    "config_at_hand",
     "config_digest",
     "embeddings_replaced",
     "encode",

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,6 +11,7 @@ from errata.errors import ModelError, ModelNotFoundError, UnsupportedModelError
 from errata.models.embedded import EMBEDDED_MODELS, embedded_model
 from errata.models.families import FAMILIES
 from errata.models.handover import check_tokenizer, handed_over, packed_message
+from errata.models.hub import hub_source
 from errata.models.language_model import LanguageModel
 from errata.models.verify import verify
 
@@ -34,13 +35,10 @@ def load(
     torch dtype or its name. Raises ModelNotFoundError, UnsupportedModelError, or ModelError; `notify` receives a line
     of text before anything slow (converting the embedded model, the first time only).
     """
+    name, resolved_dtype, resolved_device = str(name_or_path), _dtype(dtype), _device(device)
+    path, where = _found(name, revision, notify)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    name, resolved_dtype, resolved_device = str(name_or_path), _dtype(dtype), _device(device)
-    path = str(embedded_model(name, notify=notify)) if name in EMBEDDED_MODELS else _local_or_hub(name)
-    if revision and Path(path).is_dir():
-        raise ModelError(f"revision={revision!r} is of a hub model; {name!r} is a folder. Leave it out.")
-    where = {"revision": revision} if revision else {}
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
         check_config(config, name)
@@ -99,6 +97,33 @@ def check_architecture(config: "PretrainedConfig", name: str) -> None:
             f"No family row for model_type={config.model_type!r} ({name}); known: {known}. "
             "Add one in models/families.py."
         )
+
+
+def config_at_hand(
+    name_or_path: str | os.PathLike[str], *, revision: str | None = None, notify: Callable[[str], None] = lambda _: None
+) -> "PretrainedConfig":
+    """The configuration of a model alone, for what can be checked before weights are loaded. Raises what load does."""
+    name = str(name_or_path)
+    path, where = _found(name, revision, notify)
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
+    except Exception as error:
+        raise _load_error(name, path, error) from error
+    check_config(config, name)
+    return config
+
+
+def _found(name: str, revision: str | None, notify: Callable[[str], None]) -> tuple[str, dict[str, Any]]:
+    """The folder or hub id of a model, and what transformers needs beside it."""
+    path = str(embedded_model(name, notify=notify)) if name in EMBEDDED_MODELS else _local_or_hub(name)
+    if not Path(path).is_dir():
+        source = hub_source(path, revision, EMBEDDED_MODELS)
+        return source, {"revision": revision} if revision and source == path else {}
+    if revision:
+        raise ModelError(f"revision={revision!r} is of a hub model; {name!r} is a folder. Leave it out.")
+    return path, {}
 
 
 def _local_or_hub(name: str) -> str:

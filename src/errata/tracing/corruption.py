@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from errata.core.words import counted
 from errata.errors import ConfigError, InputError
 from errata.models import LanguageModel, token_embeddings
 from errata.tracing.config import TraceConfig
@@ -72,7 +73,7 @@ def _swapped(
     if not found:
         tokens = one.last - one.first + 1
         raise InputError(
-            f"No other subject can take the place of {one.subject!r} ({tokens} token{'s' * (tokens != 1)}) in "
+            f"No other subject can take the place of {one.subject!r} ({counted(tokens, 'token')}) in "
             f"{one.text!r} token by token; of {len(distinct):,} none does. Give one of as many tokens, or choose "
             "another corruption."
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float64
 from torch import Tensor
 
+from errata.core.words import counted
 from errata.tracing.config import TraceConfig
 from errata.views.grid import Grid, ValueSheet
 from errata.views.text import visible
@@ -62,7 +63,7 @@ def average_grid(average: "AverageTrace") -> Grid:
         kind: {"± (95 %)": _stacked(average, kind, "intervals")} for kind in average.restored
     }  # fmt: skip
     return Grid(
-        title=f"Average indirect effect over {len(average.facts)} facts",
+        title=f"Average indirect effect over {counted(len(average.facts), 'fact')}",
         subtitle=(
             f"{average.model}; mean total effect {average.total_effect.value:.1%} "
             f"({describe(average.config, average.std, average.config.samples)})"
@@ -79,7 +80,7 @@ def average_grid(average: "AverageTrace") -> Grid:
 
 def describe(config: TraceConfig, std: float, samples: int) -> str:
     """The corruption in words."""
-    runs = f"{samples} run{'s' * (samples != 1)}"
+    runs = counted(samples, "run")
     if config.corruption in ("gaussian", "uniform"):
         return f"{runs} of {config.corruption} noise, σ = {config.noise:g} × {std:.4g}, seed {config.seed}"
     return f"{runs}, the subject {'swapped' if config.corruption == 'swap' else 'zeroed'}"

@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from errata.core.progress import SILENT, ProgressSink
+from errata.core.words import counted
 from errata.errors import ConfigError, NumericsError
 from errata.models import MERGED, LanguageModel, takes_model, token_texts
 from errata.tracing.attribution import attributions
@@ -174,5 +175,5 @@ def _with_notes(found: Trace, one: Traced) -> Trace:
     if len(found.samples) < found.config.samples:
         zeros = found.config.corruption == "zero"
         why = "zeros are the same every time" if zeros else "no further subject was given that fits"
-        notes.append(f"{len(found.samples)} corrupted run{'s' * (len(found.samples) > 1)}: {why}.")
+        notes.append(f"{counted(len(found.samples), 'corrupted run')}: {why}.")
     return replace(found, notes=tuple(notes))

@@ -274,7 +274,7 @@ def test_mixed_relations_against_their_separate_runs(bench, data):
     counts = {cell.label: cell.count for cell, _ in result.cells if cell.study == "mixed"}
     assert counts["4: first"] == counts["4: both"] == 4  # the settings of four facts for all three
     assert "## Mixed relations" in result.summary
-    with pytest.raises(FactsError, match=r"0 records have that relation, 2 are needed. Try '\{\}"):
+    with pytest.raises(FactsError, match=r"0 records of that relation, and 2 needed. Try '\{\}"):
         bench("other", options=replace(options, mixed=("{} is in", "{} sings")))
 
 

@@ -44,6 +44,15 @@ def demo(
     run_demo(out, model=model, device=device, dtype=dtype, verbose=verbose, quiet=quiet)
 
 
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to: a name that ends in .jsonl or .csv.")] = Path("facts.jsonl"),
+) -> None:
+    """Write a fact file to start from, with everything explained; nothing is overwritten."""
+    from errata.cli.start import run_init
+
+    run_init(path)
+
+
 def edit(
     facts: Annotated[Path, typer.Argument(help="Facts: JSONL, JSON, CSV, CounterFact or zsRE.")],
     out: Out,
@@ -126,7 +135,10 @@ def stats(
 
 
 def ask(
-    prompt: Annotated[list[str], typer.Argument(help="The beginning of a text for the model to go on with.")],
+    prompt: Annotated[
+        list[str],
+        typer.Argument(help="The beginning of a text for the model to go on with, in quotes; bare words are joined."),
+    ],
     patch: Annotated[
         Path | None, typer.Option("--patch", "-p", help="Folder of a patch: show before and after.")
     ] = None,
@@ -134,35 +146,40 @@ def ask(
     model: PatchModel = None,
     tokens: Annotated[int, typer.Option(help="Tokens to continue with.")] = 20,
     top: Annotated[int, typer.Option(help="Next tokens to show.")] = 5,
+    full: Annotated[bool, typer.Option("--full", help="Show continuations whole, line by line.")] = False,
     device: Device = "cpu",
     dtype: PatchDtype = None,
     revision: Revision = None,
 ) -> None:
     """Show the continuation and the likeliest next tokens, before and after a patch."""
+    from errata.cli.prompts import typed_prompts
     from errata.cli.run import run_ask
 
     run_ask(
-        prompt,
+        typed_prompts(prompt),
         patch_folder=patch,
         model=model,
         chat=chat,
         tokens=tokens,
         top=top,
+        full=full,
         device=device,
         dtype=dtype,
         revision=revision,
     )
 
 
-def methods() -> None:
-    """List the editing methods, their hyperparameters and defaults."""
-    from errata.cli.run import run_methods
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method: what it writes, its settings and presets.")] = None,
+) -> None:
+    """List the editing methods, their hyperparameters and defaults; or tell all about one."""
+    from errata.cli.listings import run_methods
 
-    run_methods()
+    run_methods(name)
 
 
 def models() -> None:
     """List supported families, known settings, and what is installed."""
-    from errata.cli.run import run_models
+    from errata.cli.listings import run_models
 
     run_models()

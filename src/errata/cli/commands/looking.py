@@ -24,8 +24,10 @@ from errata.cli.options import (
 
 
 def lens(
-    prompt: Annotated[str, typer.Argument(help="The beginning of a text.")],
-    target: Annotated[str | None, typer.Option("--target", "-t", help="What should come next.")] = None,
+    prompt: Annotated[list[str], typer.Argument(help="The beginning of a text, in quotes.")],
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="What should come next; default: the model's own answer.")
+    ] = None,
     subject: Annotated[str | None, typer.Option(help="Marks the prompt's segments.")] = None,
     matrix: Annotated[
         str,
@@ -57,10 +59,11 @@ def lens(
 ) -> None:
     """Backward Lens: what the gradient of a prompt says, token by token and layer by layer."""
     from errata.cli.lens import run_lens
+    from errata.cli.prompts import typed_prompt
 
     outputs = {"html": html, "pdf": pdf, "png": png, "json": json, "parquet": parquet}
     run_lens(
-        prompt,
+        typed_prompt(prompt, "lens"),
         target,
         patch_folder=patch,
         options={
@@ -78,7 +81,9 @@ def lens(
 
 
 def trace(
-    prompt: Annotated[str | None, typer.Argument(help="The beginning of a text; or give --facts.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Argument(help="The beginning of a text, in quotes; or give --facts.")
+    ] = None,
     subject: Annotated[str | None, typer.Option(help="Of a prompt: the words in it to corrupt.")] = None,
     answer: Annotated[
         str | None, typer.Option("--answer", "-a", help="What comes next; default: the model's own next token.")
@@ -129,11 +134,12 @@ def trace(
     quiet: Quiet = False,
 ) -> None:
     """Causal tracing: which states of a prompt bring its answer back when the subject is corrupted."""
+    from errata.cli.prompts import typed_prompt
     from errata.cli.trace import run_trace
 
     outputs = {"html": html, "pdf": pdf, "png": png, "json": json, "parquet": parquet}
     run_trace(
-        prompt,
+        typed_prompt(prompt, "trace") if prompt else None,
         facts_file=facts,
         one={"subject": subject, "answer": answer, "swap": swap, "lens": lens, "max_layers": max_layers},
         many={"n": n, "out": out, "skip_bad": skip_bad, "format": format},

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from errata.cli.help import GroupedCommand
 from errata.cli.options import Device, Dtype, Facts, Field, Format, Model, Quiet, Revision, Set, SkipBad
 
 train_app = typer.Typer(help="Train what a method needs before it can edit: mend.", rich_markup_mode=None)
@@ -17,7 +18,7 @@ def train() -> None:
     """Train what a method needs before it can edit: mend."""
 
 
-@train_app.command("mend")
+@train_app.command("mend", cls=GroupedCommand)
 def train_mend(
     facts: Facts,
     out: Annotated[Path, typer.Option("--out", "-o", help="File for the editor (safetensors).")],

@@ -17,17 +17,26 @@ EDIT_FIELDS = frozenset({"editor", "editor_digest", "scale"})
 class MendConfig(MethodConfig):
     """Hyperparameters of MEND (Mitchell et al. 2021); the defaults are those of its public code.
 
-    For an edit: editor, the file that `errata train mend` wrote (editor_digest, of its content, is filled in); scale, a
-    factor on every update (1 as trained).
-    For training: layers and matrices (names as up,down, or "mlp": all that the model's MLP has; with the gate SmolLM2's
-    validation was no better, for half as many matrices again); rank of the editor's
-    residual layers (capped by their width) and their number `depth`; start_rate, the editing rate of each matrix at the
-    start, learned at rate_learning_rate; learning_rate of the networks (both Adam).
-    Loss: edit_weight · ((1 − w) · NLL(paraphrase) + w · NLL(prompt)) + locality_weight · KL(base ‖ edited); w is
-    prompt_weight. The public code has w = 0: on CounterFact the prompt itself is then answered less and less.
-    batch: facts behind one step; facts_at_once: how many of them are edited together into one model; clip: bound on the
-    gradient's norm; a validation each validate_every steps, and the end after patience steps without a better one;
-    text_tokens: length of unrelated texts.
+    For an edit:
+
+    editor: the file that `errata train mend` wrote.  editor_digest: of its content; filled in.
+    scale: a factor on every update (1 as trained).
+
+    For training, with the loss edit_weight · ((1 − w) · NLL(paraphrase) + w · NLL(prompt)) + locality_weight ·
+    KL(base ‖ edited), w being prompt_weight:
+
+    layers: those that the editor can write, ascending, 0-based.  matrices: names as up,down, or "mlp", all that the
+    model's MLP has; with the gate SmolLM2's validation was no better, for half as many matrices again.
+    rank: of the editor's residual layers, capped by their width.  depth: their number.
+    start_rate: the editing rate of each matrix at the start.  rate_learning_rate: at which Adam learns those rates.
+    learning_rate: of Adam on the networks.
+    edit_weight: of what is to be said in the loss.  locality_weight: of what must not move.
+    prompt_weight: the prompt's share beside its paraphrase; the public code has 0, and on CounterFact the prompt itself
+    is then answered less and less.
+    batch: facts behind one step.  facts_at_once: how many of them are edited together into one model.  clip: bound on
+    the gradient's norm.  validate_every: steps from one validation to the next.  patience: steps without a better
+    validation after which training ends.  text_tokens: length of unrelated texts.
+    seed: of the start, the order of the facts and those held out.
     """
 
     title: ClassVar[str] = "MEND"

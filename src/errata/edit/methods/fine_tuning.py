@@ -9,6 +9,7 @@ patch holds matrices (the published code trains the biases of what it names, and
 
 from typing import Any
 
+from errata.core.words import counted
 from errata.edit.checkpoint import Checkpoint
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.target_losses import scored_rows
@@ -66,7 +67,8 @@ def _summary(metrics: dict[str, Any], config: FineTuningConfig) -> str:
     norms = ", ".join(f"{one['matrix']} {one['relative_norm']:.3f}" for one in metrics["matrices"])
     return (
         f"Loss {metrics['epoch_losses'][0]:.2f} → {metrics['final_loss']:.3g} nat a target token in "
-        f"{metrics['epochs']} epochs, {metrics['steps']} updates. ‖ΔW‖/‖W‖ at layer {config.layers[0]}: {norms}."
+        f"{counted(metrics['epochs'], 'epoch')}, {counted(metrics['steps'], 'update')}. ‖ΔW‖/‖W‖ at layer "
+        f"{config.layers[0]}: {norms}."
     )
 
 

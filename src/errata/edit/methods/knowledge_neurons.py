@@ -18,6 +18,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from errata.core.updates import WeightUpdate
+from errata.core.words import counted
 from errata.edit.attribution import Question
 from errata.edit.first_open import first_open
 from errata.edit.method import Edit, EditTask, Method
@@ -48,8 +49,8 @@ class KnowledgeNeuronsConfig(PrefixConfig):
     attribution is above threshold · the largest of all layers.  share: it is kept when it counts in so much of the
     contexts (the fact's prompt alone and after each sampled prefix).  max_neurons: the strongest of them, for each
     fact.  (The published code moves its share until relations have 2 to 5 neurons a fact on average.)
-    strength: what e_new − e_old is multiplied by.  signed: and by the sign of the neuron's activation; a guess sets it
-    where MLPs are gated.
+    strength: what e_new − e_old is multiplied by.  signed: it is multiplied by the sign of the neuron's activation too;
+    a guess sets it where MLPs are gated.
     """
 
     title: ClassVar[str] = "Knowledge Neurons"
@@ -201,10 +202,12 @@ def _summary(task: EditTask, metrics: Mapping[str, Any]) -> tuple[str, ...]:
     norms = ", ".join(f"{one['layer']}: {one['neurons']} ({one['relative_norm']:.3f})" for one in layers)
     lines = [
         f"{metrics['mean_neurons']:.1f} neurons a fact; neurons by layer (‖ΔW‖/‖W‖): {norms or 'none'}.",
-        f"{metrics['already_known']} of {len(task.facts)} facts were answered already and left as they are.",
+        f"Answered already and left alone: {metrics['already_known']} of {counted(len(task.facts), 'fact')}.",
     ]
     if metrics["own_answers"]:
-        lines.append(f"{metrics['own_answers']} facts have no target_true; what the model says was attributed instead.")
+        lines.append(
+            f"Without target_true: {counted(metrics['own_answers'], 'fact')}; attributed instead: what the model says."
+        )
     return tuple(lines)
 
 
@@ -213,8 +216,8 @@ def _warnings(lm: LanguageModel, missed: Sequence[Mapping[str, str]]) -> tuple[s
     if missed:
         reasons = sorted({one["reason"] for one in missed})
         warnings.append(
-            f"{len(missed)} facts are not written ({'; '.join(reasons)}); the report names them. A smaller share or "
-            "threshold finds more neurons."
+            f"Not written: {counted(len(missed), 'fact')} ({'; '.join(reasons)}); named in the report. A smaller share "
+            "or threshold finds more neurons."
         )
     if lm.family.mlp_post_norm:
         warnings.append(
@@ -232,7 +235,8 @@ def _guess(lm: LanguageModel) -> KnowledgeNeuronsConfig:
 def _plan(config: KnowledgeNeuronsConfig) -> str:
     contexts = 1 + config.prefixes
     return (
-        f"{len(config.layers)} layers searched, strength {config.strength:g}. To do: for each fact {contexts} × "
+        f"{counted(len(config.layers), 'layer')} searched, strength {config.strength:g}. To do: for each fact "
+        f"{contexts} × "
         f"{config.steps} × {len(config.layers)} one-token passes (contexts × steps × layers)."
     )
 

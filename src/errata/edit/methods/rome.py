@@ -36,9 +36,10 @@ _SMALL_DENOMINATOR = 0.2
 class RomeConfig(ValueConfig):
     """Hyperparameters of ROME; the defaults are the published ones.
 
-    layers: one.  clamp: of the shift of the MLP's output.  short_prefixes: so many of `prefixes` have half their
-    length. one_key: one and the same key everywhere (r-ROME). The published code whitens the key averaged over
-    contexts, but divides by its product with the bare prompt's key, which now and then is tiny and wrecks the model.
+    layers: one.  clamp: the shift of the MLP's output stays within clamp · that output's norm.
+    short_prefixes: so many of `prefixes` have half their length.
+    one_key: one and the same key everywhere (r-ROME). The published code whitens the key averaged over contexts, but
+    divides by its product with the bare prompt's key, which now and then is tiny and wrecks the model.
     moment_tokens: corpus tokens behind the second moment.
     """
 

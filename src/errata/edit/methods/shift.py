@@ -14,6 +14,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from errata.core.updates import WeightUpdate
+from errata.core.words import counted
 from errata.edit.first_open import first_open
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.method_config import MethodConfig
@@ -167,8 +168,8 @@ def _spread(rates: Float64[Tensor, " fact"]) -> dict[str, float]:
 def _summary(metrics: Mapping[str, Any], facts: int) -> list[str]:
     (layer,) = metrics["layers"]
     lines = [
-        f"‖ΔW‖/‖W‖ at layer {layer['layer']}: {layer['relative_norm']:.3f}. {metrics['already_known']} of {facts} "
-        "facts were answered already and left as they are."
+        f"‖ΔW‖/‖W‖ at layer {layer['layer']}: {layer['relative_norm']:.3f}. Answered "
+        f"already and left alone: {metrics['already_known']} of {counted(facts, 'fact')}."
     ]
     if rates := metrics.get("rates"):
         lines.append(f"Rates: {rates['smallest']:.3g} to {rates['largest']:.3g}, median {rates['median']:.3g}.")
@@ -190,13 +191,13 @@ def _warn_of_rates(config: ShiftConfig, rates: Rates) -> list[str]:
     backwards, unanswered = int(rates.backwards.sum()), int(rates.unanswered.sum())
     if backwards:
         warnings.append(
-            f"{backwards} facts move away from their targets to first order; they take learning_rate="
-            f"{config.learning_rate:g} instead of a rate for the margin. Another layer may suit them."
+            f"To first order, {counted(backwards, 'fact')} would move away from the target: written with learning_rate="
+            f"{config.learning_rate:g} instead of a rate for the margin. Another layer may suit better."
         )
     if unanswered:
         warnings.append(
-            f"{unanswered} facts do not answer as asked at any rate of the line search and keep the largest; the "
-            "report names them. Another layer, or a larger learning_rate, may help."
+            f"Not answered as asked at any rate of the line search: {counted(unanswered, 'fact')}, written with the "
+            "largest; named in the report. Another layer, or a larger learning_rate, may help."
         )
     return warnings
 

@@ -33,8 +33,9 @@ class SgdConfig(MethodConfig):
     """Hyperparameters of a single step.
 
     layers: one or several.  matrices: which of each layer take the step: "down", the MLP's output projection, or "mlp".
-    learning_rate: lr.  loss: of each fact, "first", the NLL of the target's first token (the paper's); or "target", of
-    all its tokens, each after those before it. Losses are summed over tokens and facts.
+    learning_rate: of the step.
+    loss: of each fact, "first", the NLL of the target's first token (the paper's); or "target", of all its tokens, each
+    after those before it. Losses are summed over tokens and facts.
     """
 
     title: ClassVar[str] = "Single step"

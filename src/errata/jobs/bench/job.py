@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from errata.core.progress import SILENT, ProgressSink
+from errata.core.words import counted
 from errata.edit import Settings, find_method, settings_for
 from errata.errors import ConfigError
 from errata.evaluate.drift import Drift
@@ -180,7 +181,8 @@ def _run(bench: Bench, folder: Folder, plan: Sequence[tuple[Cell, Settings | Non
     results = [folder.load(key) for key in keys]
     missing = [i for i, result in enumerate(results) if result is None]
     bench.progress.note(
-        f"Benchmark on {bench.lm.name}: {len(plan)} cells, {len(plan) - len(missing)} of them done before, in "
+        f"Benchmark on {bench.lm.name}: {counted(len(plan), 'cell')}, {len(plan) - len(missing)} of them done "
+        f"before, in "
         f"{folder.out}."
     )
     if missing:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from errata.core.words import counted
 from errata.errors import FactsError
 from errata.facts import Fact, format_problems, read_facts
 from errata.facts.relations import read_relations, relation_edits
@@ -62,7 +63,7 @@ def usable(
         more = f"\n... and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
         notify(f"Records that are left out: {len(facts) - len(kept)}\n{format_problems(skipped[:_SHOWN])}{more}")
     if len(kept) < count:
-        raise FactsError(f"{len(kept):,} records are usable on {lm.name}; {count:,} are asked for.")
+        raise FactsError(f"Usable on {lm.name}: {counted(len(kept), 'record')}; asked for: {count:,}.")
     return kept[:count]
 
 
@@ -77,7 +78,7 @@ def _halves(pool: Sequence[Fact], options: BenchOptions) -> tuple[tuple[Fact, ..
                 f"{text!r} ({n})" for text, n in Counter(relation_of(fact) for fact in pool).most_common(6)
             )
             raise FactsError(
-                f"--mixed {name!r}: {len(part)} records have that relation, {half} are needed. Try {common}."
+                f"--mixed {name!r}: {counted(len(part), 'record')} of that relation, and {half} needed. Try {common}."
             )
     spare = int(half * _SPARE_SHARE) + _SPARE
     return parts[0][:spare], parts[1][:spare]

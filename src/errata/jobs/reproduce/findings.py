@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from errata.core.words import counted
 from errata.jobs.reproduce.folder import Folder, Records
 from errata.jobs.reproduce.gradients import gradient_findings
 from errata.jobs.reproduce.updates import flip_findings, step_findings
@@ -37,7 +38,8 @@ def _summary(folder: Folder, measured: Records, about: Mapping[str, Any]) -> str
     table = text_table(["figure", "what", "this model", "published (GPT-2, Llama 2)"], folder.lines)
     return (
         f"# Backward Lens on {about['model']}\n\n"
-        f"{len(measured)} prompts of {tokens:.1f} tokens in the mean, one backward each; {knows} of them were answered "
+        f"{counted(len(measured), 'prompt')} of {tokens:.1f} tokens in the mean, one backward each; {knows} of them "
+        f"were answered "
         f"with the target already. Lens mode: {about['options']['mode']}. Perplexity on {about['perplexity_text']}. "
         f"Published: Katz et al. 2024 (EMNLP), figure numbers are theirs. Facts {about['facts_digest'][:12]}, weights "
         f"{about['weights'][:12]}.\n\n"

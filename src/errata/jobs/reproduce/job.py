@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from errata.core.progress import SILENT, ProgressSink
+from errata.core.words import counted
 from errata.errors import ConfigError, CorpusError, InputError
 from errata.evaluate.perplexity import perplexity
 from errata.facts import Fact, FactsLike, taken
@@ -93,8 +94,9 @@ def reproduce(
     texts = _held_out(lm, corpus, field, options.text_tokens)
     run = _Run(lm, out, options, digest(texts), digest([[f.text, f.target_new] for f in chosen]))
     progress.note(
-        f"Backward Lens on {lm.name}: {len(chosen)} prompts; learning rates for "
-        f"{min(options.flip_prompts, len(chosen))} of them at {len(run.flip_layers)} layers; results in {out}."
+        f"Backward Lens on {lm.name}: {counted(len(chosen), 'prompt')}; learning rates for "
+        f"{min(options.flip_prompts, len(chosen))} of them at {counted(len(run.flip_layers), 'layer')}; results in "
+        f"{out}."
     )
     measured = run.measure(chosen, progress)
     flips = run.flips(chosen[: options.flip_prompts], texts, progress)

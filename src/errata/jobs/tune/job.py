@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from errata.core.progress import SILENT, ProgressSink
+from errata.core.words import counted
 from errata.edit import PresetFile, find_method, settings_for, write_preset
 from errata.edit.preset_file import shape_of
 from errata.errors import ConfigError, ModelError
@@ -166,7 +167,8 @@ class _Run:
     def _announce(self, found: Candidates, count: int, held: int, usable: int) -> None:
         lasts = ", ".join(str(config.layers[-1]) for config in found.groups)
         self.progress.note(
-            f"Tuning {self.options.method} for {self.lm.name} on {count} facts, {held} more held out, of {usable:,} "
+            f"Tuning {self.options.method} for {self.lm.name} on {counted(count, 'fact')}, {held} more held out, of "
+            f"{usable:,} "
             f"looked at, in {self.options.minutes:g} minutes. Last layers: {lasts}. It begins with: {found.source}."
         )
 
@@ -197,7 +199,7 @@ class _Run:
     def _preset(self, result: Chosen, count: int, tuning: str) -> PresetFile:
         family, num_layers, d_model, d_vocab = shape_of(self.lm)
         source = (
-            f"errata tune with {count} facts: {objective_name(result.held.found)} {told(result.held)} on "
+            f"errata tune with {counted(count, 'fact')}: {objective_name(result.held.found)} {told(result.held)} on "
             f"{result.count} held-out facts, {told(result.base)} with what it began with"
         )
         return PresetFile(
@@ -230,4 +232,4 @@ def _notes(facts: Sequence[Fact]) -> list[str]:
         "paraphrases (PS)": sum(not fact.paraphrases for fact in facts),
         "neighbours (NS)": sum(not fact.neighbours for fact in facts),
     }
-    return [f"{number} of {len(facts)} facts have no {what}." for what, number in lacking.items() if number]
+    return [f"Without {what}: {number} of {counted(len(facts), 'fact')}." for what, number in lacking.items() if number]

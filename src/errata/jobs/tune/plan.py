@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from errata.core.words import counted
 from errata.jobs.progress import duration
 
 # Of the budget, what is left to be spent on what no estimate sees (loading kept moments, files, figures).
@@ -163,10 +164,10 @@ def described(found: Plan, task: Task, seconds: float, spent: float) -> list[str
     """What will be done, and how long it will take."""
     varied, way = found.best_depths * found.variations, found.rest
     return [
-        f"Plan: {found.depths} last layers on {found.start} facts"
+        f"Plan: {counted(found.depths, 'last layer')} on {counted(found.start, 'fact')}"
         + (f", {varied} variations of the best {found.best_depths}" if varied else "")
         + "".join(f", the best {rung.groups} on {rung.facts}" for rung in way.rungs)
-        + f"; {way.finalists} finalist{'s' * (way.finalists != 1)} and about {way.trials} edits of all {task.count} "
+        + f"; {counted(way.finalists, 'finalist')} and about {counted(way.trials, 'edit')} of all {task.count} "
         f"facts; the chosen setting and the one begun with on {way.held} held-out facts.",
         f"About {duration(found.seconds)} from here on, {duration(spent)} used, of {duration(seconds)}.",
     ]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from errata.core.progress import ProgressSink
+from errata.core.words import counted
 from errata.errors import InputError
 from errata.facts import Fact
 from errata.jobs.trace_job import trace_facts
@@ -27,7 +28,7 @@ def traced_ranges(
     """
     known = _known(lm, facts)[:most]
     if not known:
-        progress.note(f"{lm.name} knows none of the {len(facts)} facts, so tracing cannot propose layers.")
+        progress.note(f"{lm.name} knows none of the {counted(len(facts), 'fact')}, so tracing cannot propose layers.")
         return []
     average = trace_facts(
         lm, known, out=folder, progress=progress,

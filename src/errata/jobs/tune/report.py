@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from errata.core.words import counted
 from errata.edit.robustness import REACH
 from errata.evaluate import metric_info
 from errata.jobs.lens_job import write_rows
@@ -91,7 +92,8 @@ def _summary(
         _verdict(chosen, about),
         _held_out(chosen, about),
         _traced(about),
-        f"## Pareto front on all {len(search.facts)} facts\n\nNo other setting tried on them is as good in efficacy "
+        f"## Pareto front on all {counted(len(search.facts), 'fact')}\n\nNo other setting tried on them is as good "
+        f"in efficacy "
         f"(ES), paraphrase (PS) and specificity (NS) and better in one.{figure}\n\n" + _table(front, chosen.trial),
         f"## Every setting tried\n\n{_table(trials, chosen.trial, why=True)}",
         _meaning(),
@@ -107,7 +109,8 @@ def _verdict(chosen: Chosen, about: Mapping[str, Any]) -> str:
     gain = chosen.held.objective - chosen.base.objective
     end = "" if gain > 0 else " The choice is **not better** there: they differ by less than the search can see."
     return (
-        f"{what}. On {chosen.count} facts that the search never saw its {objective_name(chosen.held.found)} is "
+        f"{what}. On {counted(chosen.count, 'fact')} that the search never saw its "
+        f"{objective_name(chosen.held.found)} is "
         f"{told(chosen.held)}; that of what the search began with ({source}) {told(chosen.base)}.{end}"
     )
 
@@ -179,7 +182,8 @@ def _warnings(trials: Sequence[Trial]) -> str:
         reached = metrics[key][0] if metrics else None
         if short is not None and reached is not None and short <= _GOOD_NLL and reached < _POOR:
             name = "ES" if key == "es" else "accuracy"
-            what = f"{named(trial.config)}, {trial.facts} facts: NLL {short:.2f} nat at 80 %, yet {name} {reached:.0f}"
+            facts = counted(trial.facts, "fact")
+            what = f"{named(trial.config)}, {facts}: NLL {short:.2f} nat at 80 %, yet {name} {reached:.0f}"
             lines.append(f"- {what}; {_reason(trial.found.get('landed'))}.")
     return "Target values were good, and the edit does not hold:\n\n" + "\n".join(lines) if lines else ""
 
@@ -192,8 +196,8 @@ def _reason(landed: float | None) -> str:
 
 def _request(search: Search, about: Mapping[str, Any]) -> str:
     lines = [
-        f"{len(search.trials)} trials, {duration(search.spent)} of work of {duration(search.seconds)}; "
-        f"{len(search.facts)} facts of {about['facts']:,}, drawn with seed {about['seed']}. Weights "
+        f"{counted(len(search.trials), 'trial')}, {duration(search.spent)} of work of {duration(search.seconds)}; "
+        f"{counted(len(search.facts), 'fact')} of {about['facts']:,}, drawn with seed {about['seed']}. Weights "
         f"{about['digest'][:12]}, tuning {about['tuning'][:12]}.",
         *about["notes"],
     ]
@@ -214,4 +218,4 @@ def _figure(last: Sequence[Trial], front: Sequence[Trial], chosen: Chosen, base:
         f"{metric_info(key).label} (%)": {name: points(trials, key) for name, trials in series.items()}
         for key in ("ps", "es")
     }
-    return scatter_figure(panels, xlabel="NS (%)", title=f"Edits of {count} facts")
+    return scatter_figure(panels, xlabel="NS (%)", title=f"Edits of {counted(count, 'fact')}")

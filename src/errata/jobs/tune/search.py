@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from errata.core.progress import ProgressSink
+from errata.core.words import counted
 from errata.errors import ConfigError, NumericsError
 from errata.facts import Fact
 from errata.jobs.bench.store import facts_digest
@@ -74,7 +75,7 @@ class Search:
         pool = [*first, *(self._rung("varied", wanted, found.start) if wanted else [])]
         way, pool, facts = self._halved(task, pool, found.start)
         for group in pool[way.finalists :]:
-            group.out = group.out or f"beaten on {facts} facts"
+            group.out = group.out or f"beaten on {counted(facts, 'fact')}"
         self._last(pool[: way.finalists], way)
         chosen = self._choice()
         for group in self.groups:
@@ -101,7 +102,8 @@ class Search:
             raise ConfigError(
                 f"--budget {self.seconds / 60:g} minutes are too few: target values take {costs.value:.2g} s a fact "
                 f"here, an edit with its evaluation {costs.edit:.2g} s a fact. The least that would do is "
-                f"{least * 1.02 + 0.05:.1f} minutes with {task.count} facts; a smaller --n needs less. What was "
+                f"{least * 1.02 + 0.05:.1f} minutes with {counted(task.count, 'fact')}; a smaller --n needs less. "
+                f"What was "
                 "measured is kept."
             )
         return plan_of(self.folder.decide("plan", lambda: asdict(plan(task, costs, left))))  # type: ignore[arg-type]
@@ -115,7 +117,7 @@ class Search:
                 return way, pool, facts
             rung = way.rungs[0]
             for group in pool[rung.groups :]:
-                group.out = f"beaten on {facts} facts"
+                group.out = f"beaten on {counted(facts, 'fact')}"
             facts = rung.facts
             pool = self._rung("rung", [group.config for group in pool[: rung.groups]], facts)
         raise AssertionError("halving ends")
@@ -132,7 +134,7 @@ class Search:
         way = rest_of(self.folder.decide(name, make))
         over = "" if way.seconds <= left else " (more than is left: the machine became slower, or facts longer)"
         self.progress.note(
-            f"{duration(self.spent)} used; still to do with {groups} group{'s' * (groups != 1)} of settings: "
+            f"{duration(self.spent)} used; still to do with {counted(groups, 'group')} of settings: "
             f"about {duration(way.seconds)}{over}."
         )
         return way
@@ -140,12 +142,16 @@ class Search:
     def _rung(self, stage: str, configs: Sequence[Any], facts: int) -> list[Group]:
         """Give every group its values, drop those that do not hold, try a bracket of the others; best first."""
         groups = [self._group(config) for config in configs]
-        with self.progress.stage(f"{_STAGES[stage]}, target values of {facts} facts", len(groups), "groups") as advance:
+        with self.progress.stage(
+            f"{_STAGES[stage]}, target values of {counted(facts, 'fact')}", len(groups), "groups"
+        ) as advance:
             for group in groups:
                 self._values(group, facts)
                 advance(1)
         self._drop_weak(groups)
-        with self.progress.stage(f"{_STAGES[stage]}, edits of {facts} facts", len(groups), "groups") as advance:
+        with self.progress.stage(
+            f"{_STAGES[stage]}, edits of {counted(facts, 'fact')}", len(groups), "groups"
+        ) as advance:
             for group in groups:
                 for config in self.candidates.bracket(group.config) if not group.out else []:
                     self._tried(stage, group, config, facts)
@@ -153,7 +159,7 @@ class Search:
         kept = sorted((group for group in groups if not group.out), key=lambda group: group.best(facts).rank)
         for group in kept[:1]:
             best = group.best(facts)
-            self.progress.note(f"Best so far on {facts} facts: {named(best.config)}: {best.objective:.1f}")
+            self.progress.note(f"Best so far on {counted(facts, 'fact')}: {named(best.config)}: {best.objective:.1f}")
         return kept
 
     def _drop_weak(self, groups: Sequence[Group]) -> None:
@@ -175,7 +181,7 @@ class Search:
     def _last(self, finalists: Sequence[Group], way: Rest) -> None:
         """The base, a bracket of each finalist, then what varies around the best, while there is time."""
         count = len(self.facts)
-        with self.progress.stage(f"edits of {count} facts", way.trials, "edits") as advance:
+        with self.progress.stage(f"edits of {counted(count, 'fact')}", way.trials, "edits") as advance:
             base = self._group(self.candidates.base)
             self._values(base, count)
             self._tried(LAST, base, base.config, count, advance)
@@ -215,7 +221,7 @@ class Search:
             needed += (count - group.known) * costs.value + (
                 len(self.candidates.bracket(group.config)) - 1
             ) * count * costs.edit
-        name = f"time for {'an edit' if group is None else 'another group'} after {len(self.trials)} trials"
+        name = f"time for {'an edit' if group is None else 'another group'} after {counted(len(self.trials), 'trial')}"
         return self.folder.decide(name, lambda: self.spent + needed <= _FULL * self.seconds)
 
     def _choice(self) -> Trial:
@@ -223,13 +229,13 @@ class Search:
         last = [trial for trial in self.trials if trial.stage == LAST and trial.objective >= 0]
         if not last:
             reason = next((trial.out for trial in self.trials if trial.stage == LAST), "none was made")
-            raise NumericsError(f"Every edit of all {len(self.facts)} facts failed; the first: {reason}")
+            raise NumericsError(f"Every edit of all {counted(len(self.facts), 'fact')} failed; the first: {reason}")
         best = max(trial.objective for trial in last)
         chosen = min((trial for trial in last if trial.objective >= best - _TIE), key=by_drift)
         for trial in last:
             if trial is not chosen:
                 close = "as good, but it moves more" if trial.objective >= best - _TIE else "beaten"
-                trial.out = f"{close} on {trial.facts} facts"
+                trial.out = f"{close} on {counted(trial.facts, 'fact')}"
         return chosen
 
     def _compared(self, chosen: Trial, way: Rest) -> "Chosen":
