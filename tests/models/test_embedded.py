@@ -187,7 +187,7 @@ def test_killed_in_the_middle_of_the_conversion(toy):
     assert names(folder.parent) == [folder.name, f"{folder.name}.lock"]
 
 
-def test_main_reports_errors_without_a_traceback(toy, monkeypatch, capsys):
+def test_main_reports_errors_without_a_traceback(toy, capsys):
     assert embedded.main(["toy"]) == 0
     toy.write_bytes(b"")
     for path in (toy.parent.parent.parent / "home" / "models").glob("*/config.json"):
