@@ -26,6 +26,7 @@ class ValueConfig(PrefixConfig):
     kl_factor: float = 0.0625
     stop_loss: float = 0.05
     schedule: Literal["published", "fast"] = "published"
+    value_unit: Literal["absolute", "start"] = "absolute"
 
     def domain_checks(self) -> list[tuple[str, bool]]:
         return [

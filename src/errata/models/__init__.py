@@ -42,6 +42,7 @@ from errata.models.projections import (
 )
 from errata.models.tokens import Encoding, TargetRow, encode, encode_targets, pad_right, token_texts
 from errata.models.tuned import Tuned, tuned
+from errata.models.written import Writing, contributed, gains, to_write, usual_contribution
 
 __all__ = [
     "ATTENTION_MATRICES",
@@ -60,11 +61,14 @@ __all__ = [
     "Run",
     "TargetRow",
     "Tuned",
+    "Writing",
     "add_to_weight_",
     "config_digest",
+    "contributed",
     "embeddings_replaced",
     "encode",
     "encode_targets",
+    "gains",
     "gradients",
     "inputs_replaced",
     "joined",
@@ -85,11 +89,13 @@ __all__ = [
     "run_backward",
     "run_layers",
     "run_taps",
+    "to_write",
     "token_embeddings",
     "token_texts",
     "tokenizer_digest",
     "tuned",
     "updates_applied",
+    "usual_contribution",
     "weight_of",
     "weights_restored",
     "widened",
