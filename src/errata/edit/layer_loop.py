@@ -66,6 +66,7 @@ def solve(
     prefixes: Sequence[str],
     *,
     passes: int = 1,
+    enough: float = 0.0,
     spread: Literal["even", "root"] = "even",
     reads: Literal["block", "mlp"] = "block",
     progress: ProgressSink = SILENT,
@@ -78,12 +79,13 @@ def solve(
     `passes` > 1 goes beyond the published methods: the whole loop runs again over what is still missing. One pass
     leaves a tenth of the residual on SmolLM2 however small λ is, since the key that is written is a mean over contexts
     and not the bare prompt's own. Where the keys differ from one pass to the next, the update's rank grows with them.
+    They end early where less than `enough` of the residual (mean over the facts) is left.
     """
     value_layer = layers[-1]
     rows = key_rows(lm, facts, prefixes)
     target = values.to(lm.device)
     work: dict[int, _LayerWork] = {}
-    start = torch.zeros(len(facts))
+    start = end = torch.zeros(len(facts))
     edited = [Place(layer, "down") for layer in layers]
     with weights_restored(lm, edited), progress.stage("layers", passes * len(layers), "layers") as advance:
         for _ in range(passes):
@@ -99,7 +101,9 @@ def solve(
                 writing = to_write(lm, layer, frontier.written(), missing / share)
                 work[layer].write_(keys, writing, rule)
                 advance(1)
-        end = _missing(lm, value_layer, target, frontier.states(value_layer), reads).norm(dim=1).float().cpu()
+            end = _missing(lm, value_layer, target, frontier.states(value_layer), reads).norm(dim=1).float().cpu()
+            if float(end.mean()) < enough * float(start.mean()):
+                break
         return Solution(tuple(work[layer].edit() for layer in layers), start, end)
 
 

@@ -49,6 +49,8 @@ class Edit:
 
     metrics and not_converged are plain JSON for the report; summary is what a reader is told in a few lines.
     kept_seconds: what earlier runs spent on parts that were found in the cache.
+    failed: why this edit is no success although it has numbers, in a sentence for the user; None where nothing is known
+    against it.
     """
 
     updates: Mapping[Place, WeightUpdate]
@@ -59,6 +61,7 @@ class Edit:
     values: Float[Tensor, "fact d_model"] | None = None
     keys: Mapping[int, Float[Tensor, "fact d_mlp"]] = field(default_factory=dict)
     kept_seconds: float = 0.0
+    failed: str | None = None
 
     def with_metrics(self, metrics: Mapping[str, Any], line: str) -> "Edit":
         """The same edit with more to tell."""
@@ -93,6 +96,8 @@ class Method:
     not what a preset or a guess says.
     certain: fields that make a guess no guess when the user gives them all.  Measured settings: presets.py.
     guessed: fields that a guess chooses by the model, beside the layers.
+    units: by a field that names a unit, the fields that count in it: where the user gives one of them, it is in the
+    default unit, as published, whatever a guess says.
     settle: what has to be judged of a configuration with the model at hand and before any work; it is told which fields
     the user gave, and gives the configuration that holds and, where that came from elsewhere, from where.
     """
@@ -104,6 +109,7 @@ class Method:
     certain: frozenset[str]
     guessed: frozenset[str] = frozenset()
     together: frozenset[str] = frozenset()
+    units: Mapping[str, frozenset[str]] = field(default_factory=dict)
     plan: Callable[[Any], str]
     edit: Callable[[EditTask], Edit]
     settle: Settle = lambda _lm, config, _given: (config, None)

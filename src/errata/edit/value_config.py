@@ -17,6 +17,9 @@ class ValueConfig(PrefixConfig):
     weight_decay: factor of ‖shift‖/‖start‖² in the loss.  kl_factor: factor of KL(p_shift ‖ p₀) at the subject.
     stop_loss: a fact is done when its total loss (nats) is below this.
     schedule: "published" is exact; "fast" takes fewer, larger first updates and is an approximation (opt-in).
+    value_unit: "absolute" as published, or "start": learning_rate counts in the usual size of a channel of what the
+    shift is added to, and weight_decay multiplies ‖shift‖/‖start‖, so that both carry over between models. The usual
+    size is start's root mean square; of a stream behind a norm, what the norm's gains say (value_problem.py).
     """
 
     value_steps: int = 20

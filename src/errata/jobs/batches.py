@@ -9,7 +9,7 @@ from torch import Tensor
 
 from errata.core.progress import SILENT
 from errata.core.updates import WeightUpdate, added
-from errata.edit import Edit, EditTask, Method
+from errata.edit import Edit, EditTask, Method, with_guard
 from errata.errors import NumericsError
 from errata.evaluate import measure
 from errata.facts import Fact
@@ -51,7 +51,7 @@ def right_after(lm: LanguageModel, batch: Sequence[Fact]) -> dict[str, Any]:
 
 
 def checked_edit(method: Method, task: EditTask) -> Edit:
-    """The method's edit; NumericsError where it gives a number that is not finite."""
+    """The method's edit, with what the guard finds; NumericsError where it gives a number that is not finite."""
     edit = method.edit(task)
     broken = [str(place) for place, update in edit.updates.items() if not update.is_finite()]
     if broken:
@@ -59,7 +59,7 @@ def checked_edit(method: Method, task: EditTask) -> Edit:
             f"{method.title} diverged: its update of {', '.join(broken)} is not finite. Lower its rate or strength, or "
             "edit fewer facts."
         )
-    return edit
+    return with_guard(task.lm, task.facts, edit)
 
 
 @dataclass
@@ -94,13 +94,14 @@ def _together(sums: _Sums, edits: Sequence[Edit], told: list[dict[str, Any]], fa
     warnings = dict.fromkeys(warning for edit in edits for warning in edit.warnings)
     return Edit(
         updates=sums.updates,
-        metrics={"batches": told},
+        metrics={"batches": told, "guard": {"said": sum(edit.metrics["guard"]["said"] for edit in edits)}},
         summary=(f"{facts:,} facts in {len(edits):,} batches, one on top of the other.", *edits[-1].summary),
         warnings=tuple(_few(warnings)),
         not_converged=tuple(one for edit in edits for one in edit.not_converged),
         values=torch.cat(values) if len(values) == len(edits) else None,
         keys=sums.past_keys(),
         kept_seconds=sum((edit.kept_seconds for edit in edits), 0.0),
+        failed=next((edit.failed for edit in edits if edit.failed), None),
     )
 
 

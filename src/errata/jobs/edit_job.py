@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from errata.edit import (
     PresetFile,
     Settings,
     check_facts,
+    few_said,
     method_of,
     opened_preset,
     sample_prefixes,
@@ -99,6 +100,7 @@ def edit_facts(
         edit = checked_edit(work.method, task)
     else:
         edit = edit_in_batches(task, work.method, in_batches, lambda batch: right_after(lm, batch) if evaluate else {})
+    edit = replace(edit, failed=edit.failed or few_said(edit.metrics["guard"]["said"], len(facts)))
     patch = _patch(lm, work, edit, moments, in_batches)
     with clock("evaluation_after"), patch.applied(lm) if evaluate else nullcontext():
         after = measure(lm, facts, progress=progress) if evaluate else None
@@ -225,12 +227,14 @@ def _patch(lm: LanguageModel, work: _Work, edit: Edit, moments: SecondMoments | 
     info: dict[str, Any] = {
         "method": work.method.name,
         **provenance(lm),
-        "config": _plain(asdict(work.settings.config)),
+        "config": work.settings.config.recorded(),
         "config_source": work.settings.source,
         "in_batches": in_batches,
         "prefixes": list(work.prefixes),
         "metrics": dict(edit.metrics),
     }
+    if edit.failed:
+        info["failed"] = edit.failed
     if moments is not None and work.method.uses_moments(work.settings.config):
         info["second_moments"] = {"digest": moments.digest, "tokens": moments.tokens, "source": moments.source}
     return Patch(info, work.facts, edit.updates, edit.values, edit.keys)
@@ -253,6 +257,7 @@ def _report(
         "before": None if before is None else before.to_json(),
         "after": None if after is None else after.to_json(),
         "warnings": warnings,
+        "failed": edit.failed,
     }
 
 
@@ -276,7 +281,3 @@ class _Clock:
 
 def _sub(cache: Path | None, name: str) -> Path | None:
     return None if cache is None else cache / name
-
-
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}

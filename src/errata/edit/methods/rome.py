@@ -13,7 +13,15 @@ from torch import Tensor
 
 from errata.core.updates import WeightUpdate
 from errata.edit.keys import KeyFrontier, bare_keys
-from errata.edit.mass_editing import value_metrics, value_summary, values_of, warn_of_last_layer, warn_of_stuck
+from errata.edit.mass_editing import (
+    GUESSED_STEPS,
+    VALUE_UNITS,
+    value_metrics,
+    value_summary,
+    values_of,
+    warn_of_last_layer,
+    warn_of_stuck,
+)
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.rows import key_rows
 from errata.edit.targets import TargetValues
@@ -162,8 +170,10 @@ ROME = Method(
     name="rome",
     title="ROME (Meng et al. 2022)",
     config_type=RomeConfig,
-    guess=lambda lm: RomeConfig(layers=(guess_layer(lm),)),
+    guess=lambda lm: RomeConfig(layers=(guess_layer(lm),), **GUESSED_STEPS),
     certain=frozenset({"layers"}),
+    guessed=frozenset(GUESSED_STEPS),
+    units=VALUE_UNITS,
     plan=_plan,
     edit=edit_rome,
     uses_moments=lambda _: True,
@@ -174,8 +184,10 @@ R_ROME = Method(
     name="r-rome",
     title="r-ROME (Gupta et al. 2024)",
     config_type=RRomeConfig,
-    guess=lambda lm: RRomeConfig(layers=(guess_layer(lm),)),
+    guess=lambda lm: RRomeConfig(layers=(guess_layer(lm),), **GUESSED_STEPS),
     certain=frozenset({"layers"}),
+    guessed=frozenset(GUESSED_STEPS),
+    units=VALUE_UNITS,
     plan=_plan,
     edit=edit_rome,
     uses_moments=lambda _: True,
