@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from errata.models import FAMILIES, contributed, gains, to_write, usual_contribution
+from errata.models import FAMILIES, contributed, direction_to_write, gains, to_write, usual_contribution
 from reference import written as reference
 from tiny import fresh_model, tiny_model
 
@@ -106,6 +106,18 @@ def test_gains_are_the_norm_s_own(variant):
     expected, eps = reference.gains_and_eps(lm, LAYER)
     torch.testing.assert_close(gains(lm, LAYER), expected, rtol=1e-5, atol=1e-5)
     assert 0 < eps < 1e-4
+
+
+def test_a_step_along_a_direction_is_the_limit_of_a_small_wish(lm):
+    now, along = vectors(lm, 0).float(), vectors(lm, 1) * usual_contribution(lm, LAYER)
+    step = direction_to_write(lm, LAYER, now, along)
+    for fact in range(len(now)):
+        expected = reference.direction(lm, LAYER, now[fact], along[fact])
+        assert float((step[fact] - expected).norm() / expected.norm()) < 1e-3
+    tiny = 1e-3 * now.double().norm() / step.norm()
+    moved = contributed(lm, LAYER, now.double() + tiny * step) - contributed(lm, LAYER, now)
+    # The stream moves along it, but for what only a longer output could give.
+    assert float(torch.nn.functional.cosine_similarity(moved, along).min()) > 0.5
 
 
 def test_nothing_asked_is_nothing_written(lm):

@@ -17,6 +17,12 @@ def gains_and_eps(lm: LanguageModel, layer: int):
     return (1 + weight if gemma else weight), float(eps)  # type: ignore[arg-type]
 
 
+def direction(lm: LanguageModel, layer: int, written, along):
+    """What a tiny step of the output must be, for one of the stream, at the size of the whole."""
+    tiny = 1e-7 * float(written.norm())
+    return to_write(lm, layer, written, tiny * along) / tiny
+
+
 def to_write(lm: LanguageModel, layer: int, written, asked):
     """What is to be written beside `written` so that the stream gets `asked` more, or the nearest that can be had.
 

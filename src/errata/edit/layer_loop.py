@@ -42,10 +42,10 @@ class LayerEdit:
     keys: Float[Tensor, "fact d_mlp"]
     residual: float
     relative_norm: float
-    lost: float
     form: str
     jitter: float
     moment_jitter: float
+    lost: float = 0.0
 
 
 @dataclass(frozen=True)

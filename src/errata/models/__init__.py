@@ -42,7 +42,7 @@ from errata.models.projections import (
 )
 from errata.models.tokens import Encoding, TargetRow, encode, encode_targets, pad_right, token_texts
 from errata.models.tuned import Tuned, tuned
-from errata.models.written import Writing, contributed, gains, to_write, usual_contribution
+from errata.models.written import Writing, contributed, direction_to_write, gains, to_write, usual_contribution
 
 __all__ = [
     "ATTENTION_MATRICES",
@@ -65,6 +65,7 @@ __all__ = [
     "add_to_weight_",
     "config_digest",
     "contributed",
+    "direction_to_write",
     "embeddings_replaced",
     "encode",
     "encode_targets",

@@ -65,24 +65,47 @@ def contributed(
 def to_write(
     lm: LanguageModel,
     layer: int,
-    written: Float[Tensor, "fact d_model"] | None,
+    written: Float[Tensor, "fact d_model"],
     asked: Float64[Tensor, "fact d_model"],
 ) -> Writing:
     """What `layer` must write more so that the stream gets `asked` more, or the nearest to it that can be had.
 
-    `written`: what the matrix writes now, before any norm; needed where a norm is behind it.
+    `written`: what the matrix writes now, before any norm.
     """
     gain = gains(lm, layer)
     if gain is None:
         return Writing(asked / lm.residual_scale, asked.new_zeros(len(asked)))
-    assert written is not None, "where a norm follows, what is to be written depends on what is"
     now = written.double()
-    # From the norm itself, whatever its ε is called: v = c/g, read where the gain is largest.
     contribution = contributed(lm, layer, written)
-    unit = now / _length(now, contribution, gain)
+    length = _length(now, contribution, gain)
+    unit = now / length
     then = _on_sphere(unit, asked, gain)
     lost = (gain * then - contribution - asked).norm(dim=1) / asked.norm(dim=1).clamp_min(1e-300)
-    return Writing((then - unit) * _length(now, contribution, gain), lost)
+    return Writing((then - unit) * length, lost)
+
+
+@torch.no_grad()
+def direction_to_write(
+    lm: LanguageModel,
+    layer: int,
+    written: Float[Tensor, "fact d_model"] | None,
+    direction: Float64[Tensor, "fact d_model"],
+) -> Float64[Tensor, "fact d_model"]:
+    """What a small step of the output must be for one of the stream along `direction`: the limit of `to_write`.
+
+    For methods that choose how far to go afterwards. Behind a norm, a part along what is written already is lost; only
+    there is `written` needed.
+    """
+    gain = gains(lm, layer)
+    if gain is None:
+        return direction / lm.residual_scale
+    assert written is not None, "where a norm follows, a step depends on what is written"
+    now = written.double()
+    length = _length(now, contributed(lm, layer, written), gain)
+    unit, weight = now / length, _weights(gain)
+    free, along = gain * direction / weight, unit / weight
+    shortening = (unit * free).sum(1, keepdim=True) / (unit * along).sum(1, keepdim=True)
+    return (free - shortening * along) * length
 
 
 def _length(
@@ -90,7 +113,7 @@ def _length(
     contribution: Float64[Tensor, "fact d_model"],
     gain: Float64[Tensor, " d_model"],
 ) -> Float64[Tensor, "fact 1"]:
-    """√(mean y² + ε), from what the norm made of y: least squares of g ⊙ y = length · c."""
+    """√(mean y² + ε), by least squares from what the norm made of y (g ⊙ y = length · c), whatever its ε is called."""
     scaled = gain * written
     square = (contribution**2).sum(1, keepdim=True).clamp_min(1e-300)
     return (scaled * contribution).sum(1, keepdim=True) / square
