@@ -114,6 +114,41 @@ def test_a_second_pass_lands_more_of_the_residual():
     assert float(two.end_residual.mean()) < 0.8 * float(one.end_residual.mean())
 
 
+def test_passes_end_once_enough_has_landed():
+    lm, layers = tiny_model("llama"), CONFIG.layers
+    values, moments = _wanted(lm, FACTS, CONFIG), as_second_moments(random_moments(lm, layers))
+
+    def run(passes, enough):
+        rule = RidgeRule(moments, CONFIG.prior_weight)
+        return solve_by(lm, FACTS, values, rule, layers, PREFIXES, passes=passes, enough=enough)
+
+    left = [float(run(passes, 0.0).end_residual.mean()) for passes in (1, 2, 3)]
+    start = float(run(1, 0.0).start_residual.mean())
+    assert left[0] > left[1] > left[2] > 0
+    found = run(3, (left[0] + left[1]) / 2 / start)
+    assert float(found.end_residual.mean()) == left[1]
+    assert float(run(3, 1e-9).end_residual.mean()) == left[2]
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_a_prior_in_units_of_the_keys_knows_no_scale(scale):
+    """Keys that are so many times as large, with a second moment to match: the update is as many times smaller."""
+    lm = tiny_model("llama")
+    keys = torch.randn(4, lm.d_mlp, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (moment,) = random_moments(lm, [1]).values()
+    moments = [as_second_moments({1: factor**2 * moment}) for factor in (1.0, scale)]
+    one, other = (
+        RidgeRule(held, 0.3, of_keys=True)(1, factor * keys).adjoint
+        for held, factor in zip(moments, (1.0, scale), strict=True)
+    )
+    assert relative(other * scale, one) < 1e-8
+    naive = sum(float(key @ torch.linalg.inv(moment) @ key) for key in keys) / len(keys)
+    assert relative(RidgeRule(moments[0], 0.3 * naive)(1, keys).adjoint, one) < 1e-8
+    # A fact alone lands 1/(1 + λ) of what it asks.
+    alone = RidgeRule(moments[1], 0.3, of_keys=True)(1, scale * keys[:1]).adjoint
+    assert float(scale * keys[0] @ alone[0]) == pytest.approx(1 / 1.3)
+
+
 def test_more_passes_of_dense_updates_equal_the_reference():
     facts = [Fact(subject=f"Tower {i}", prompt=f"Tower {i} is in", target_new="Rome") for i in range(30)]
     found = _expect_reference(tiny_model("llama"), facts, CONFIG.replace(passes=2), ["", "I. "])

@@ -229,8 +229,9 @@ def _warn_of_last_layer(lm: LanguageModel, config: ShiftConfig) -> list[str]:
 
 
 def _guess(lm: LanguageModel) -> ShiftConfig:
-    """The published layer's relative depth and the published rate."""
-    return ShiftConfig(layers=(min(lm.num_layers - 1, round(_DEPTH * lm.num_layers)),))
+    """The published layer's relative depth; instead of the published rate, which is one of GPT2-xl's scale, a margin."""
+    layer = min(lm.num_layers - 1, round(_DEPTH * lm.num_layers))
+    return ShiftConfig(layers=(layer,), margin=0.5, value="contrastive")
 
 
 def _plan(config: ShiftConfig) -> str:
@@ -247,6 +248,7 @@ SHIFT = Method(
     config_type=ShiftConfig,
     guess=_guess,
     certain=frozenset({"layers", "learning_rate"}),
+    guessed=frozenset({"margin", "value"}),
     together=frozenset({"learning_rate", "margin", "line_search"}),
     plan=_plan,
     edit=edit_shift,
