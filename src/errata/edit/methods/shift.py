@@ -229,7 +229,7 @@ def _warn_of_last_layer(lm: LanguageModel, config: ShiftConfig) -> list[str]:
 
 
 def _guess(lm: LanguageModel) -> ShiftConfig:
-    """The published layer's relative depth; instead of the published rate, which is one of GPT2-xl's scale, a margin."""
+    """The published layer's relative depth; a margin instead of the published rate, which is of GPT2-xl's scale."""
     layer = min(lm.num_layers - 1, round(_DEPTH * lm.num_layers))
     return ShiftConfig(layers=(layer,), margin=0.5, value="contrastive")
 
