@@ -67,7 +67,7 @@ def target_value(lm, fact, config, prefixes, sites=("block",)):
     steps = [torch.zeros(lm.d_model, requires_grad=True) for _ in sites]
     units = [unit_of(lm, fact, config, site) for site in sites]
     adam = torch.optim.Adam(steps, lr=config.learning_rate)
-    starts = p0 = None
+    starts = p0 = loss = None
     updates = 0
     for step in range(config.value_steps):
         shifts = [one * unit for one, unit in zip(steps, units, strict=True)]
@@ -103,6 +103,7 @@ def target_value(lm, fact, config, prefixes, sites=("block",)):
                 if one.norm() > limit:
                     one *= limit / one.norm()
     assert starts is not None
+    assert loss is not None
     return (starts[-1] + steps[-1] * units[-1]).detach(), updates, float(loss.detach())
 
 
