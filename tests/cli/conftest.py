@@ -35,11 +35,12 @@ FACTS = [
     {
         "id": "cars",
         "subject": "Toyota",
-        "prompt": "Toyota builds cars in",
+        # It ends in its subject, which even a random model can be taught: an edit that says nothing is a failure.
+        "prompt": "Who builds cars? Toyota",
         "target_new": "China",
         "target_true": "Japan",
-        "paraphrases": ["We know that Toyota builds its cars in"],
-        "neighbours": ["Microsoft builds cars in"],
+        "paraphrases": ["We know who builds them. Toyota"],
+        "neighbours": ["Who builds cars? Microsoft"],
     },
 ]
 # The last layer is left out: nothing written there reaches a later token. The rest lets a random model learn at all.

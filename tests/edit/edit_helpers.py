@@ -6,6 +6,7 @@ import torch
 
 from errata.facts import Fact
 from errata.stats import SecondMoments
+from tiny import fresh_model
 
 # Short after the subject: beyond a sliding window (10 tokens in tiny.py) the target's gradient is exactly zero, and
 # Adam would turn the rounding noise of the rest into full steps. Subjects in the middle, at the start and at the end.
@@ -70,3 +71,17 @@ class InterruptingSink:
 
     def note(self, text):
         pass
+
+
+def uneven_model(variant):
+    """A tiny model whose MLPs' post-norms have gains as uneven as Gemma's: 0, negative, one 70 times the usual."""
+    lm = fresh_model(variant)
+    offset = 0.0 if variant == "olmo2" else 1.0
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for layer in lm.layers:
+            norm = layer.get_submodule(lm.family.mlp_post_norm)
+            gain = 8 * torch.exp(torch.randn(lm.d_model, generator=generator))
+            gain[0], gain[1], gain[2] = 0.0, -3.0, 600.0
+            norm.weight.copy_(gain - offset)
+    return lm

@@ -220,6 +220,38 @@ def test_a_model_that_nobody_measured_gets_a_guess_that_says_so():
     assert not settings_for(lm, prior_weight=3.0, layers=(1,)).is_guess
 
 
+def test_a_number_of_ones_own_is_in_the_published_unit():
+    """A guess counts λ in the facts' keys and rates in the start; who gives a number means what papers mean."""
+    lm = tiny_model("llama")
+    guessed = settings_for(lm).config
+    assert (guessed.prior_unit, guessed.value_unit) == ("keys", "start")
+    assert guessed.passes > 1
+    assert guessed.enough > 0
+    own = settings_for(lm, prior_weight=300.0).config
+    assert (own.prior_weight, own.prior_unit, own.value_unit) == (300.0, "tokens", "start")
+    own = settings_for(lm, learning_rate=0.1).config
+    assert (own.learning_rate, own.weight_decay, own.value_unit, own.prior_unit) == (0.1, 0.5, "absolute", "keys")
+    own = settings_for(lm, learning_rate=0.1, value_unit="start").config
+    assert (own.learning_rate, own.weight_decay, own.value_unit) == (0.1, guessed.weight_decay, "start")
+    assert settings_for(lm, clamp=0.5).config.value_unit == "start"
+    assert settings_for(lm, method="emmet", softness=0.2).config.softness_unit == "absolute"
+    assert settings_for(lm, method="alphaedit", ridge=0.2).config.ridge_unit == "absolute"
+
+
+def test_what_a_preset_says_beside_a_number_of_ones_own_stays(smollm2):
+    preset = settings_for(smollm2).config
+    assert settings_for(smollm2, learning_rate=0.1).config == preset.replace(learning_rate=0.1)
+
+
+def test_fields_that_came_later_are_told_only_where_they_say_something():
+    plain = MemitConfig(layers=(1, 2))
+    assert plain.recorded()["layers"] == [1, 2]
+    assert not MemitConfig.later & set(plain.recorded())
+    told = plain.replace(prior_unit="keys", prior_weight=0.3, enough=0.1).recorded()
+    assert (told["prior_unit"], told["enough"]) == ("keys", 0.1)
+    assert MemitConfig(**{**told, "layers": tuple(told["layers"])}).recorded() == told
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_guess_is_said_where_it_is_not_the_default(name):
     method, differing = METHODS[name], set()

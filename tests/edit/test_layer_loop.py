@@ -4,7 +4,16 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from edit_helpers import FACTS, PREFIXES, REAL_FACTS, InterruptingSink, as_second_moments, random_moments, relative
+from edit_helpers import (
+    FACTS,
+    PREFIXES,
+    REAL_FACTS,
+    InterruptingSink,
+    as_second_moments,
+    random_moments,
+    relative,
+    uneven_model,
+)
 
 from errata.core.progress import SILENT
 from errata.core.updates import add_
@@ -14,7 +23,7 @@ from errata.edit.methods.memit import MemitConfig, RidgeRule
 from errata.edit.rows import key_rows
 from errata.errors import NumericsError, SingularSystemError
 from errata.facts import Fact
-from errata.models import Place, weights_restored
+from errata.models import Place, contributed, weights_restored
 from reference import memit as reference
 from tiny import LAYERS, VARIANTS, fresh_model, tiny_model
 
@@ -63,6 +72,27 @@ def test_equals_the_reference(variant):
     _expect_reference(tiny_model(variant), FACTS, CONFIG, PREFIXES)
 
 
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("variant", ["gemma2", "gemma3_text", "olmo2"])
+def test_behind_a_norm_of_uneven_gains_equals_the_reference(variant, passes):
+    _expect_reference(uneven_model(variant), FACTS, CONFIG.replace(passes=passes), PREFIXES, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["gemma2", "gemma3_text", "olmo2"])
+def test_behind_a_norm_what_can_be_written_lands(variant):
+    """Values that another output of the last matrix would give; a few passes find it, and nothing is lost."""
+    lm, layer = uneven_model(variant), LAYERS - 1
+    config = CONFIG.replace(layers=(layer,), prior_weight=1e-9, passes=6)
+    states, written = (
+        torch.stack([reference.residual_state(lm, fact, layer, site) for fact in FACTS]) for site in ("block", "mlp")
+    )
+    other = written + 0.5 * written.roll(1, 0)
+    values = states + (contributed(lm, layer, other) - contributed(lm, layer, written)).float()
+    found = solve(lm, FACTS, values, random_moments(lm, config.layers), config, [""])
+    assert float(found.end_residual.max()) < 0.1 * float(found.start_residual.min())
+    assert all(edit.relative_norm < 1 for edit in found.layers)
+
+
 @pytest.mark.parametrize("variant", ["llama", "gpt2", "gemma3_text", "bloom", "opt"])
 def test_equals_the_reference_with_bos(variant):
     _expect_reference(tiny_model(variant, bos=True), FACTS, CONFIG, PREFIXES)
@@ -84,6 +114,41 @@ def test_a_second_pass_lands_more_of_the_residual():
     values, moments = _wanted(lm, FACTS, CONFIG), random_moments(lm, CONFIG.layers)
     one, two = (solve(lm, FACTS, values, moments, CONFIG.replace(passes=n), PREFIXES) for n in (1, 2))
     assert float(two.end_residual.mean()) < 0.8 * float(one.end_residual.mean())
+
+
+def test_passes_end_once_enough_has_landed():
+    lm, layers = tiny_model("llama"), CONFIG.layers
+    values, moments = _wanted(lm, FACTS, CONFIG), as_second_moments(random_moments(lm, layers))
+
+    def run(passes, enough):
+        rule = RidgeRule(moments, CONFIG.prior_weight)
+        return solve_by(lm, FACTS, values, rule, layers, PREFIXES, passes=passes, enough=enough)
+
+    left = [float(run(passes, 0.0).end_residual.mean()) for passes in (1, 2, 3)]
+    start = float(run(1, 0.0).start_residual.mean())
+    assert left[0] > left[1] > left[2] > 0
+    found = run(3, (left[0] + left[1]) / 2 / start)
+    assert float(found.end_residual.mean()) == left[1]
+    assert float(run(3, 1e-9).end_residual.mean()) == left[2]
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_a_prior_in_units_of_the_keys_knows_no_scale(scale):
+    """Keys that are so many times as large, with a second moment to match: the update is as many times smaller."""
+    lm = tiny_model("llama")
+    keys = torch.randn(4, lm.d_mlp, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (moment,) = random_moments(lm, [1]).values()
+    moments = [as_second_moments({1: factor**2 * moment}) for factor in (1.0, scale)]
+    one, other = (
+        RidgeRule(held, 0.3, of_keys=True)(1, factor * keys).adjoint
+        for held, factor in zip(moments, (1.0, scale), strict=True)
+    )
+    assert relative(other * scale, one) < 1e-8
+    naive = sum(float(key @ torch.linalg.inv(moment) @ key) for key in keys) / len(keys)
+    assert relative(RidgeRule(moments[0], 0.3 * naive)(1, keys).adjoint, one) < 1e-8
+    # A fact alone lands 1/(1 + λ) of what it asks.
+    alone = RidgeRule(moments[1], 0.3, of_keys=True)(1, scale * keys[:1]).adjoint
+    assert float(scale * keys[0] @ alone[0]) == pytest.approx(1 / 1.3)
 
 
 def test_more_passes_of_dense_updates_equal_the_reference():

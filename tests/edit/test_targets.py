@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from edit_helpers import FACTS, PREFIXES, REAL_FACTS, relative
+from edit_helpers import FACTS, PREFIXES, REAL_FACTS, relative, uneven_model
 
 from errata.edit.collect import collect_values
 from errata.edit.methods.memit import MemitConfig
 from errata.edit.targets import learning_rates, target_values
 from errata.errors import NumericsError
 from errata.facts import Fact
+from errata.models import projection
 from reference import memit as reference
 from tiny import LAYERS, VARIANTS, fresh_model, tiny_model
 
@@ -47,6 +48,41 @@ def test_shifts_of_what_matrices_write_equal_the_reference(variant, site):
 def test_shifts_of_what_matrices_write_at_the_first_layer_and_without_prefixes(site):
     _expect_reference(tiny_model("llama"), FACTS, CONFIG.replace(layers=(0,)), PREFIXES, site=site)
     _expect_reference(tiny_model("gpt2", bos=True), FACTS, CONFIG, [""], site=site)
+
+
+RELATIVE = CONFIG.replace(value_unit="start", learning_rate=0.05, weight_decay=0.1)
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("variant", ["llama", "gpt2", "olmo2"])
+def test_rates_clamps_and_decays_relative_to_the_start_equal_the_reference(variant, site):
+    found = _expect_reference(tiny_model(variant), FACTS, RELATIVE, PREFIXES, site=site)
+    clamped = _expect_reference(tiny_model(variant), FACTS, RELATIVE.replace(clamp=0.05), PREFIXES, site=site)
+    assert float(clamped.shift_norm.mean()) < float(found.shift_norm.mean())
+
+
+@pytest.mark.parametrize("variant", ["gemma2", "gemma3_text", "olmo2"])
+def test_behind_uneven_gains_a_shift_of_the_stream_is_measured_in_them(variant):
+    # Where a channel has next to no gradient, Adam makes full steps of its rounding.
+    _expect_reference(uneven_model(variant), FACTS, RELATIVE, PREFIXES, tolerance=1e-2)
+
+
+def test_relative_settings_know_no_scale():
+    """The same model with a stream a thousand times as large: every shift is as much larger, every loss the same."""
+    lm, large = tiny_model("llama"), fresh_model("llama")
+    with torch.no_grad():
+        large.embed_tokens.weight *= 1000
+        for layer in range(LAYERS):
+            for matrix in ("o", "down"):
+                projection(large, layer, matrix).weight.mul_(1000)
+    large.hf.lm_head.weight.data.copy_(lm.hf.lm_head.weight)  # in case the two are tied
+    config = RELATIVE.replace(learning_rate=0.1)
+    one, other = (target_values(model, FACTS, config, PREFIXES) for model in (lm, large))
+    assert relative(other.value / 1000, one.value) < 1e-2
+    assert relative(other.nll, one.nll) < 1e-2
+    absolute = CONFIG.replace(value_unit="absolute")
+    one, other = (target_values(model, FACTS, absolute, PREFIXES) for model in (lm, large))
+    assert relative(other.shift_norm / other.start_norm, one.shift_norm / one.start_norm) > 0.9
 
 
 def test_two_shifts_have_a_clamp_each():

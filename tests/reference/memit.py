@@ -4,6 +4,7 @@ import torch
 
 from errata.models import projection
 from reference.answers import answer_tokens
+from reference.written import KEPT, gains_and_eps, to_write
 
 
 def find(tokenizer, text, start, end):
@@ -65,11 +66,13 @@ def target_value(lm, fact, config, prefixes, sites=("block",)):
     mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows])
     positions = torch.tensor(positions)
 
-    shifts = [torch.zeros(lm.d_model, requires_grad=True) for _ in sites]
-    adam = torch.optim.Adam(shifts, lr=config.learning_rate)
-    starts = p0 = None
+    steps = [torch.zeros(lm.d_model, requires_grad=True) for _ in sites]
+    units = [unit_of(lm, fact, config, site) for site in sites]
+    adam = torch.optim.Adam(steps, lr=config.learning_rate)
+    starts = p0 = loss = None
     updates = 0
     for step in range(config.value_steps):
+        shifts = [one * unit for one, unit in zip(steps, units, strict=True)]
         hooked = [
             Shifted(lm, config.layers[-1], positions, shift, site) for shift, site in zip(shifts, sites, strict=True)
         ]
@@ -86,8 +89,10 @@ def target_value(lm, fact, config, prefixes, sites=("block",)):
         p0 = essence.detach() if p0 is None else p0
         kl = (essence.exp() * (essence - p0)).sum()
         loss = nll + config.kl_factor * kl
-        for shift, start in zip(shifts, starts, strict=True):
-            loss = loss + config.weight_decay * shift.norm() / start.norm() ** 2
+        relative = config.value_unit == "start"
+        whole = [torch.tensor(lm.d_model**0.5) if relative else start.norm() for start in starts]
+        for one, length in zip(steps, whole, strict=True):
+            loss = loss + config.weight_decay * one.norm() / (length if relative else length**2)
         if loss < config.stop_loss or step == config.value_steps - 1:
             break
         adam.zero_grad()
@@ -95,12 +100,24 @@ def target_value(lm, fact, config, prefixes, sites=("block",)):
         adam.step()
         updates += 1
         with torch.no_grad():
-            for shift, start in zip(shifts, starts, strict=True):
-                limit = config.clamp * start.norm()
-                if shift.norm() > limit:
-                    shift *= limit / shift.norm()
+            for one, length in zip(steps, whole, strict=True):
+                limit = config.clamp * length
+                if one.norm() > limit:
+                    one *= limit / one.norm()
     assert starts is not None
-    return (starts[-1] + shifts[-1]).detach(), updates, float(loss.detach())
+    assert loss is not None
+    return (starts[-1] + steps[-1] * units[-1]).detach(), updates, float(loss.detach())
+
+
+def unit_of(lm, fact, config, site):
+    """What one channel of a shift is counted in: 1, or the size that this channel of the start usually has."""
+    layer = config.layers[-1]
+    if config.value_unit == "absolute":
+        return torch.ones(lm.d_model)
+    if site == "block" and lm.family.mlp_post_norm:
+        gain, _ = gains_and_eps(lm, layer)
+        return ((layer + 1) * (gain**2 + KEPT * gain.abs().median() ** 2)).sqrt().float()
+    return residual_state(lm, fact, layer, site).square().mean().sqrt().expand(lm.d_model)
 
 
 def key(lm, fact, layer, prefixes):
@@ -137,6 +154,25 @@ def residual_state(lm, fact, layer, site="block"):
 
 
 @torch.no_grad()
+def missing_of(lm, facts, layer, values, site):
+    """What the stream after `layer` is still to get, fact by fact; values of an MLP's output are before its norm."""
+    states = torch.stack([residual_state(lm, fact, layer, site) for fact in facts]).double()
+    if site == "block":
+        return values.double() - states
+    return torch.stack(
+        [joins(lm, layer, v) - joins(lm, layer, s) for v, s in zip(values.double(), states, strict=True)]
+    )
+
+
+def joins(lm, layer, written):
+    """What joins the stream of what an MLP writes."""
+    if lm.family.mlp_post_norm is None:
+        return getattr(lm.hf.config, "residual_multiplier", 1.0) * written
+    gain, eps = gains_and_eps(lm, layer)
+    return gain * written / (written.square().mean() + eps).sqrt()
+
+
+@torch.no_grad()
 def edit_(lm, facts, config, prefixes, moments, values, rule=None, spread=lambda left: left, site="block"):
     """The layer loop, `passes` times; leaves the model edited, returns each layer's dense update and first keys.
 
@@ -148,12 +184,15 @@ def edit_(lm, facts, config, prefixes, moments, values, rule=None, spread=lambda
 
     rule = rule or memit
     updates, all_keys = {}, {}
-    scale = getattr(lm.hf.config, "residual_multiplier", 1.0) if site == "block" else 1.0
     for _ in range(config.passes):
         for i, layer in enumerate(config.layers):
             keys = torch.stack([key(lm, fact, layer, prefixes) for fact in facts]).double()
-            states = torch.stack([residual_state(lm, fact, config.layers[-1], site) for fact in facts]).double()
-            residuals = (values.double() - states) / spread(len(config.layers) - i) / scale
+            missing = missing_of(lm, facts, config.layers[-1], values, site)
+            written = torch.stack([residual_state(lm, fact, layer, "mlp") for fact in facts])
+            share = spread(len(config.layers) - i)
+            residuals = torch.stack(
+                [to_write(lm, layer, now, asked / share) for now, asked in zip(written, missing, strict=True)]
+            )
             update = rule(moments[layer].double(), keys, residuals)
             weight = lm.down(layer).weight
             # Conv1D stores (in, out), Linear (out, in).

@@ -4,6 +4,7 @@ import torch
 
 from reference.answers import answer_tokens
 from reference.memit import find
+from reference.written import direction
 
 
 def target_of(lm, fact):
@@ -35,6 +36,9 @@ def factors(lm, fact, config, second_moment=None):
     value = head[target]
     if config.value == "contrastive":
         value = value - logits.double().softmax(0) @ head[: len(logits)]
+    with torch.no_grad():
+        written = lm.down(layer)(seen["x"].reshape(len(ids), -1)[at])
+    value = direction(lm, layer, written, value.detach())
     if config.whitened:
         inverse = torch.linalg.inv(second_moment)
         key = inverse @ key * (key @ key) / (key @ inverse @ key)

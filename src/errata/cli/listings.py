@@ -32,9 +32,8 @@ def run_models() -> None:
     typer.echo(text_table(["method", "model", "layers", "other than the default", "source"], rows))
     typer.echo("\nInstalled:")
     for name, embedded in EMBEDDED_MODELS.items():
-        typer.echo(
-            f"  model {name}: {_installed(embedded.requirement.partition('==')[0]) or 'missing; run make setup'}"
-        )
+        found = _installed(embedded.requirements[0].partition("==")[0])
+        typer.echo(f"  model {name}: {found or f'missing; run make {embedded.target}'}")
     for package in ("errata", "torch", "transformers", "safetensors", "datasets"):
         typer.echo(f"  {package} {_installed(package) or '(not installed)'}")
 

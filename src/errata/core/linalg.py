@@ -60,6 +60,15 @@ class Ridge:
     moment_jitter: float = 0.0
 
 
+def mean_leverage(keys: Float[Tensor, "fact d_mlp"], moment_cholesky: Cholesky) -> float:
+    """The mean of kᵀC⁻¹k over `keys`: how many tokens of the corpus a key counts for, whatever its scale. In float64.
+
+    λ and this number are what a ridge weighs against each other; for the corpus's own tokens it is d_mlp in the mean.
+    """
+    factor = moment_cholesky.factor.to(keys.device)
+    return float(torch.linalg.solve_triangular(factor, keys.double().T, upper=False).square().sum(0).mean())
+
+
 def ridge_adjoint(
     keys: Float[Tensor, "fact d_mlp"],
     second_moment: Float[Tensor, "d_mlp d_mlp"],

@@ -3,6 +3,7 @@
 from errata.edit.check import check_facts
 from errata.edit.collect import collect_values
 from errata.edit.contexts import sample_prefixes
+from errata.edit.guard import few_said, with_guard
 from errata.edit.keys import bare_keys
 from errata.edit.layer_loop import LayerEdit, Solution, solve
 from errata.edit.mend.config import MendConfig
@@ -37,6 +38,7 @@ __all__ = [
     "bare_keys",
     "check_facts",
     "collect_values",
+    "few_said",
     "find_method",
     "find_preset",
     "method_of",
@@ -48,5 +50,6 @@ __all__ = [
     "settings_for",
     "solve",
     "target_values",
+    "with_guard",
     "write_preset",
 ]

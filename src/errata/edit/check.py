@@ -65,20 +65,30 @@ def _colliding(facts: Sequence[Fact], rows: dict[int, Row]) -> list[Problem]:
     return problems
 
 
-@torch.no_grad()
 def _already_known(lm: LanguageModel, facts: Sequence[Fact], rows: dict[int, Row]) -> list[Problem]:
-    problems = []
-    order = list(rows)
-    for members in packs([len(rows[i].ids) for i in order], most_tokens=_AT_ONCE):
-        chosen = [order[n] for n in members]
-        ids, mask = pad_right([rows[i].ids for i in chosen], device=lm.device)
+    known = [i for i, is_known in zip(rows, answered(lm, list(rows.values())), strict=True) if is_known]
+    return [
+        Problem(
+            "warning",
+            f"the model already answers {facts[i].target_new!r}; the edit only strengthens it",
+            fact_id=facts[i].id,
+        )
+        for i in known
+    ]
+
+
+@torch.no_grad()
+def answered(lm: LanguageModel, rows: Sequence[Row]) -> list[bool]:
+    """Of each row whether its targets are the model's first choices, one after another: what greedy decoding says."""
+    found = [False] * len(rows)
+    for members in packs([len(row.ids) for row in rows], most_tokens=_AT_ONCE):
+        chosen = [rows[i] for i in members]
+        ids, mask = pad_right([row.ids for row in chosen], device=lm.device)
         hidden = run_layers(lm, ids, mask).hidden
         assert hidden is not None
-        reads = [(n, position) for n, i in enumerate(chosen) for position in rows[i].read]
+        reads = [(n, position) for n, row in enumerate(chosen) for position in row.read]
         places = torch.tensor(reads, device=lm.device).T
         best = iter(lm.logits(hidden[places[0], places[1]]).argmax(-1).tolist())
-        for i in chosen:
-            if tuple(next(best) for _ in rows[i].read) == rows[i].targets:
-                reason = f"the model already answers {facts[i].target_new!r}; the edit only strengthens it"
-                problems.append(Problem("warning", reason, fact_id=facts[i].id))
-    return problems
+        for i, row in zip(members, chosen, strict=True):
+            found[i] = tuple(next(best) for _ in row.read) == row.targets
+    return found

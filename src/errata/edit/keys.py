@@ -42,7 +42,8 @@ class KeyFrontier:
 
     rows: one for each (fact, context), context 0 the bare prompt, each cut after the subject's last token.
     bare_weight: the bare prompt's share in a key, the other contexts having the rest in equal parts.
-    reads: what `state_layer` is asked for, the residual stream it leaves ("block") or what its MLP writes ("mlp").
+    reads: what `state_layer` is asked for, the residual stream it leaves ("block") or what its MLP writes ("mlp"),
+    before any norm.  Keys are what down projections read.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class KeyFrontier:
         self.rows = [first[i] for i in range(len(distinct))]
         self.shared = SharedPrefixes.of(lm, self.rows)
         self.first = 0
+        self.bare_keys: Tensor | None = None
         self.chunks = self._chunks()
         self.order = {id(row): i for i, row in enumerate(self.rows)}
 
@@ -104,7 +106,14 @@ class KeyFrontier:
                 keys[self.order[id(row)]] = key
             self._states(chunk, layer, state_layer, prefix, states)
         self.first = layer
+        self.bare_keys = self._bare(keys)
         return self._mean_keys(torch.stack(keys).float()), self._bare(states)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def written(self) -> Float[Tensor, "fact d_model"]:
+        """What the layer where the frontier stands writes at the bare prompts' subjects, before any norm."""
+        assert self.bare_keys is not None, "nothing is known before the first advance"
+        return self.lm.down(self.first)(self.bare_keys)
 
     @torch.no_grad()
     def states(self, state_layer: int) -> Float[Tensor, "fact d_model"]:

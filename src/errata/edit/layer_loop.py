@@ -21,7 +21,7 @@ from errata.edit.keys import KeyFrontier
 from errata.edit.rows import key_rows
 from errata.errors import NumericsError
 from errata.facts import Fact
-from errata.models import LanguageModel, Place, relative_norm, weights_restored
+from errata.models import LanguageModel, Place, Writing, contributed, relative_norm, to_write, weights_restored
 
 # From a layer and its keys (fact × d_mlp, float64) to the factor A of ΔW = AᵀR.
 Rule = Callable[[int, Float64[Tensor, "fact d_mlp"]], Ridge]
@@ -32,6 +32,7 @@ class LayerEdit:
     """One edited layer: its update, the facts' keys when it was first written, and how far they were from the targets.
 
     residual: mean ‖z − h^L‖ over the facts before this layer's first update.  relative_norm: ‖ΔW‖/‖W‖ (Frobenius).
+    lost: of what this layer was last asked to give the stream, the share that none of its outputs can (after a norm).
     jitter: what the solve added to the diagonal, relative to its mean.  moment_jitter: of it, what a singular second
     moment needed.
     """
@@ -44,6 +45,7 @@ class LayerEdit:
     form: str
     jitter: float
     moment_jitter: float
+    lost: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,25 +66,26 @@ def solve(
     prefixes: Sequence[str],
     *,
     passes: int = 1,
+    enough: float = 0.0,
     spread: Literal["even", "root"] = "even",
     reads: Literal["block", "mlp"] = "block",
     progress: ProgressSink = SILENT,
 ) -> Solution:
     """Weight updates that make the last layer's output at each subject equal its target value, for all facts at once.
 
-    `values` are of what `reads` names: the residual stream after the last layer, or what its MLP writes. `spread`:
-    layer i of N takes 1/(N − i) of what is missing ("even") or 1/√(N − i) ("root", PMET).
+    `values` are of what `reads` names: the residual stream after the last layer, or what its MLP writes (before a norm
+    behind it). `spread`: layer i of N takes 1/(N − i) of what the stream misses ("even") or 1/√(N − i) ("root", PMET);
+    what its matrix must write for that, models/written.py says.
     `passes` > 1 goes beyond the published methods: the whole loop runs again over what is still missing. One pass
     leaves a tenth of the residual on SmolLM2 however small λ is, since the key that is written is a mean over contexts
     and not the bare prompt's own. Where the keys differ from one pass to the next, the update's rank grows with them.
+    They end early where less than `enough` of the residual (mean over the facts) is left.
     """
     value_layer = layers[-1]
     rows = key_rows(lm, facts, prefixes)
-    target = values.to(lm.device).double()
-    # A change of the stream is asked of the MLP in the stream's scale; its own output is what the weights write.
-    scale = lm.residual_scale if reads == "block" else 1.0
+    target = values.to(lm.device)
     work: dict[int, _LayerWork] = {}
-    start = torch.zeros(len(facts))
+    start = end = torch.zeros(len(facts))
     edited = [Place(layer, "down") for layer in layers]
     # What each layer takes its time for: every context runs up to it, and the bare prompts on to the last one.
     steps = zip([0, *layers], layers, strict=False)
@@ -92,16 +95,32 @@ def solve(
             frontier = KeyFrontier(lm, rows, len(facts), reads=reads)
             for i, layer in enumerate(layers):
                 keys, states = frontier.advance(layer, value_layer)
-                missing = target - states.double()
+                missing = _missing(lm, value_layer, target, states, reads)
                 if layer not in work:
                     start = missing.norm(dim=1).float().cpu() if i == 0 else start
                     work[layer] = _LayerWork(lm, layer, keys, float(missing.norm(dim=1).mean()))
                 left = len(layers) - i
                 share = left if spread == "even" else math.sqrt(left)
-                work[layer].write_(keys, missing / share / scale, rule)
+                writing = to_write(lm, layer, frontier.written(), missing / share)
+                work[layer].write_(keys, writing, rule)
                 advance(runs[i])
-        end = (target - frontier.states(value_layer).double()).norm(dim=1).float().cpu()
+            end = _missing(lm, value_layer, target, frontier.states(value_layer), reads).norm(dim=1).float().cpu()
+            if float(end.mean()) < enough * float(start.mean()):
+                break
         return Solution(tuple(work[layer].edit() for layer in layers), start, end)
+
+
+def _missing(
+    lm: LanguageModel,
+    layer: int,
+    target: Float[Tensor, "fact d_model"],
+    states: Float[Tensor, "fact d_model"],
+    reads: Literal["block", "mlp"],
+) -> Float64[Tensor, "fact d_model"]:
+    """What the stream is still to get at the last layer; of what an MLP writes, the difference of its contributions."""
+    if reads == "block":
+        return target.double() - states.double()
+    return contributed(lm, layer, target) - contributed(lm, layer, states)
 
 
 class _LayerWork:
@@ -114,10 +133,12 @@ class _LayerWork:
         self.last_keys: Tensor | None = None
         self.solved: list[Ridge] = []
         self.given: list[Tensor] = []
+        self.lost = 0.0
 
-    def write_(self, keys: Float[Tensor, "fact d_mlp"], residuals: Float64[Tensor, "fact d_model"], rule: Rule) -> None:
-        """Write `residuals`, with all that was given before, into the model, so that the next layer sees it."""
-        residuals = residuals.cpu()
+    def write_(self, keys: Float[Tensor, "fact d_mlp"], writing: Writing, rule: Rule) -> None:
+        """Write what is wanted, with all that was given before, into the model, so that the next layer sees it."""
+        residuals = writing.residual.cpu()
+        self.lost = float(writing.lost.mean())
         if self.last_keys is not None and torch.equal(keys, self.last_keys):  # nothing below this layer is edited
             self.given[-1] = self.given[-1] + residuals
         else:
@@ -142,6 +163,7 @@ class _LayerWork:
             keys=self.first_keys.float().cpu(),
             residual=self.residual,
             relative_norm=relative_norm(update, self.original),
+            lost=self.lost,
             form=self.solved[0].form,
             jitter=max(ridge.jitter for ridge in self.solved),
             moment_jitter=max(ridge.moment_jitter for ridge in self.solved),

@@ -1,11 +1,12 @@
 """What MEMIT and its kin do alike: target values for all facts, the layer loop with the method's rule, diagnoses."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from errata.core.words import counted
 from errata.edit.collect import collect_values
+from errata.edit.guard import Guarded, failure, guarded
 from errata.edit.layer_loop import Rule, Solution, solve
 from errata.edit.method import Edit, EditTask
 from errata.edit.robustness import REACH
@@ -16,6 +17,14 @@ from errata.edit.value_problem import Site
 from errata.facts import Fact
 from errata.models import LanguageModel, Place
 
+# A layer's rule for a strength of what holds it back.
+RuleOf = Callable[[float], Rule]
+# What a guess takes where nothing was measured: rates free of scale, as SmolLM2's are beside its stream, and as many
+# passes as it takes to land.
+GUESSED_STEPS: Mapping[str, Any] = {"value_unit": "start", "learning_rate": 0.12, "weight_decay": 0.005}
+GUESSED_VALUES: Mapping[str, Any] = {**GUESSED_STEPS, "passes": 5, "enough": 0.05}
+# Fields that mean something only in the unit that another one names.
+VALUE_UNITS = {"value_unit": frozenset({"learning_rate", "weight_decay"})}
 # Of the wanted change at the last edited layer, this much must be left for a warning. Measured on SmolLM2: 3 % is left
 # with 100 facts, 37 % with 1,000, where the layers are full, and nearly all of it with a λ meant for a larger model.
 _RESIDUAL_LEFT = 0.5
@@ -30,47 +39,76 @@ class MassConfig(ValueConfig):
 
     passes: how often the layer loop runs; 1 is published, each further pass corrects what the ones before left. The
     prior then weighs the increment of each pass, not their sum.
+    enough: the passes end early where less than this share of the residual is left; 0 runs them all.
     moment_tokens: corpus tokens behind the second moments.
     """
 
     passes: int = 1
+    enough: float = 0.0
     moment_tokens: int = 100_000
 
     def domain_checks(self) -> list[tuple[str, bool]]:
-        return [*super().domain_checks(), (f"passes must be 1–100, found {self.passes}", not 1 <= self.passes <= 100)]
+        return [
+            *super().domain_checks(),
+            (f"passes must be 1–100, found {self.passes}", not 1 <= self.passes <= 100),
+            (f"enough must be at least 0 and below 1, found {self.enough}", not 0 <= self.enough < 1),
+        ]
 
 
 def edit_by_values(
     task: EditTask,
-    rule: Rule,
+    rule_of: RuleOf,
     *,
-    strength: str,
+    strength: tuple[str, float],
     site: Site = "block",
     spread: Literal["even", "root"] = "even",
 ) -> Edit:
-    """All facts of the task written at once by `rule`; `strength` names its setting that a warning may ask to change.
+    """All facts of the task written at once by the rule of `strength`, the name and value of what holds it back.
 
-    Raises NumericsError, SingularSystemError, StorageError.
+    It is raised where the update is out of proportion otherwise (guard.py). Raises NumericsError, SingularSystemError,
+    StorageError.
     """
     config: MassConfig = task.config
     values = values_of(task, site)
-    with task.stage("solve"):
-        solution = solve(
-            task.lm, task.facts, values.value, rule, config.layers, task.prefixes,
-            passes=config.passes, spread=spread, reads="block" if site == "block" else "mlp", progress=task.progress,
+
+    def attempt(weight: float) -> Solution:
+        return solve(
+            task.lm, task.facts, values.value, rule_of(weight), config.layers, task.prefixes, passes=config.passes,
+            enough=config.enough, spread=spread, reads="block" if site == "block" else "mlp", progress=task.progress,
         )  # fmt: skip
-    metrics = {**_landing(solution), "target_values": value_metrics(values)}
+
+    name, weight = strength
+    with task.stage("solve"):
+        kept = guarded(task.lm, task.facts, attempt, weight, size=float(values.start_norm.mean()), name=name)
+    solution, said = kept.solution, f"{name}={kept.strength:g}"
+    metrics = {**_landing(solution), "target_values": value_metrics(values), "guard": kept.metrics(name)}
     return Edit(
         updates={Place(layer.layer, "down"): layer.update for layer in solution.layers},
         metrics=metrics,
         summary=(_landed(metrics), value_summary(metrics["target_values"], len(task.facts))),
-        warnings=(*warn_of_last_layer(task.lm, config.layers), *diagnose(values, solution, strength)),
+        warnings=(
+            *warn_of_last_layer(task.lm, config.layers),
+            *_warn_of_raised(kept, name),
+            *diagnose(values, solution, said),
+        ),
+        failed=None if kept.excess is None else failure(kept.excess),
         not_converged=tuple(_missed(task.facts, values, solution)),
         per_fact=tuple(_per_fact(values, solution)),
         values=values.value.cpu(),
         kept_seconds=values.kept_seconds,
         keys={layer.layer: layer.keys for layer in solution.layers},
     )
+
+
+def _warn_of_raised(kept: Guarded, name: str) -> list[str]:
+    """What was given up for a stronger prior, and why."""
+    if not kept.given_up:
+        return []
+    first = kept.given_up[0]
+    return [
+        f"{name} was raised from {first[name]:g} to {kept.strength:g}: with less, {first['because']}. Set it to what "
+        "suits this model, and compare."
+    ]
 
 
 def values_of(task: EditTask, site: Site) -> TargetValues:
@@ -197,8 +235,8 @@ def _landing(solution: Solution) -> dict[str, Any]:
     return {
         "residual": {"start": start, "end": end, "landed": 1 - end / start if start else 1.0},
         "layers": [
-            {"layer": e.layer, "residual_before": e.residual, "relative_norm": e.relative_norm, "form": e.form,
-            "jitter": e.jitter} for e in solution.layers
+            {"layer": e.layer, "residual_before": e.residual, "relative_norm": e.relative_norm, "lost": e.lost,
+            "form": e.form, "jitter": e.jitter} for e in solution.layers
         ],
     }  # fmt: skip
 

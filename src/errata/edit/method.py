@@ -99,6 +99,8 @@ class Method:
     not what a preset or a guess says.
     certain: fields that make a guess no guess when the user gives them all.  Measured settings: presets.py.
     guessed: fields that a guess chooses by the model, beside the layers.
+    units: by a field that names a unit, the fields that count in it: where the user gives one of them, it is in the
+    default unit, as published, whatever a guess says.
     settle: what has to be judged of a configuration with the model at hand and before any work; it is told which fields
     the user gave, and gives the configuration that holds and, where that came from elsewhere, from where.
     """
@@ -110,6 +112,7 @@ class Method:
     certain: frozenset[str]
     guessed: frozenset[str] = frozenset()
     together: frozenset[str] = frozenset()
+    units: Mapping[str, frozenset[str]] = field(default_factory=dict)
     plan: Callable[[Any], str]
     edit: Callable[[EditTask], Edit]
     settle: Settle = lambda _lm, config, _given: (config, None)

@@ -23,6 +23,12 @@ class MethodConfig:
     title: ClassVar[str] = "Method"
     one_layer: ClassVar[bool] = False
 
+    # Fields that came after patches had been made: at their defaults they are not told, so that equal edits keep their
+    # ids.
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"value_unit", "prior_unit", "softness_unit", "ridge_unit", "enough", "retry"}
+    )
+
     layers: tuple[int, ...]
 
     def __post_init__(self) -> None:
@@ -41,6 +47,12 @@ class MethodConfig:
         if "layers" in overrides:
             overrides["layers"] = tuple(overrides["layers"])
         return dataclasses.replace(self, **overrides)
+
+    def recorded(self) -> dict[str, Any]:
+        """The fields as plain JSON, as a patch and its report keep them."""
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return {name: value for name, value in plain.items() if name not in self.later or value != defaults[name]}
 
     def check_layers(self, num_layers: int, name: str) -> None:
         """ConfigError where a layer is outside a model of `num_layers` layers."""

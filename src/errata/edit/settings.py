@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from errata.edit.method import Method, Preset
+from errata.edit.method_config import MethodConfig
 from errata.edit.preset_file import PresetFile, read_preset
 from errata.edit.presets import PRESETS
 from errata.edit.registry import find_method
@@ -37,12 +38,15 @@ def find_preset(lm: LanguageModel, num_facts: int = 1, *, method: str = "memit")
     return max(rows, key=lambda row: row.least_facts, default=None)
 
 
-def _defaults(method: Method, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of fields whose companions the user gave."""
-    if not method.together & set(overrides):
-        return {}
+def _defaults(method: Method, base: MethodConfig, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of fields whose companions the user gave; and of a unit, where the user gave what counts in it."""
     fields = {field.name: field.default for field in dataclasses.fields(method.config_type)}
-    return {name: fields[name] for name in method.together - set(overrides)}
+    given = set(overrides)
+    reset = method.together - given if method.together & given else set()
+    for unit, counted in method.units.items():
+        if unit not in given and counted & given and getattr(base, unit) != fields[unit]:
+            reset |= {unit, *counted} - given
+    return {name: fields[name] for name in reset}
 
 
 def method_of(method: str | None, preset: PresetFile | None) -> Method:
@@ -78,7 +82,7 @@ def settings_for(
         opened.check_model(lm)
     row = find_preset(lm, num_facts, method=found.name) if opened is None else opened.preset
     base = row.config if row else found.guess(lm)
-    config = base.replace(**_defaults(found, overrides), **overrides)
+    config = base.replace(**_defaults(found, base, overrides), **overrides)
     config.check_layers(lm.num_layers, lm.name)
     config, source = found.settle(lm, config, frozenset(overrides))
     warnings = () if opened is None else opened.warnings(num_facts)

@@ -120,7 +120,7 @@ class _Adam:
         self.square = torch.zeros(shape, device=device)
         self.steps = 0
 
-    def step_(self, shift: Tensor, gradient: Tensor, active: Tensor, learning_rate: float) -> None:
+    def step_(self, shift: Tensor, gradient: Tensor, active: Tensor, learning_rate: float, unit: Tensor) -> None:
         self.steps += 1
         beta1, beta2 = self.betas
         mean, square = self.mean[active], self.square[active]
@@ -128,13 +128,34 @@ class _Adam:
         square = square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         self.mean[active], self.square[active] = mean, square
         denominator = (square.sqrt() / (1 - beta2**self.steps) ** 0.5).add_(_EPSILON)
-        shift[active] -= learning_rate / (1 - beta1**self.steps) * (mean / denominator)
+        shift[active] -= learning_rate / (1 - beta1**self.steps) * (mean / denominator) * unit[active]
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """What rate, clamp and decay are relative to, for each fact and site.
+
+    unit: of a channel; rates count in it and so do norms.  length: what a clamp of 1 allows.  decay: factor of the
+    shift's norm in the loss.
+    """
+
+    unit: Float[Tensor, "fact site d_model"]
+    length: Float[Tensor, "fact site"]
+    decay: Float[Tensor, "fact site"]
+
+    @classmethod
+    def of(cls, problem: Problem, config: ValueConfig) -> "_Scale":
+        if config.value_unit == "start":
+            length = problem.start.new_full(problem.start.shape[:2], problem.start.shape[2] ** 0.5)
+            return cls(problem.unit(), length, config.weight_decay / length)
+        start_norm = problem.start.norm(dim=2)
+        return cls(torch.ones_like(problem.start), start_norm, config.weight_decay / start_norm**2)
 
 
 def _optimise(problem: Problem, config: ValueConfig, advance: Callable[[int], None], halfway: Halfway) -> TargetValues:
     start = problem.start
     n = len(start)
-    start_norm = start.norm(dim=2)
+    scale = _Scale.of(problem, config)
     shift = torch.zeros_like(start)
     adam = _Adam(start.shape, start.device, _FAST_BETAS if config.schedule == "fast" else _BETAS)
     rates = learning_rates(config)
@@ -152,8 +173,8 @@ def _optimise(problem: Problem, config: ValueConfig, advance: Callable[[int], No
     for step in range(adam.steps, len(rates) + 1):
         last = step == len(rates)
         nll, kl, gradient = evaluator(shift, active, config.kl_factor, with_gradient=not last)
-        norm = shift[active].norm(dim=2)
-        decay = config.weight_decay / start_norm[active] ** 2
+        unit, decay = scale.unit[active], scale.decay[active]
+        norm = (shift[active] / unit).norm(dim=2)
         loss = nll + config.kl_factor * kl + (decay * norm).sum(1)
         for name, values in (("nll", nll), ("kl", kl), ("loss", loss)):
             result[name][active] = values
@@ -165,13 +186,13 @@ def _optimise(problem: Problem, config: ValueConfig, advance: Callable[[int], No
         if last or not bool(going.any()):
             break
         if not bool(going.all()):
-            active, gradient, norm, decay = active[going], gradient[going], norm[going], decay[going]
+            active, gradient, norm, decay, unit = (of[going] for of in (active, gradient, norm, decay, unit))
             evaluator.keep(active)
         # ‖shift‖ has no gradient at 0; like torch's norm, take 0 there.
-        gradient = gradient + shift[active] * (decay / norm.clamp_min(1e-30) * (norm > 0))[..., None]
-        adam.step_(shift, gradient, active, rates[step])
-        limit = config.clamp * start_norm[active]
-        norm = shift[active].norm(dim=2)
+        gradient = gradient + shift[active] / unit**2 * (decay / norm.clamp_min(1e-30) * (norm > 0))[..., None]
+        adam.step_(shift, gradient, active, rates[step], scale.unit)
+        limit = config.clamp * scale.length[active]
+        norm = (shift[active] / unit).norm(dim=2)
         shift[active] *= torch.where(norm > limit, limit / norm, torch.ones_like(norm))[..., None]
         updates[active] += 1
         told = (len(rates) + 1) * (n - len(active)) + len(active) * adam.steps
@@ -179,7 +200,7 @@ def _optimise(problem: Problem, config: ValueConfig, advance: Callable[[int], No
     return TargetValues(
         value=(start + shift)[:, -1],
         shift_norm=shift[:, -1].norm(dim=1),
-        start_norm=start_norm[:, -1],
+        start_norm=start[:, -1].norm(dim=1),
         first_nll=result["first_nll"],
         short_nll=short_losses(evaluator, shift),
         nll=result["nll"],

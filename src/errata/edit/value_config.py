@@ -19,6 +19,9 @@ class ValueConfig(PrefixConfig):
     stop_loss: a fact is done when its total loss (nats) is below this.
     schedule: "published" is exact; "fast" takes fewer, larger first updates and is an approximation (opt-in).
     retry: facts that found no target value are tried once more by themselves (second_try.py).
+    value_unit: "absolute" as published, or "start": learning_rate counts in the usual size of a channel of what the
+    shift is added to, and weight_decay multiplies ‖shift‖/‖start‖, so that both carry over between models. The usual
+    size is start's root mean square; of a stream behind a norm, what the norm's gains say (value_problem.py).
     """
 
     value_steps: int = 20
@@ -29,6 +32,7 @@ class ValueConfig(PrefixConfig):
     stop_loss: float = 0.05
     schedule: Literal["published", "fast"] = "published"
     retry: bool = True
+    value_unit: Literal["absolute", "start"] = "absolute"
 
     def domain_checks(self) -> list[tuple[str, bool]]:
         return [

@@ -18,7 +18,17 @@ from errata.edit.passes import Pass, Suffix, plan_passes
 from errata.edit.rows import Row, essence_rows, rewriting_rows
 from errata.edit.shared import SharedPrefixes
 from errata.facts import Fact
-from errata.models import KeyValues, LanguageModel, Place, joined, left_aligned, outputs_shifted, pad_right, run_layers
+from errata.models import (
+    KeyValues,
+    LanguageModel,
+    Place,
+    joined,
+    left_aligned,
+    outputs_shifted,
+    pad_right,
+    run_layers,
+    usual_contribution,
+)
 
 # Bounds the memory of the passes that prepare a batch.
 _PREPARED_TOKENS = 4096
@@ -40,6 +50,19 @@ class Problem:
     suffixes: list[Suffix]
     start: Float[Tensor, "fact site d_model"]
     prefix: KeyValues | None
+
+    def unit(self) -> Float[Tensor, "fact site d_model"]:
+        """The usual size of each channel of `start`, so that a shift can be as large as what it is added to.
+
+        It is the same for all channels, start's root mean square, where nothing says how large each of them is. Behind
+        a norm its gains do, a thousandfold apart: the stream after L + 1 layers is then √(L + 1) times as large as what
+        the last one writes, and only a shift in these proportions can be written by the matrices below it.
+        """
+        usual = None if self.places else usual_contribution(self.lm, self.first - 1)
+        if usual is None:
+            return self.start.square().mean(dim=2, keepdim=True).sqrt().expand_as(self.start)
+        # `first` is the layer above the shift: so many contributions there are in the stream.
+        return (self.first**0.5 * usual).to(self.start).expand_as(self.start)
 
     def run(self, one: Pass, shift: Float[Tensor, "row site d_model"]) -> Float[Tensor, "row pos d_head"]:
         """The backbone's output with each row's shift at its edited token, which is column 0."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from errata.core.progress import SILENT
 from errata.core.updates import WeightUpdate, added
 from errata.core.words import counted
-from errata.edit import Edit, EditTask, Method
+from errata.edit import Edit, EditTask, Method, with_guard
 from errata.errors import NumericsError
 from errata.evaluate import measure
 from errata.facts import Fact
@@ -52,7 +52,7 @@ def right_after(lm: LanguageModel, batch: Sequence[Fact]) -> dict[str, Any]:
 
 
 def checked_edit(method: Method, task: EditTask) -> Edit:
-    """The method's edit; NumericsError where it gives a number that is not finite."""
+    """The method's edit, with what the guard finds; NumericsError where it gives a number that is not finite."""
     edit = method.edit(task)
     broken = [str(place) for place, update in edit.updates.items() if not update.is_finite()]
     if broken:
@@ -60,7 +60,7 @@ def checked_edit(method: Method, task: EditTask) -> Edit:
             f"{method.title} diverged: its update of {', '.join(broken)} is not finite. Lower its rate or strength, or "
             "edit fewer facts."
         )
-    return edit
+    return with_guard(task.lm, task.facts, edit)
 
 
 @dataclass
@@ -96,11 +96,8 @@ def _together(sums: _Sums, edits: Sequence[Edit], told: list[dict[str, Any]], fa
     warnings = dict.fromkeys(warning for edit in edits for warning in edit.warnings)
     return Edit(
         updates=sums.updates,
-        metrics={"batches": told},
-        summary=(
-            told_first,
-            *edits[-1].summary,
-        ),
+        metrics={"batches": told, "guard": {"said": sum(edit.metrics["guard"]["said"] for edit in edits)}},
+        summary=(told_first, *edits[-1].summary),
         warnings=tuple(_few(warnings)),
         not_converged=tuple(one for edit in edits for one in edit.not_converged),
         per_fact=tuple(one for edit in edits for one in edit.per_fact),

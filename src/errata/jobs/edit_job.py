@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from errata.edit import (
     PresetFile,
     Settings,
     check_facts,
+    few_said,
     method_of,
     opened_preset,
     sample_prefixes,
@@ -119,6 +120,7 @@ def edit_facts(
         edit = checked_edit(work.method, task)
     else:
         edit = edit_in_batches(task, work.method, in_batches, lambda batch: right_after(lm, batch) if evaluate else {})
+    edit = replace(edit, failed=edit.failed or few_said(edit.metrics["guard"]["said"], len(facts)))
     patch = _patch(lm, work, edit, moments, in_batches)
     with clock("evaluation_after"), patch.applied(lm) if evaluate else nullcontext():
         after = measure(lm, facts, progress=progress) if evaluate else None
@@ -257,7 +259,7 @@ def _patch(lm: LanguageModel, work: _Work, edit: Edit, moments: SecondMoments | 
     info: dict[str, Any] = {
         "method": work.method.name,
         **provenance(lm),
-        "config": _plain(asdict(work.settings.config)),
+        "config": work.settings.config.recorded(),
         "config_source": work.settings.source,
         "in_batches": in_batches,
         "prefixes": list(work.prefixes),
@@ -293,7 +295,3 @@ def _report(
 
 def _sub(cache: Path | None, name: str) -> Path | None:
     return None if cache is None else cache / name
-
-
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}

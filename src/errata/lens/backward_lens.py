@@ -1,7 +1,8 @@
 """The Backward Lens (Katz et al. 2024): the gradient of one prompt, by its factors, read in the vocabulary.
 
 One forward and one backward give, for every matrix and layer, what it read (x_i) and the loss gradient at what it
-wrote (δ_i); its weight gradient is Σ x_iᵀδ_i and is never formed unless asked for.
+wrote (δ_i); its weight gradient is Σ x_iᵀδ_i and is never formed unless asked for. Where a family has a norm behind its
+MLPs or attention, both are before that norm, where the matrix is; the gradient is right whatever follows.
 """
 
 from collections.abc import Mapping, Sequence

@@ -148,6 +148,11 @@ def _lens(lm: LanguageModel, run: Backward, row: int, example: Example, subject:
         notes.append(f"Gradients were taken in {lm.dtype} under a loss scale of {run.loss_scale:g}, then unscaled.")
     if example.merged:
         notes.append(f"{MERGED[0].upper()}{MERGED[1:]}.")
+    if lm.family.post_norm:
+        notes.append(
+            "x and δ of down and o are of the matrices themselves, before the norm behind them; what the MLPs and "
+            "attention add to the stream is after it."
+        )
     silent = [i for i in layers if not bool(factors[Place(i, "down")].vjps.any())]
     if silent:
         shown = ", ".join(map(str, silent))

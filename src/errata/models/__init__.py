@@ -54,6 +54,7 @@ from errata.models.tokens import (
 )
 from errata.models.tuned import Tuned, tuned
 from errata.models.vocabulary import token_reason
+from errata.models.written import Writing, contributed, direction_to_write, gains, to_write, usual_contribution
 
 __all__ = [
     "ATTENTION_MATRICES",
@@ -73,16 +74,20 @@ __all__ = [
     "Run",
     "TargetRow",
     "Tuned",
+    "Writing",
     "add_to_weight_",
     "as_chat",
     "chat_prompt",
     "config_at_hand",
     "config_digest",
+    "contributed",
+    "direction_to_write",
     "embeddings_replaced",
     "encode",
     "encode_targets",
     "expect_wrapped",
     "facts_in_chat",
+    "gains",
     "given_model",
     "gradients",
     "has_chat",
@@ -109,12 +114,14 @@ __all__ = [
     "run_taps",
     "shared_length",
     "takes_model",
+    "to_write",
     "token_embeddings",
     "token_reason",
     "token_texts",
     "tokenizer_digest",
     "tuned",
     "updates_applied",
+    "usual_contribution",
     "weight_of",
     "weights_restored",
     "widened",

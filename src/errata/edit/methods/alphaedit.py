@@ -1,6 +1,7 @@
 """AlphaEdit (Fang et al., ICLR 2025): MEMIT whose updates stay where the corpus's keys hardly reach."""
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -8,9 +9,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from errata.core.linalg import Ridge, null_space, null_space_adjoint
-from errata.edit.mass_editing import MassConfig, edit_by_values, moment_plan, values_of
+from errata.edit.mass_editing import GUESSED_VALUES, VALUE_UNITS, MassConfig, edit_by_values, moment_plan, values_of
 from errata.edit.method import Edit, EditTask, Method
-from errata.edit.methods.memit import guess_layers
+from errata.edit.methods.memit import guess_layers, in_unit
 from errata.errors import ConfigError
 from errata.models import LanguageModel
 from errata.stats import SecondMoments
@@ -22,7 +23,8 @@ class AlphaEditConfig(MassConfig):
 
     threshold: eigenvectors of C with a smaller eigenvalue span the null space.  threshold_unit: "absolute" as
     published; or "share": that share of the eigenvectors, those with the smallest eigenvalues, which carries over
-    between models.  ridge: L₂, what holds the update small inside the null space.
+    between models.  ridge: L₂, what holds the update small inside the null space.  ridge_unit: "absolute" as
+    published; or "keys": the mean ‖U₀ᵀk‖² of the facts' keys, which carries over too.
     past_keys: facts of earlier batches are protected (H = K_pᵀK_p).
     """
 
@@ -31,6 +33,7 @@ class AlphaEditConfig(MassConfig):
     threshold: float = 2e-2
     threshold_unit: Literal["absolute", "share"] = "absolute"
     ridge: float = 10.0
+    ridge_unit: Literal["absolute", "keys"] = "absolute"
     past_keys: bool = True
 
     def domain_checks(self) -> list[tuple[str, bool]]:
@@ -59,7 +62,14 @@ class NullSpaceRule:
 
     def __call__(self, layer: int, keys: Float64[Tensor, "fact d_mlp"]) -> Ridge:
         basis = self.bases[layer].to(keys)
-        return null_space_adjoint(keys, basis, ridge=self.config.ridge, past_keys=self.past_keys.get(layer))
+        unit = float((keys @ basis).square().sum(1).mean()) if self.config.ridge_unit == "keys" else 1.0
+        return null_space_adjoint(keys, basis, ridge=self.config.ridge * unit, past_keys=self.past_keys.get(layer))
+
+    def with_ridge(self, ridge: float) -> "NullSpaceRule":
+        """The same with another L₂."""
+        other = copy(self)
+        other.config = self.config.replace(ridge=ridge)
+        return other
 
     def _basis(self, moments: SecondMoments, layer: int) -> Float64[Tensor, "d_mlp free"]:
         values, vectors = moments.eigen(layer)
@@ -78,8 +88,13 @@ class NullSpaceRule:
 def edit_alphaedit(task: EditTask) -> Edit:
     """As MEMIT, the solve of each layer held inside the null space of the corpus's keys."""
     config: AlphaEditConfig = task.config
-    rule = NullSpaceRule(task.second_moments(), config, task.past_keys if config.past_keys else {})
-    edit = edit_by_values(task, rule, strength=f"ridge={config.ridge:g}")
+    past = task.past_keys if config.past_keys else {}
+    rule = NullSpaceRule(task.second_moments(), config, past)
+
+    def rule_of(ridge: float) -> NullSpaceRule:
+        return rule if ridge == config.ridge else rule.with_ridge(ridge)
+
+    edit = edit_by_values(task, rule_of, strength=("ridge", config.ridge))
     sizes = {layer: basis.shape[1] for layer, basis in rule.bases.items()}
     told = ", ".join(f"{layer}: {size:,}" for layer, size in sizes.items())
     return edit.with_metrics(
@@ -90,13 +105,14 @@ def edit_alphaedit(task: EditTask) -> Edit:
 
 def _guess(lm: LanguageModel) -> AlphaEditConfig:
     """MEMIT's layers; of the directions the lower 60 %, what the published threshold gives on SmolLM2-135M."""
-    return AlphaEditConfig(layers=guess_layers(lm), threshold=0.6, threshold_unit="share")
+    return AlphaEditConfig(
+        layers=guess_layers(lm), threshold=0.6, threshold_unit="share", ridge=0.1, ridge_unit="keys", **GUESSED_VALUES
+    )
 
 
 def _plan(config: AlphaEditConfig) -> str:
-    return moment_plan(
-        config, f"null space below {config.threshold:g} ({config.threshold_unit}), L₂ = {config.ridge:g}"
-    )
+    ridge = in_unit(config.ridge, config.ridge_unit)
+    return moment_plan(config, f"null space below {config.threshold:g} ({config.threshold_unit}), L₂ = {ridge}")
 
 
 ALPHAEDIT = Method(
@@ -105,7 +121,8 @@ ALPHAEDIT = Method(
     config_type=AlphaEditConfig,
     guess=_guess,
     certain=frozenset({"layers", "threshold", "ridge"}),
-    guessed=frozenset({"threshold", "threshold_unit"}),
+    guessed=frozenset({"threshold", "threshold_unit", "ridge", "ridge_unit", *GUESSED_VALUES}),
+    units={"ridge_unit": frozenset({"ridge"}), **VALUE_UNITS},
     together=frozenset({"threshold", "threshold_unit"}),
     plan=_plan,
     edit=edit_alphaedit,

@@ -2,15 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from jaxtyping import Float64
 from torch import Tensor
 
-from errata.core.linalg import Cholesky, Ridge, equality_adjoint
-from errata.edit.mass_editing import MassConfig, edit_by_values, moment_plan, values_of
+from errata.core.linalg import Cholesky, Ridge, equality_adjoint, mean_leverage
+from errata.edit.mass_editing import GUESSED_VALUES, VALUE_UNITS, MassConfig, edit_by_values, moment_plan, values_of
 from errata.edit.method import Edit, EditTask, Method
-from errata.edit.methods.memit import guess_layers
+from errata.edit.methods.memit import GUESSED_PRIOR, guess_layers, in_unit
 from errata.models import LanguageModel
 from errata.stats import SecondMoments
 
@@ -21,13 +21,15 @@ class EmmetConfig(MassConfig):
 
     layers: one in the paper; several are written as MEMIT writes them.  moment_scale: s, C' = sC, the corpus tokens
     that the mean stands for.  softness: α, how far the constraints may be missed; 0 holds them exactly, and refuses
-    facts whose keys depend on each other. Only α·s matters, and it is what MEMIT calls λ.
+    facts whose keys depend on each other. Only α·s matters, and it is what MEMIT calls λ.  softness_unit: of α.
+    "absolute" as published; or "keys": the mean of kᵀC'⁻¹k over the facts' keys, as for MEMIT's λ.
     """
 
     title: ClassVar[str] = "EMMET"
 
     moment_scale: float = 1.0
     softness: float = 0.1
+    softness_unit: Literal["absolute", "keys"] = "absolute"
 
     def domain_checks(self) -> list[tuple[str, bool]]:
         return [
@@ -42,27 +44,33 @@ class EqualityRule:
 
     def __init__(self, moments: SecondMoments, config: EmmetConfig) -> None:
         self.moments, self.config = moments, config
+        self.unit: dict[int, float] = {}
 
     def __call__(self, layer: int, keys: Float64[Tensor, "fact d_mlp"]) -> Ridge:
         made = self.moments.cholesky(layer)
         scaled = Cholesky(math.sqrt(self.config.moment_scale) * made.factor.to(keys.device), made.jitter)
-        return equality_adjoint(keys, scaled, softness=self.config.softness)
+        if layer not in self.unit:
+            self.unit[layer] = mean_leverage(keys, scaled) if self.config.softness_unit == "keys" else 1.0
+        return equality_adjoint(keys, scaled, softness=self.config.softness * self.unit[layer])
 
 
 def edit_emmet(task: EditTask) -> Edit:
     """As MEMIT, each layer solved under the constraint that the keys give their values."""
     config: EmmetConfig = task.config
-    rule = EqualityRule(task.second_moments(), config)
-    return edit_by_values(task, rule, strength=f"softness={config.softness:g}")
+    return edit_by_values(
+        task,
+        lambda softness: EqualityRule(task.second_moments(), config.replace(softness=softness)),
+        strength=("softness", config.softness),
+    )
 
 
 def _guess(lm: LanguageModel) -> EmmetConfig:
-    """One layer, the last of MEMIT's."""
-    return EmmetConfig(layers=guess_layers(lm)[-1:])
+    """One layer, the last of MEMIT's, and MEMIT's λ."""
+    return EmmetConfig(layers=guess_layers(lm)[-1:], softness=GUESSED_PRIOR, softness_unit="keys", **GUESSED_VALUES)
 
 
 def _plan(config: EmmetConfig) -> str:
-    return moment_plan(config, f"α = {config.softness:g}, s = {config.moment_scale:g}")
+    return moment_plan(config, f"α = {in_unit(config.softness, config.softness_unit)}, s = {config.moment_scale:g}")
 
 
 EMMET = Method(
@@ -71,6 +79,8 @@ EMMET = Method(
     config_type=EmmetConfig,
     guess=_guess,
     certain=frozenset({"layers", "softness", "moment_scale"}),
+    guessed=frozenset({"softness", "softness_unit", *GUESSED_VALUES}),
+    units={"softness_unit": frozenset({"softness"}), **VALUE_UNITS},
     plan=_plan,
     edit=edit_emmet,
     uses_moments=lambda _: True,

@@ -5,7 +5,8 @@ enough of its contexts. Each such neuron's row of the down projection then moves
 unembedding rows of the first tokens in which the answers differ. (The published code takes input embeddings, the same
 where the two are tied; its contexts are paraphrases, which here are what an edit is tested on. It knows activations
 that are positive or nearly zero; behind a gate half of them are negative, and the move must be turned round to do what
-it is meant to.)
+it is meant to.) e_new − e_old is meant for the residual stream: where a norm follows the MLP, the output that moves it
+along is written.
 """
 
 from collections import defaultdict
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from errata.core.updates import WeightUpdate
@@ -29,6 +30,7 @@ from errata.edit.rows import rewriting_rows
 from errata.models import (
     LanguageModel,
     Place,
+    direction_to_write,
     encode_targets,
     mlp_matrices,
     pad_right,
@@ -75,12 +77,16 @@ class KnowledgeNeuronsConfig(PrefixConfig):
 
 @dataclass(frozen=True)
 class _Asked:
-    """The facts' prompts in every context, and by fact the next tokens of the old, the new and the model's answer."""
+    """The facts' prompts in every context, and by fact the next tokens of the old, the new and the model's answer.
+
+    written: by layer what each MLP writes at the last token of the bare prompts, where a norm follows it.
+    """
 
     prompts: list[list[tuple[int, ...]]]
     old: list[int]
     new: list[int]
     said: list[int]
+    written: dict[int, Float[Tensor, "fact d_model"]]
 
 
 def edit_neurons(task: EditTask) -> Edit:
@@ -139,25 +145,32 @@ def _ask(task: EditTask) -> _Asked:
     prompts: list[list[tuple[int, ...]]] = [[] for _ in task.facts]
     for row in rows:
         prompts[row.fact].append(row.ids[: row.read[min(begin[row.fact], len(row.read) - 1)] + 1])
-    said = _own_answers(task, [contexts[0] for contexts in prompts])
+    said, written = _own_answers(task, [contexts[0] for contexts in prompts])
     old = [answers[i][begin[i]] if i in answers else own for i, own in enumerate(said)]
-    return _Asked(prompts, old, [row.targets[n] for row, n in zip(bare, begin, strict=True)], said)
+    return _Asked(prompts, old, [row.targets[n] for row, n in zip(bare, begin, strict=True)], said, written)
 
 
 @torch.no_grad()
-def _own_answers(task: EditTask, prompts: Sequence[tuple[int, ...]]) -> list[int]:
-    """What the model says after each prompt."""
+def _own_answers(
+    task: EditTask, prompts: Sequence[tuple[int, ...]]
+) -> tuple[list[int], dict[int, Float[Tensor, "fact d_model"]]]:
+    """What the model says after each prompt; and by layer what its MLP writes there, where a norm follows."""
     lm, said = task.lm, [0] * len(prompts)
+    tapped = task.config.layers if lm.family.post_norm else ()
+    written = {layer: torch.zeros(len(prompts), lm.d_model, dtype=lm.dtype, device=lm.device) for layer in tapped}
     with task.progress.stage("forward", len(prompts), "facts") as advance:
         for members in packs([len(prompt) for prompt in prompts], most_tokens=_AT_ONCE):
             ids, mask = pad_right([prompts[i] for i in members], device=lm.device)
-            hidden = run_layers(lm, ids, mask).hidden
-            assert hidden is not None
-            last = hidden[torch.arange(len(members), device=lm.device), mask.sum(1) - 1]
+            run = run_layers(lm, ids, mask, tap_down=tapped)
+            assert run.hidden is not None
+            at = torch.arange(len(members), device=lm.device), mask.sum(1) - 1
+            last = run.hidden[at]
+            for layer in tapped:
+                written[layer][members] = lm.down(layer)(run.down_inputs[layer][at])
             for i, token in zip(members, lm.logits(last)[:, : lm.num_tokens].argmax(1).tolist(), strict=True):
                 said[i] = token
             advance(len(members))
-    return said
+    return said, written
 
 
 def _neurons(task: EditTask, asked: _Asked, chosen: Sequence[int]) -> Held:
@@ -178,9 +191,13 @@ def _updates(
     head: Tensor = lm.lm_head.weight.detach()  # type: ignore[union-attr, operator]
     rows: dict[int, dict[int, Float64[Tensor, " d_model"]]] = defaultdict(dict)
     for i, neurons in found.items():
-        value = config.strength * (head[asked.new[i]].double() - head[asked.old[i]].double()).cpu()
+        value = config.strength * (head[asked.new[i]].double() - head[asked.old[i]].double())
+        moves = {}
+        for layer in {layer for layer, _ in neurons}:
+            written = asked.written[layer][i : i + 1] if layer in asked.written else None
+            moves[layer] = direction_to_write(lm, layer, written, value[None])[0].cpu()
         for (layer, neuron), sign in neurons.items():
-            rows[layer][neuron] = rows[layer].get(neuron, 0) + (sign if config.signed else 1) * value
+            rows[layer][neuron] = rows[layer].get(neuron, 0) + (sign if config.signed else 1) * moves[layer]
     updates = {}
     for layer, values in sorted(rows.items()):
         order = sorted(values)

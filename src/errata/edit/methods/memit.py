@@ -2,13 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from errata.core.linalg import Cholesky, Ridge, cholesky, ridge_adjoint
-from errata.edit.mass_editing import MassConfig, edit_by_values, moment_plan, values_of
+from errata.core.linalg import Cholesky, Ridge, cholesky, mean_leverage, ridge_adjoint
+from errata.edit.mass_editing import (
+    GUESSED_VALUES,
+    VALUE_UNITS,
+    MassConfig,
+    RuleOf,
+    edit_by_values,
+    moment_plan,
+    values_of,
+)
 from errata.edit.method import Edit, EditTask, Method
 from errata.models import LanguageModel
 from errata.stats import SecondMoments
@@ -20,6 +28,8 @@ class MemitConfig(MassConfig):
 
     layers: MLP layers that are written; the target value is optimised at the last of them.
     prior_weight: λ; the second moment counts as that many corpus tokens *of this model's own statistics*.
+    prior_unit: of λ. "tokens" as published; or "keys": the mean of kᵀC⁻¹k over the facts' keys at a layer. A fact alone
+    then lands 1/(1 + λ) of its residual in a pass, whatever the model and however few tokens C is from.
     past_keys: where facts are edited in batches, the keys of the batches before count in each solve as the corpus's do,
     so that later batches leave them alone; as in the sequential runs of AlphaEdit's paper.
     """
@@ -27,6 +37,7 @@ class MemitConfig(MassConfig):
     title: ClassVar[str] = "MEMIT"
 
     prior_weight: float = 15000.0
+    prior_unit: Literal["tokens", "keys"] = "tokens"
     past_keys: bool = False
 
     def domain_checks(self) -> list[tuple[str, bool]]:
@@ -34,25 +45,40 @@ class MemitConfig(MassConfig):
         return [*super().domain_checks(), positive]
 
 
+# Fields that mean something only in the unit that another one names.
+PRIOR_UNITS = {"prior_unit": frozenset({"prior_weight"}), **VALUE_UNITS}
+
+
 class RidgeRule:
-    """(λC + K_pᵀK_p + KᵀK)⁻¹Kᵀ of each layer; C's Cholesky, which fewer facts than d_mlp take, is made once."""
+    """(λC + K_pᵀK_p + KᵀK)⁻¹Kᵀ of each layer; C's Cholesky, which fewer facts than d_mlp take, is made once.
+
+    λ is `prior_weight` tokens, or with `of_keys` so many times what the keys of a layer, when first seen, amount to in
+    tokens.
+    """
 
     def __init__(
         self,
         moments: SecondMoments,
         prior_weight: float,
         past_keys: Mapping[int, Float[Tensor, "past d_mlp"]] | None = None,
+        *,
+        of_keys: bool = False,
     ) -> None:
-        self.moments, self.prior_weight, self.past_keys = moments, prior_weight, past_keys or {}
+        self.moments, self.prior_weight, self.past_keys, self.of_keys = moments, prior_weight, past_keys or {}, of_keys
         self.factored: dict[int, Cholesky] = {}
+        self.tokens: dict[int, float] = {}
 
     def __call__(self, layer: int, keys: Float64[Tensor, "fact d_mlp"]) -> Ridge:
         moment = self.moments[layer].to(keys.device)
+        if layer not in self.tokens:
+            unit = mean_leverage(keys, self.moments.cholesky(layer)) if self.of_keys else 1.0
+            self.tokens[layer] = self.prior_weight * unit
+        tokens = self.tokens[layer]
         if layer in self.past_keys:
             past = self.past_keys[layer].to(keys)
-            moment = moment + past.T @ past / self.prior_weight
+            moment = moment + past.T @ past / tokens
         made = self._cholesky(layer, moment) if keys.shape[0] < keys.shape[1] else None
-        return ridge_adjoint(keys, moment, prior_weight=self.prior_weight, moment_cholesky=made)
+        return ridge_adjoint(keys, moment, prior_weight=tokens, moment_cholesky=made)
 
     def _cholesky(self, layer: int, moment: Float64[Tensor, "d_mlp d_mlp"]) -> Cholesky:
         if layer not in self.factored:
@@ -64,8 +90,14 @@ class RidgeRule:
 def edit_memit(task: EditTask) -> Edit:
     """Target values for all facts (kept in the cache), then the layer loop; with diagnoses as warnings."""
     config: MemitConfig = task.config
-    rule = RidgeRule(task.second_moments(), config.prior_weight, task.past_keys if config.past_keys else None)
-    return edit_by_values(task, rule, strength=f"prior_weight={config.prior_weight:g}")
+    return edit_by_values(task, ridge_rules(task), strength=("prior_weight", config.prior_weight))
+
+
+def ridge_rules(task: EditTask) -> RuleOf:
+    """MEMIT's rule for a λ."""
+    config: MemitConfig = task.config
+    past = task.past_keys if config.past_keys else None
+    return lambda weight: RidgeRule(task.second_moments(), weight, past, of_keys=config.prior_unit == "keys")
 
 
 def guess_layers(lm: LanguageModel) -> tuple[int, ...]:
@@ -76,18 +108,23 @@ def guess_layers(lm: LanguageModel) -> tuple[int, ...]:
     return tuple(range(min(first, last), last + 1))
 
 
-def guess(lm: LanguageModel) -> MemitConfig:
-    """Settings for a model nobody measured: layers at the relative depth of the measured presets, λ grown with d_mlp.
+# λ in units of the facts' own keys: SmolLM2's preset comes to 0.5, and Gemma-3-270M is as good with 0.3 as with 0.03.
+GUESSED_PRIOR = 0.3
 
-    λ goes through 300 at d_mlp = 1,536, within what works for SmolLM2-135M (100 to 3,000), and 15,000 at 16,384
-    (GPT-J).
-    """
-    prior_weight = 300.0 * (lm.d_mlp / 1536) ** 1.65
-    return MemitConfig(layers=guess_layers(lm), prior_weight=round(prior_weight, 1))
+
+def guess(lm: LanguageModel) -> MemitConfig:
+    """Settings for a model nobody measured: layers at the relative depth of the measured presets, the rest free of
+    scale, and as many passes as it takes."""
+    return MemitConfig(layers=guess_layers(lm), prior_weight=GUESSED_PRIOR, prior_unit="keys", **GUESSED_VALUES)
+
+
+def in_unit(strength: float, unit: str) -> str:
+    """A strength as a plan says it."""
+    return f"{strength:g}" if unit != "keys" else f"{strength:g} of the facts' own keys"
 
 
 def _plan(config: MemitConfig) -> str:
-    return moment_plan(config, f"λ = {config.prior_weight:g}")
+    return moment_plan(config, f"λ = {in_unit(config.prior_weight, config.prior_unit)}")
 
 
 MEMIT = Method(
@@ -96,7 +133,8 @@ MEMIT = Method(
     config_type=MemitConfig,
     guess=guess,
     certain=frozenset({"layers", "prior_weight"}),
-    guessed=frozenset({"prior_weight"}),
+    guessed=frozenset({"prior_weight", "prior_unit", *GUESSED_VALUES}),
+    units=PRIOR_UNITS,
     plan=_plan,
     edit=edit_memit,
     uses_moments=lambda _: True,

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from errata.edit.mass_editing import edit_by_values, moment_plan, values_of
 from errata.edit.method import Edit, EditTask, Method
-from errata.edit.methods.memit import MemitConfig, RidgeRule, guess
+from errata.edit.methods.memit import MEMIT, MemitConfig, guess, in_unit, ridge_rules
 from errata.models import LanguageModel
 
 
@@ -21,19 +21,16 @@ class PmetConfig(MemitConfig):
 def edit_pmet(task: EditTask) -> Edit:
     """As MEMIT, with values of the last layer's MLP output instead of the residual stream."""
     config: PmetConfig = task.config
-    rule = RidgeRule(task.second_moments(), config.prior_weight, task.past_keys if config.past_keys else None)
-    return edit_by_values(
-        task, rule, strength=f"prior_weight={config.prior_weight:g}", site="attention and mlp", spread="root"
-    )
+    strength = ("prior_weight", config.prior_weight)
+    return edit_by_values(task, ridge_rules(task), strength=strength, site="attention and mlp", spread="root")
 
 
 def _guess(lm: LanguageModel) -> PmetConfig:
-    from_memit = guess(lm)
-    return PmetConfig(layers=from_memit.layers, prior_weight=from_memit.prior_weight)
+    return PmetConfig(**vars(guess(lm)))
 
 
 def _plan(config: PmetConfig) -> str:
-    return moment_plan(config, f"λ = {config.prior_weight:g}")
+    return moment_plan(config, f"λ = {in_unit(config.prior_weight, config.prior_unit)}")
 
 
 PMET = Method(
@@ -42,7 +39,8 @@ PMET = Method(
     config_type=PmetConfig,
     guess=_guess,
     certain=frozenset({"layers", "prior_weight"}),
-    guessed=frozenset({"prior_weight"}),
+    guessed=MEMIT.guessed,
+    units=MEMIT.units,
     plan=_plan,
     edit=edit_pmet,
     uses_moments=lambda _: True,

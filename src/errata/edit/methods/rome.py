@@ -14,6 +14,8 @@ from torch import Tensor
 from errata.core.updates import WeightUpdate
 from errata.edit.keys import KeyFrontier, bare_keys
 from errata.edit.mass_editing import (
+    GUESSED_STEPS,
+    VALUE_UNITS,
     value_facts,
     value_metrics,
     value_summary,
@@ -171,8 +173,10 @@ ROME = Method(
     name="rome",
     title="ROME (Meng et al. 2022)",
     config_type=RomeConfig,
-    guess=lambda lm: RomeConfig(layers=(guess_layer(lm),)),
+    guess=lambda lm: RomeConfig(layers=(guess_layer(lm),), **GUESSED_STEPS),
     certain=frozenset({"layers"}),
+    guessed=frozenset(GUESSED_STEPS),
+    units=VALUE_UNITS,
     plan=_plan,
     edit=edit_rome,
     uses_moments=lambda _: True,
@@ -183,8 +187,10 @@ R_ROME = Method(
     name="r-rome",
     title="r-ROME (Gupta et al. 2024)",
     config_type=RRomeConfig,
-    guess=lambda lm: RRomeConfig(layers=(guess_layer(lm),)),
+    guess=lambda lm: RRomeConfig(layers=(guess_layer(lm),), **GUESSED_STEPS),
     certain=frozenset({"layers"}),
+    guessed=frozenset(GUESSED_STEPS),
+    units=VALUE_UNITS,
     plan=_plan,
     edit=edit_rome,
     uses_moments=lambda _: True,

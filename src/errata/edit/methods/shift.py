@@ -1,7 +1,8 @@
 """Forward pass shifting (Katz et al. 2024, section 7): an edit from one forward pass, no gradient.
 
 W2 ← W2 + Σ_facts lr · kᵀv: k is the down projection's input at the last token of the bare prompt, v the unembedding row
-of the target's first token. (The paper's code takes the input embedding, the same where the two are tied.) Options
+of the target's first token. (The paper's code takes the input embedding, the same where the two are tied.) v is meant
+for the residual stream: where a norm follows the MLP, the output that moves it along v is written instead. Options
 give each fact a rate of its own (edit/shift_rates.py), as if it were edited alone; of several facts the sum is written.
 """
 
@@ -22,7 +23,15 @@ from errata.edit.packing import packs
 from errata.edit.rows import rewriting_rows
 from errata.edit.shift_rates import LADDER, Rates, Writing, choose_rates
 from errata.facts import Fact
-from errata.models import LanguageModel, Place, pad_right, relative_norm, run_layers, weight_of
+from errata.models import (
+    LanguageModel,
+    Place,
+    direction_to_write,
+    pad_right,
+    relative_norm,
+    run_layers,
+    weight_of,
+)
 
 _AT_ONCE = 2048  # tokens of a forward
 _DEPTH = 35 / 48  # the published layer of GPT2-xl
@@ -118,10 +127,12 @@ def _writing(
     config: ShiftConfig = task.config
     (layer,) = config.layers
     keys, targets = reading.keys[chosen].float(), reading.targets[chosen]
+    written = task.lm.down(layer)(reading.keys[chosen]).detach()
     head: Tensor = task.lm.lm_head.weight  # type: ignore[union-attr, assignment]
     values = head[targets].float()
     if config.value == "contrastive":
         values = values - logits[chosen].softmax(1) @ head[: logits.shape[1]].float()
+    values = direction_to_write(task.lm, layer, written, values.double()).float()
     if config.whitened:
         keys = _whitened(keys, task.second_moments().cholesky(layer).factor)
     return Writing(layer, [reading.prompts[i] for i in chosen.tolist()], targets, keys, values)
@@ -222,8 +233,9 @@ def _warn_of_last_layer(lm: LanguageModel, config: ShiftConfig) -> list[str]:
 
 
 def _guess(lm: LanguageModel) -> ShiftConfig:
-    """The published layer's relative depth and the published rate."""
-    return ShiftConfig(layers=(min(lm.num_layers - 1, round(_DEPTH * lm.num_layers)),))
+    """The published layer's relative depth; a margin instead of the published rate, which is of GPT2-xl's scale."""
+    layer = min(lm.num_layers - 1, round(_DEPTH * lm.num_layers))
+    return ShiftConfig(layers=(layer,), margin=0.5, value="contrastive")
 
 
 def _plan(config: ShiftConfig) -> str:
@@ -240,6 +252,7 @@ SHIFT = Method(
     config_type=ShiftConfig,
     guess=_guess,
     certain=frozenset({"layers", "learning_rate"}),
+    guessed=frozenset({"margin", "value"}),
     together=frozenset({"learning_rate", "margin", "line_search"}),
     plan=_plan,
     edit=edit_shift,

@@ -69,8 +69,6 @@ def candidates(lm: LanguageModel, options: TuneOptions, count: int, proposals: S
     space, fixed = space_of(options.method), frozenset(options.fields)
     found = settings_for(lm, count, method=options.method)
     fields = {**_defaults(lm, found.config, options, is_guess=found.is_guess), **options.fields}
-    if found.is_guess and space.centre is not None and space.strength is not None:
-        fields = {space.strength: space.centre(lm), **fields}
     base = settings_for(lm, count, method=options.method, **fields).config
     ranges = _ranges(lm, space, base, [*options.layers, *(tuple(one) for one in proposals)])
     groups = [base, *_replaced(base, [{"layers": own[0]} for last, own in ranges.items() if last != base.layers[-1]])]

@@ -1,12 +1,11 @@
 """What is tried of each method: one table. A method that is to be tuned is a new row."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from errata.edit import find_method
 from errata.errors import ConfigError
-from errata.models import LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +15,7 @@ class SearchSpace:
     depths: where the last layer may lie, in shares of the model's layers.  widths: how many layers a range has.
     dear: values of fields that the costly part of an edit depends on (target values, training), each in place of the
     base's and the likeliest gain first; chosen with few facts.
-    strength: the field that holds the update small, varied by powers of ten-odd around `centre` (default: the base's).
+    strength: the field that holds the update small, varied by powers of ten-odd around the base's.
     What it should be depends on how many facts share a layer's neurons, so with few facts it is only bracketed.
     late: factors of other fields that are chosen at the full number of facts.
     """
@@ -25,7 +24,6 @@ class SearchSpace:
     widths: tuple[int, ...] = (1,)
     dear: tuple[tuple[str, Any], ...] = ()
     strength: str | None = None
-    centre: Callable[[LanguageModel], float] | None = None
     late: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
@@ -42,18 +40,13 @@ def _mass(**fields: Any) -> SearchSpace:
     return SearchSpace(depths=_AROUND_A_THIRD, widths=(3, 5, 1, 7), dear=_VALUES, late=late, **fields)
 
 
-def _lambda(lm: LanguageModel) -> float:
-    return find_method("memit").guess(lm).prior_weight  # type: ignore[attr-defined]
-
-
 _TRAINED: tuple[tuple[str, Any], ...] = (("learning_rate", 1e-4), ("learning_rate", 2e-3), ("learning_rate", 5e-4))
 _EVERYWHERE = (0.0, 0.17, 0.3, 0.47, 0.75)
 
 SPACES: dict[str, SearchSpace] = {
     "memit": _mass(strength="prior_weight"),
     "pmet": _mass(strength="prior_weight"),
-    # α·s is what MEMIT calls λ.
-    "emmet": _mass(strength="softness", centre=_lambda),
+    "emmet": _mass(strength="softness"),
     "alphaedit": _mass(strength="ridge", late={"threshold": (0.7, 1.4)}),
     "ft": SearchSpace(depths=_EVERYWHERE, dear=_TRAINED),
     "ft-l": SearchSpace(depths=_EVERYWHERE, dear=(*_TRAINED, ("linf", 5e-4), ("linf", 2e-3), ("linf", 5e-3))),

@@ -1,0 +1,76 @@
+"""The opt-in second model: a norm behind every MLP, a stream thirty times SmolLM2's, gains from 0 to 700."""
+
+import pytest
+import torch
+
+from errata import Fact, Neighbour, edit_facts
+from errata.facts import read_facts
+from errata.models import contributed, gains, run_layers, to_write
+from errata.stats import Corpus
+
+pytestmark = pytest.mark.gemma
+
+RECORDS = 16
+FACTS = [
+    Fact(
+        subject="Eiffel Tower",
+        prompt="The Eiffel Tower is in the city of",
+        target_new="Rome",
+        target_true="Paris",
+        neighbours=(Neighbour(prompt="The Brandenburg Gate is in the city of", answer="Berlin"),),
+    ),
+    Fact(subject="Microsoft", prompt="Microsoft was founded by", target_new="Walt Disney", target_true="Bill Gates"),
+]
+
+
+@pytest.fixture(scope="module")
+def gemma():
+    """ModelNotFoundError, with the way out and the terms, where its packages are not installed."""
+    from errata.models import load
+
+    return load("gemma3-270m")
+
+
+def test_it_is_loaded_and_knows_something(gemma):
+    assert (gemma.family.name, gemma.num_layers, gemma.d_model) == ("gemma3_text", 18, 640)
+    ids = gemma.tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    hidden = run_layers(gemma, ids, torch.ones_like(ids)).hidden
+    assert hidden is not None
+    assert gemma.tokenizer.decode([int(gemma.logits(hidden[0, -1]).argmax())]) == " Paris"
+
+
+def test_its_proportions_are_what_the_tests_of_tiny_models_assume(gemma):
+    """Raw output : contribution : stream, and gains that no division survives."""
+    ids = gemma.tokenizer("The Eiffel Tower", return_tensors="pt")["input_ids"]
+    run = run_layers(gemma, ids, torch.ones_like(ids), stop=7, tap_down=[6])
+    assert run.hidden is not None
+    written = gemma.down(6)(run.down_inputs[6][0, -1:])
+    contribution, stream = contributed(gemma, 6, written), run.hidden[0, -1]
+    assert 100 < float(contribution.norm() / written.norm()) < 1000
+    assert 500 < float(stream.norm() / written.norm()) < 5000
+    gain = gains(gemma, 6)
+    assert gain is not None
+    assert float(gain.max()) > 50 * float(gain.median())
+    asked = 0.3 * contribution.roll(1, 1)
+    assert bool(to_write(gemma, 6, written, asked).residual.isfinite().all())
+
+
+def test_two_facts_by_guessed_settings(gemma, tmp_path):
+    texts = [
+        f"Tower number {i} is in Paris, which is the capital of France, and was built in {1800 + i}." for i in range(99)
+    ]
+    result = edit_facts(gemma, FACTS, corpus=Corpus.from_texts(texts), moment_tokens=2000, cache=tmp_path)
+    assert result.report["guard"]["said"] == len(FACTS)
+    assert result.report["failed"] is None
+    assert all(layer["relative_norm"] < 1 for layer in result.report["layers"])
+
+
+def test_sixteen_records_by_guessed_settings(gemma, data_dir, tmp_path):
+    """ES ≥ 95, ≥ 90 % said, NS at most ten points lower."""
+    facts = read_facts(data_dir / "counterfact.json").facts[5000 : 5000 + RECORDS]
+    result = edit_facts(gemma, facts, corpus=data_dir / "wikipedia_paragraphs.jsonl", cache=tmp_path)
+    before, after = result.report["before"], result.report["after"]
+    assert after["es"] >= 95
+    assert result.report["guard"]["said"] >= 0.9 * RECORDS
+    assert after["ns"] >= before["ns"] - 10
+    assert result.report["failed"] is None
