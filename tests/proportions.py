@@ -164,7 +164,7 @@ def measured(lm: LanguageModel, ids: Tensor = _IDS) -> dict[str, list[float]]:
 
 @torch.no_grad()
 def give_proportions_(lm: LanguageModel, wanted: Proportions) -> None:
-    """Scale the weights of `lm`, block by block from below, until what flows through it is as large as `wanted` says."""
+    """Scale the weights of `lm`, block by block from below, until its vectors are as large as `wanted` says."""
     _scale_embeddings_(lm, wanted.embedding / measured(lm)["stream"][0])
     for layer in range(lm.num_layers):
         if wanted.gain_spread:
@@ -198,7 +198,7 @@ def _one(module: nn.Module) -> float:
 
 
 def _spread_gains_(lm: LanguageModel, layer: int, spread: float) -> None:
-    """Gains of both post-norms as unequal as real ones: mostly within e^±spread, one outlier, one dead, one negative."""
+    """Gains of both post-norms as unequal as real ones: most within e^±spread, an outlier, one dead, one negative."""
     for path in (lm.family.attention_post_norm, lm.family.mlp_post_norm):
         norm = lm.layers[layer].get_submodule(str(path))
         gain = (spread * torch.randn(lm.d_model, generator=torch.Generator().manual_seed(layer))).exp()
