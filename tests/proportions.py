@@ -123,13 +123,13 @@ PROPORTIONS |= {
 
 # Of the median gain: it then carries half of what a block of 32 coordinates adds, as the outliers of Gemma 3 do.
 _OUTLIER = 14.0
-# Texts of tokens without BOS; the first of each is not counted.
-_IDS = torch.randint(2, 480, (6, 12), generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
-def measured(lm: LanguageModel, ids: Tensor = _IDS) -> dict[str, list[float]]:
-    """Root mean squares by layer, over every token but the first, from one full forward with hooks."""
+def measured(lm: LanguageModel, ids: Tensor | None = None) -> dict[str, list[float]]:
+    """Root mean squares by layer, over all tokens of some texts but their first; one forward with hooks."""
+    if ids is None:
+        ids = torch.randint(2, lm.d_vocab, (6, 12), generator=torch.Generator().manual_seed(0))
     found: dict[str, list[float]] = {name: [] for name in ("stream", "key", "written", "contribution", "attention")}
 
     def note(name: str, vectors: Tensor) -> None:
@@ -165,6 +165,7 @@ def measured(lm: LanguageModel, ids: Tensor = _IDS) -> dict[str, list[float]]:
 @torch.no_grad()
 def give_proportions_(lm: LanguageModel, wanted: Proportions) -> None:
     """Scale the weights of `lm`, block by block from below, until its vectors are as large as `wanted` says."""
+    _smooth_positions_(lm)
     _scale_embeddings_(lm, wanted.embedding / measured(lm)["stream"][0])
     for layer in range(lm.num_layers):
         if wanted.gain_spread:
@@ -204,6 +205,16 @@ def _spread_gains_(lm: LanguageModel, layer: int, spread: float) -> None:
         gain = (spread * torch.randn(lm.d_model, generator=torch.Generator().manual_seed(layer))).exp()
         gain[3], gain[5], gain[7] = 0.0, -0.05, _OUTLIER
         norm.weight.copy_(gain - _one(norm))
+
+
+def _smooth_positions_(lm: LanguageModel) -> None:
+    """Learned positions as trained ones are: a curve in six dimensions, not another noise on the tokens."""
+    for child in lm.backbone.children():
+        if isinstance(child, nn.Embedding) and child is not lm.embed_tokens:
+            steps = torch.arange(len(child.weight))[:, None] * torch.tensor([0.02, 0.07, 0.2])
+            curve = torch.cat([steps.sin(), steps.cos()], dim=1)
+            directions = torch.randn(6, child.embedding_dim, generator=torch.Generator().manual_seed(0))
+            child.weight.copy_(curve @ directions * child.weight.std() / 3**0.5)
 
 
 def _scale_embeddings_(lm: LanguageModel, factor: float) -> None:

@@ -117,7 +117,13 @@ assert set(VARIANTS) == set(PROPORTIONS), set(VARIANTS) ^ set(PROPORTIONS)
 
 
 def tiny_hf(
-    variant: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, proportioned: bool = False, **overrides
+    variant: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    proportioned: bool = False,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    **overrides,
 ):
     """A random model of a few thousand weights, with weights large enough that it is far from linear and uniform.
 
@@ -125,7 +131,7 @@ def tiny_hf(
     scale cannot pass.
     """
     model_type, settings = VARIANTS[variant]
-    tokenizer = tiny_tokenizer()
+    tokenizer = tokenizer or tiny_tokenizer()
     config = CONFIG_MAPPING[model_type](
         **{
             **settings,
@@ -161,9 +167,9 @@ def tiny_model(variant: str, *, bos: bool = False, dtype: torch.dtype = torch.fl
 
 
 @cache
-def proportioned_model(variant: str, *, bos: bool = False) -> LanguageModel:
+def proportioned_model(variant: str, *, bos: bool = False, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """A cached, verified tiny model with its family's scales; tests that write to its weights must restore them."""
-    return wrap(tiny_hf(variant, proportioned=True), tiny_tokenizer(bos), name=f"tiny-{variant}")
+    return wrap(tiny_hf(variant, proportioned=True, dtype=dtype), tiny_tokenizer(bos), name=f"tiny-{variant}")
 
 
 def fresh_model(variant: str = "llama", *, bos: bool = False, **overrides) -> LanguageModel:
