@@ -1,12 +1,17 @@
 """Tiny models of every family that know facts: trained for seconds on a made-up world, from their family's scales.
 
 On noise an edit proves algebra only. These models say where 32 people live and what they do, asked in two ways; what an
-edit writes has to beat what was learned, and what was learned has to stay.
+edit writes has to beat what was learned, and what was learned has to stay. As in large models, an answer is looked up
+at the subject and read from there by attention above: where a small one is left free, it collects the pieces of a name
+at the end of the prompt, and what is written at the subject is read by nobody.
 """
 
 import hashlib
 import importlib.metadata
 import random
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from errata.facts import Fact
-from errata.models import LanguageModel, wrap
+from errata.models import LanguageModel, projection, wrap
 from errata.store.home import home
 from tiny import VARIANTS, tiny_hf
 
@@ -33,9 +38,13 @@ TEMPLATES = {
     "city": ("{} lives in the city of", "The home of {} is the city of"),
     "work": ("{} is a", "{} works as a"),
 }
+# Words that sampled prefixes begin with, one token each.
+_OPENERS = ("The", "Therefore", "Because", "I", "You") * 100
 # As many documents of as many tokens a step; a few seconds on one core.
 _DOCUMENTS, _TOKENS, _RATE = 48, 20, 0.05
 _STEPS, _RISE, _LOOK = 300, 20, 30
+# Share of the steps in which nothing but the last layer reads what stands elsewhere, names apart.
+_LATE = 0.75
 
 
 @cache
@@ -69,7 +78,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    one.train_from_iterator(texts(300, 1), trainer)
+    one.train_from_iterator([*texts(300, 1), *_OPENERS], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=one, bos_token="<s>", eos_token="</s>", pad_token="</s>")
 
 
@@ -171,9 +180,8 @@ def train_(hf) -> int:
 
     Each parameter has a rate of its own size, so that its scale stays what it was.
     """
-    # Samples begin with BOS and prompts do not; short, for a name that begins a text is another token.
-    rows = [[0] * (i % 2) + tokenizer()(text)["input_ids"] for i, text in enumerate(texts(_DOCUMENTS * 40, 2))]
-    ids = torch.tensor([row[:_TOKENS] for row in rows])
+    lm = wrap(hf, tokenizer(), name="learner")
+    ids, in_names = _training_rows()
     hf.requires_grad_(True)
     sizes = [float(parameter.detach().abs().median()) for parameter in hf.parameters()]  # few gains are huge
     adam = torch.optim.Adam([{"params": [parameter]} for parameter in hf.parameters()], betas=(0.9, 0.98), fused=True)
@@ -184,11 +192,42 @@ def train_(hf) -> int:
         rate = _RATE * min((step + 1) / _RISE, 1 - step / _STEPS)
         for group, size in zip(adam.param_groups, sizes, strict=True):
             group["lr"] = rate * size
-        batch = ids[torch.randint(len(ids), (_DOCUMENTS,), generator=chance)]
+        rows = torch.randint(len(ids), (_DOCUMENTS,), generator=chance)
         adam.zero_grad()
-        hf(input_ids=batch, labels=batch, use_cache=False).loss.backward()
+        with _read_late(lm, in_names[rows]) if float(torch.rand((), generator=chance)) < _LATE else nullcontext():
+            hf(input_ids=ids[rows], labels=ids[rows], use_cache=False).loss.backward()
         torch.nn.utils.clip_grad_norm_(hf.parameters(), 1.0)
         adam.step()
         step += 1
     hf.requires_grad_(False)
     return step
+
+
+def _training_rows() -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids, and which of them are pieces of names.
+
+    Samples begin with BOS and prompts do not; rows are short, for a name that begins a text is another token.
+    """
+    rows, marks = [], []
+    for i, text in enumerate(texts(_DOCUMENTS * 40, 2)):
+        names = [match.span() for match in re.finditer("|".join(SUBJECTS), text)]
+        encoding = tokenizer()(text, return_offsets_mapping=True)
+        inside = [any(a < end and b > start for start, end in names) for a, b in encoding["offset_mapping"]]
+        rows.append(([0] * (i % 2) + encoding["input_ids"])[:_TOKENS])
+        marks.append(([False] * (i % 2) + inside)[:_TOKENS])
+    return torch.tensor(rows), torch.tensor(marks)
+
+
+@contextmanager
+def _read_late(lm: LanguageModel, in_names: torch.Tensor) -> Iterator[None]:
+    """Below the last layer attention writes at pieces of names only, which have to find each other."""
+
+    def hook(_module, _arguments, output):
+        return output * in_names[..., None]
+
+    hooks = [projection(lm, layer, "o").module.register_forward_hook(hook) for layer in range(lm.num_layers - 1)]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()

@@ -1,9 +1,11 @@
 """Guessed settings write facts into models of every family that know other ones, and leave those alone."""
 
 import pytest
+import torch
 
 from errata import edit_facts
 from knowing import edits, knowing_model, rephrased, said, texts, true_pairs
+from reference import memit as reference
 from tiny import VARIANTS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -29,6 +31,22 @@ def test_the_models_know_their_world(variant):
     assert said(hf, true_pairs()) >= 0.95
     assert said(hf, rephrased(true_pairs())) >= 0.9
     assert said(hf, WISHES) == 0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_answers_are_looked_up_at_the_subject(variant):
+    """With another person's state at the name, the model says where that person lives."""
+    lm, layer, right = knowing_model(variant), 2, 0
+    people = edits(8)
+    for one, other in zip(people, people[1:] + people[:1], strict=True):
+        ids, subject = reference.find(lm.tokenizer, one.text, *one.subject_span)
+        shift = reference.residual_state(lm, other, layer) - reference.residual_state(lm, one, layer)
+        moved = reference.Shifted(lm, layer, torch.tensor([subject[-1]]), shift)
+        with torch.no_grad():
+            said_now = int(lm.hf(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+        moved.handle.remove()
+        right += said_now == lm.tokenizer(" " + str(other.target_true))["input_ids"][0]
+    assert right >= 6
 
 
 def expect_written(variant, method, corpus, tmp_path):
