@@ -45,13 +45,15 @@ def _of_down(lm, layer):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_flows_through_is_as_large_as_the_table_says(variant):
     lm, wanted = proportioned_model(variant), PROPORTIONS[variant]
+    # OLMo 2 norms nothing before its MLP: what that reads and writes varies with the text.
+    slack = 0.35 if variant == "olmo2" else 0.15
     streams, logits = _states(lm)
     assert _rms(streams[0]) == pytest.approx(wanted.embedding, rel=0.15)
     for layer in range(1, LAYERS - 1):  # transformers shows the last block's output behind the final norm only
         assert wanted.stream / 1.2 < _rms(streams[layer]) < 1.7 * wanted.stream
         key, written = _of_down(lm, layer)
-        assert key == pytest.approx(wanted.key, rel=0.3)  # OLMo 2 norms nothing before its MLP
-        assert written == pytest.approx(wanted.written, rel=0.15)
+        assert key == pytest.approx(wanted.key, rel=slack)
+        assert written == pytest.approx(wanted.written, rel=slack)
         contribution = _rms(streams[layer + 1] - _silenced(lm, lm.down(layer), layer))
         expected = wanted.contribution or wanted.written * lm.residual_scale
         assert contribution == pytest.approx(expected, rel=0.15)
