@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from errata.models import FAMILIES, LanguageModel, wrap
+from proportions import PROPORTIONS, give_proportions_
 
 D_MODEL, D_MLP, LAYERS, HEADS = 32, 80, 4, 4
 
@@ -112,15 +113,29 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "gpt_neox-serial": ("gpt_neox", {**CONFIGS["gpt_neox"], "use_parallel_residual": False}),
 }
 assert set(CONFIGS) == set(FAMILIES), set(CONFIGS) ^ set(FAMILIES)
+assert set(VARIANTS) == set(PROPORTIONS), set(VARIANTS) ^ set(PROPORTIONS)
 
 
-def tiny_hf(variant: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **overrides):
-    """A random model of a few thousand weights, with weights large enough that it is far from linear and uniform."""
+def tiny_hf(
+    variant: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    proportioned: bool = False,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    **overrides,
+):
+    """A random model of a few thousand weights, with weights large enough that it is far from linear and uniform.
+
+    `proportioned`: what flows through it is as large as in real models of the family (proportions.py), so that a wrong
+    scale cannot pass.
+    """
     model_type, settings = VARIANTS[variant]
-    tokenizer = tiny_tokenizer()
+    tokenizer = tokenizer or tiny_tokenizer()
     config = CONFIG_MAPPING[model_type](
         **{
             **settings,
+            **(PROPORTIONS[variant].config if proportioned else {}),
             "vocab_size": len(tokenizer),
             "bos_token_id": 0,
             "eos_token_id": 1,
@@ -140,6 +155,8 @@ def tiny_hf(variant: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, 
                 parameter.add_(0.1 * torch.randn_like(parameter))
             else:
                 parameter.normal_(0, 0.1)
+    if proportioned:
+        give_proportions_(wrap(hf, tokenizer, name=f"tiny-{variant}"), PROPORTIONS[variant])
     return hf.to(dtype)
 
 
@@ -147,6 +164,12 @@ def tiny_hf(variant: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, 
 def tiny_model(variant: str, *, bos: bool = False, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """A cached, verified tiny model; tests that write to its weights must restore them."""
     return wrap(tiny_hf(variant, dtype=dtype), tiny_tokenizer(bos), name=f"tiny-{variant}")
+
+
+@cache
+def proportioned_model(variant: str, *, bos: bool = False, dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """A cached, verified tiny model with its family's scales; tests that write to its weights must restore them."""
+    return wrap(tiny_hf(variant, proportioned=True, dtype=dtype), tiny_tokenizer(bos), name=f"tiny-{variant}")
 
 
 def fresh_model(variant: str = "llama", *, bos: bool = False, **overrides) -> LanguageModel:

@@ -9,7 +9,7 @@ from errata.errors import NumericsError
 from errata.models import inputs_replaced, outputs_moved, run_layers
 from errata.models.projections import Place
 from reference import knowledge_neurons as reference
-from tiny import LAYERS, VARIANTS, fresh_model, tiny_model
+from tiny import LAYERS, VARIANTS, fresh_model, proportioned_model, tiny_model
 
 PROMPTS = [fact.text for fact in FACTS] + ["a", "Paris"]
 
@@ -22,7 +22,7 @@ def questions_of(lm):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equals_full_forwards_with_a_replaced_activation(variant):
     """Prompts of unequal lengths together, one of a single token; the first, a middle and the last layer."""
-    lm = tiny_model(variant)
+    lm = proportioned_model(variant)
     questions, layers = questions_of(lm), (0, 2, LAYERS - 1)
     found = attributions(lm, questions, layers, steps=3).scores
     for i, question in enumerate(questions):

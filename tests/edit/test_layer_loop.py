@@ -23,9 +23,9 @@ from errata.edit.methods.memit import MemitConfig, RidgeRule
 from errata.edit.rows import key_rows
 from errata.errors import NumericsError, SingularSystemError
 from errata.facts import Fact
-from errata.models import Place, contributed, weights_restored
+from errata.models import Place, contributed, run_layers, weights_restored
 from reference import memit as reference
-from tiny import LAYERS, VARIANTS, fresh_model, tiny_model
+from tiny import LAYERS, VARIANTS, fresh_model, proportioned_model, tiny_model
 
 # The first layer, a neighbour of it, and the last one.
 CONFIG = MemitConfig(layers=(0, 1, LAYERS - 1), prior_weight=3.0)
@@ -69,7 +69,7 @@ def _expect_reference(lm, facts, config, prefixes, tolerance=1e-4):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equals_the_reference(variant):
-    _expect_reference(tiny_model(variant), FACTS, CONFIG, PREFIXES)
+    _expect_reference(proportioned_model(variant), FACTS, CONFIG, PREFIXES)
 
 
 @pytest.mark.parametrize("passes", [1, 2])
@@ -101,7 +101,7 @@ def test_equals_the_reference_with_bos(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("passes", [2, 3])
 def test_more_passes_equal_the_reference(variant, passes):
-    lm, config = tiny_model(variant), CONFIG.replace(passes=passes)
+    lm, config = proportioned_model(variant), CONFIG.replace(passes=passes)
     found = _expect_reference(lm, FACTS, config, PREFIXES)
     for edit in found.layers:
         blocks = 1 if edit.layer == 0 else passes  # the first layer's keys stay what they are
@@ -178,18 +178,41 @@ def test_any_choice_of_layers_and_the_bare_prompt_alone(variant, layers):
     _expect_reference(tiny_model(variant), FACTS, CONFIG.replace(layers=layers), [""])
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("gemma2", "gemma3_text", "olmo2")])
-def test_with_a_weak_prior_one_layer_lands_every_residual(variant):
-    """Also where the MLP's output is scaled before it joins the residual stream (granite); not after a post-norm."""
-    lm = tiny_model(variant)
+@torch.no_grad()
+def _reachable(lm, facts, layer):
+    """The stream after `layer` at each subject, were its MLP to write another vector of the same length there."""
+    states = []
+    for number, fact in enumerate(facts):
+        ids, subject = reference.find(lm.tokenizer, fact.text, *fact.subject_span)
+        noise = torch.randn(lm.d_model, generator=torch.Generator().manual_seed(number))
+
+        def write(_module, _arguments, output, at=subject[-1], noise=noise):
+            rows = output.clone().reshape(-1, lm.d_model)
+            rows[at] = noise * rows[at].norm() / noise.norm()
+            return rows.reshape(output.shape)
+
+        handle = lm.down(layer).register_forward_hook(write)
+        hidden = run_layers(lm, torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long), stop=layer + 1).hidden
+        handle.remove()
+        states.append(hidden[0, subject[-1]])
+    return torch.stack(states)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_with_a_weak_prior_one_layer_lands_what_it_can_reach(variant):
+    """Also where what the MLP writes is scaled (granite) or normed (gemma) before it joins the residual stream."""
+    lm = proportioned_model(variant)
     config = CONFIG.replace(layers=(LAYERS - 1,), prior_weight=1e-9)
-    found = solve(lm, FACTS, _wanted(lm, FACTS, config), random_moments(lm, config.layers), config, [""])
-    assert float(found.end_residual.max()) < 1e-3 * float(found.start_residual.min())
+    values = _reachable(lm, FACTS, LAYERS - 1)
+    found = solve(lm, FACTS, values, random_moments(lm, config.layers), config, [""])
+    # Behind a norm, channels that hardly pass it are left where they are.
+    left = 0.05 if lm.family.post_norm else 1e-3
+    assert float((found.end_residual / found.start_residual).max()) < left
 
 
 def test_granite_s_residual_scale_is_not_one_here():
-    assert tiny_model("granite").residual_scale == pytest.approx(0.4)
-    assert tiny_model("llama").residual_scale == 1.0
+    assert proportioned_model("granite").residual_scale == pytest.approx(0.22)
+    assert proportioned_model("llama").residual_scale == 1.0
 
 
 def test_a_strong_prior_freezes_the_weights():

@@ -8,7 +8,7 @@ from errata.lens import backward_lens, backward_lenses
 from errata.lens.measures import mechanism
 from errata.models import Place, matrices, projection, run_taps
 from reference import lens as reference
-from tiny import VARIANTS, fresh_model, tiny_model
+from tiny import VARIANTS, fresh_model, proportioned_model, tiny_model
 
 PROMPT, TARGET = "The Eiffel Tower is located in", "Rome"
 PROMPTS = [PROMPT, "Danielle Darrieux speaks", "The capital of France is Paris, the capital of Italy is"]
@@ -37,9 +37,13 @@ def nll_at(lens):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("loss", ["first", "target"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_factors_make_the_weight_gradients_of_plain_backpropagation(variant, loss, dtype):
-    lm = tiny_model(variant, dtype=dtype)
+@pytest.mark.parametrize(
+    ("make", "dtype"),
+    [(tiny_model, torch.float32), (proportioned_model, torch.float64)],
+    ids=["random-float32", "real-scales-float64"],
+)
+def test_factors_make_the_weight_gradients_of_plain_backpropagation(variant, loss, make, dtype):
+    lm = make(variant, dtype=dtype)
     # In float32 the small gradients of queries and keys carry the rounding of the large ones.
     slack = 10 if dtype == torch.float32 else 1
     lens = backward_lens(lm, PROMPTS[1], TARGETS[1], loss=loss, matrices=matrices(lm.family))
@@ -91,7 +95,7 @@ def test_rank_is_at_most_the_number_of_positions_that_get_a_gradient(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_enters_below_the_head_is_expected_minus_wanted_row(variant):
     """Lemma 5.1: the VJP of the head's input is Σ p[k] e_k − e_t (times a scale's or a soft-cap's slope)."""
-    lm = tiny_model(variant)
+    lm = proportioned_model(variant)
     lens = lens_of(lm)
     (read,) = lens.example.read
     with torch.no_grad():

@@ -1,10 +1,13 @@
-"""Partial runs equal full forwards, on every family, padded on both sides, with windows shorter than the text."""
+"""Partial runs equal full forwards, on every family, padded on both sides, with windows shorter than the text.
+
+Each on a random model and on one with its family's scales.
+"""
 
 import pytest
 import torch
 
 from errata.models import pad_right, run_layers
-from tiny import LAYERS, VARIANTS, tiny_model
+from tiny import LAYERS, VARIANTS, proportioned_model, tiny_model
 
 ROWS = [
     [5, 9, 300, 7, 12, 44, 8, 91, 17, 33, 250, 6, 77, 21, 64],
@@ -19,13 +22,17 @@ def _full(lm, row):
     return out.logits[0], [h[0] for h in out.hidden_states]
 
 
+MODELS = pytest.mark.parametrize("make", [tiny_model, proportioned_model])
+
+
 def _close(found, expected):
     return (found - expected).norm() <= 2e-5 * expected.norm()
 
 
+@MODELS
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_tail_from_a_layer_with_right_padding(variant):
-    lm = tiny_model(variant)
+def test_tail_from_a_layer_with_right_padding(variant, make):
+    lm = make(variant)
     ids, mask = pad_right(ROWS)
     for first in (1, LAYERS - 1):
         entering = run_layers(lm, ids, mask, stop=first).hidden
@@ -34,10 +41,11 @@ def test_tail_from_a_layer_with_right_padding(variant):
             assert _close(logits[i, : len(row)], _full(lm, row)[0])
 
 
+@MODELS
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_from_a_position_with_left_padded_prefixes(variant):
+def test_from_a_position_with_left_padded_prefixes(variant, make):
     """Rows cut at different positions: prefixes of unequal length, padded left; what follows, padded right."""
-    lm = tiny_model(variant)
+    lm = make(variant)
     cuts = [8, 4, 9]
     width = max(cuts)
     prefix_ids = torch.tensor([[0] * (width - c) + row[:c] for c, row in zip(cuts, ROWS, strict=True)])
@@ -53,9 +61,10 @@ def test_from_a_position_with_left_padded_prefixes(variant):
         assert _close(tail[i, : len(row) - c], expected)
 
 
+@MODELS
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_taps_and_early_exit(variant):
-    lm = tiny_model(variant)
+def test_taps_and_early_exit(variant, make):
+    lm = make(variant)
     ids, mask = pad_right(ROWS[:1])
     hidden = _full(lm, ROWS[0])[1]
     run = run_layers(lm, ids, mask, stop=3, tap_inputs=[1, 2], tap_down=[2], end_at_down=True)

@@ -8,7 +8,7 @@ from errata.tracing import KINDS, SEVERED, TraceConfig, trace
 from errata.tracing.corruption import corrupted_subject, subject_std
 from errata.tracing.prompts import traced_prompt
 from reference import trace as slow
-from tiny import VARIANTS, tiny_model
+from tiny import VARIANTS, proportioned_model, tiny_model
 
 PROMPT, SUBJECT = "I think that the Eiffel Tower is in the city of", "Eiffel Tower"
 OPTIONS = {"samples": 3, "window": 2, "severed": "all", "seed": 7}
@@ -26,7 +26,7 @@ def plain_batch(lm, prompt, subject, answer=None, **options):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_restoration_equals_a_full_run_of_the_plain_model(variant):
-    lm = tiny_model(variant)
+    lm = proportioned_model(variant)
     found = trace(lm, PROMPT, SUBJECT, **OPTIONS)
     one, embedded = plain_batch(lm, PROMPT, SUBJECT, **OPTIONS)
     clean, corrupted = slow.scores(lm, one.ids, embedded, found.answer_id)
@@ -48,7 +48,7 @@ def test_every_restoration_equals_a_full_run_of_the_plain_model(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_attribution_equals_autograd_on_the_plain_model(variant):
-    lm = tiny_model(variant)
+    lm = proportioned_model(variant)
     found = trace(lm, PROMPT, SUBJECT, exact=False, **OPTIONS)
     assert found.restored == {}
     one, embedded = plain_batch(lm, PROMPT, SUBJECT, **OPTIONS)

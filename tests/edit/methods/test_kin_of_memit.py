@@ -24,7 +24,7 @@ from errata.models import Place, weights_restored
 from errata.stats import SecondMoments
 from reference import kin
 from reference import memit as reference
-from tiny import LAYERS, VARIANTS, tiny_model
+from tiny import LAYERS, VARIANTS, proportioned_model, tiny_model
 
 EMMET = EmmetConfig(layers=(0, 1, LAYERS - 1), moment_scale=3.0, softness=0.7)
 ALPHA = AlphaEditConfig(layers=(0, 1, LAYERS - 1), threshold=0.8, ridge=0.5)
@@ -64,13 +64,13 @@ def _expect_reference(lm, config, rule, slow_rule, *, site="block", spread="even
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_emmet_equals_the_reference(variant, passes):
     config = EMMET.replace(passes=passes)
-    _expect_reference(tiny_model(variant), config, lambda m: EqualityRule(m, config), kin.emmet_rule(config))
+    _expect_reference(proportioned_model(variant), config, lambda m: EqualityRule(m, config), kin.emmet_rule(config))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_alphaedit_equals_its_published_form(variant):
     rule = lambda moments: NullSpaceRule(moments, ALPHA, {})  # noqa: E731
-    _expect_reference(tiny_model(variant), ALPHA, rule, kin.alphaedit_rule(ALPHA))
+    _expect_reference(proportioned_model(variant), ALPHA, rule, kin.alphaedit_rule(ALPHA))
 
 
 def test_a_share_of_the_directions():
@@ -106,7 +106,7 @@ def test_alphaedit_protects_earlier_facts_as_published():
 def test_pmet_s_loop_equals_the_reference(variant):
     config = MemitConfig(layers=(0, 1, LAYERS - 1), prior_weight=3.0)
     rule = lambda moments: RidgeRule(moments, config.prior_weight)  # noqa: E731
-    _expect_reference(tiny_model(variant), config, rule, None, site="mlp", spread="root")
+    _expect_reference(proportioned_model(variant), config, rule, None, site="mlp", spread="root")
 
 
 @pytest.mark.parametrize("variant", ["llama", "gpt2-square", "gemma2", "gptj", "granite", "opt"])

@@ -13,7 +13,7 @@ from errata.edit.settings import settings_for
 from errata.errors import ConfigError
 from errata.models import encode_targets, mlp_matrices
 from reference import knowledge_neurons as reference
-from tiny import LAYERS, VARIANTS, fresh_model, tiny_model
+from tiny import LAYERS, VARIANTS, fresh_model, proportioned_model, tiny_model
 
 # One with a true answer of several tokens, others without any; subjects at the start, in the middle and at the end.
 ASKED = [
@@ -30,7 +30,7 @@ def edit(lm, facts, cache, **overrides):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equals_the_reference(variant, tmp_path):
-    lm = tiny_model(variant)
+    lm = proportioned_model(variant)
     digest = lm.digest()
     result = edit(lm, ASKED, tmp_path)
     assert lm.digest() == digest

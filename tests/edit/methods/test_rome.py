@@ -15,9 +15,10 @@ from errata.edit.settings import settings_for
 from errata.facts import Fact
 from errata.models import Place, weights_restored
 from errata.stats import SecondMoments
+from proportions import PROPORTIONS
 from reference import kin
 from reference import memit as reference
-from tiny import VARIANTS, tiny_model
+from tiny import VARIANTS, proportioned_model, tiny_model
 
 
 def _moments(lm, layer=1):
@@ -35,10 +36,10 @@ def _edit(lm, facts, tmp_path, *, method="rome", **fields):
 @pytest.mark.parametrize("method", ["rome", "r-rome"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equals_the_reference(variant, method, tmp_path):
-    lm = tiny_model(variant)
-    result = _edit(lm, FACTS, tmp_path, method=method)
+    lm, rate = proportioned_model(variant), 0.1 * PROPORTIONS[variant].written
+    result = _edit(lm, FACTS, tmp_path, method=method, learning_rate=rate)
     config = settings_for(
-        lm, method=method, layers=(1,), value_steps=5, clamp=0.5, learning_rate=0.1, prefixes=2, short_prefixes=1
+        lm, method=method, layers=(1,), value_steps=5, clamp=0.5, learning_rate=rate, prefixes=2, short_prefixes=1
     ).config
     assert config.one_key == (method == "r-rome")
     prefixes = result.patch.info["prefixes"]

@@ -15,7 +15,7 @@ from errata.errors import ConfigError
 from errata.models import Place, encode_targets
 from errata.stats import SecondMoments
 from reference import shift as reference
-from tiny import LAYERS, VARIANTS, fresh_model, tiny_model
+from tiny import LAYERS, VARIANTS, fresh_model, proportioned_model, tiny_model
 from type_checks import without_type_checks
 
 
@@ -35,7 +35,7 @@ def moments_of(lm, layer):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("options", [{}, {"key": "subject", "value": "contrastive"}, {"whitened": True}])
 def test_it_is_the_sum_of_one_fact_at_a_time(variant, options):
-    lm = tiny_model(variant)
+    lm = proportioned_model(variant)
     layer = 2
     moments = moments_of(lm, layer) if options.get("whitened") else None
     config = ShiftConfig(layers=(layer,), **options)
