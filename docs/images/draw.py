@@ -25,7 +25,8 @@ STYLE = """
 
 def picture(width: int, height: int, title: str, body: str) -> str:
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        'role="img">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n"
         f'<rect class="back" x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="8"/>\n{body}\n</svg>\n'
     )
@@ -36,13 +37,14 @@ def text(
 ) -> str:
     extra = "".join(f' {name.replace("_", "-")}="{value}"' for name, value in more.items())
     return (
-        f'<text class="{kind}" x="{x:g}" y="{y:g}" font-size="{size:g}" text-anchor="{anchor}" xml:space="preserve"{extra}>'
+        f'<text class="{kind}" x="{x:g}" y="{y:g}" font-size="{size:g}" text-anchor="{anchor}" '
+        f'xml:space="preserve"{extra}>'
         f"{escape(words)}</text>"
     )
 
 
 def grid() -> str:
-    """What a step on one prompt would promote: each cell the likeliest token of −δ of `down`, coloured by the target's rank."""
+    """What a step on one prompt would promote: the likeliest token of −δ of `down`, coloured by the target's rank."""
     prompt, target = "The capital city of Australia is", " Canberra"
     lm = errata.load("smollm2")
     table = errata.backward_lens(lm, prompt, target, subject="Australia").project("down", track=[target])
@@ -70,7 +72,8 @@ def grid() -> str:
             parts.append(f'<rect class="box" x="{x}" y="{y}" width="{wide - 4}" height="{high - 4}" rx="4"/>')
             if strength:
                 parts.append(
-                    f'<rect class="hit" fill-opacity="{strength}" x="{x}" y="{y}" width="{wide - 4}" height="{high - 4}" rx="4"/>'
+                    f'<rect class="hit" fill-opacity="{strength}" x="{x}" y="{y}" width="{wide - 4}" '
+                    f'height="{high - 4}" rx="4"/>'
                 )
             word = table.bottom(layer, position)[0].strip()
             kind = "hitink" if strength == 1.0 else "ink"
