@@ -41,5 +41,6 @@ class ValueConfig(PrefixConfig):
     def value_fields(self) -> dict[str, Any]:
         """What a target value depends on (and so what its cache key covers): not λ, passes or the corpus."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(ValueConfig)}
-        del fields["layers"]
+        # Where the prefixes come from is of no matter: they themselves are part of the key.
+        del fields["layers"], fields["prefix_source"]
         return {**fields, "value_layer": self.layers[-1]}
