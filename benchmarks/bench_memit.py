@@ -20,7 +20,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
 
 import errata
 from errata.core.allocator import keep_freed_memory
-from errata.edit import MemitConfig, sample_prefixes, settings_for, solve
+from errata.edit import MemitConfig, context_prefixes, settings_for, solve
 from errata.edit.keys import KeyFrontier
 from errata.edit.methods.memit import RidgeRule
 from errata.edit.packing import packs
@@ -120,7 +120,7 @@ def bench_targets(lm: LanguageModel, facts: list[Fact], config: MemitConfig, sam
     """The same 20 updates for every fact (no early stop), exact and with the fast schedule."""
     config = config.replace(value_steps=21, stop_loss=0.0)
     fast = config.replace(schedule="fast")
-    prefixes = sample_prefixes(lm, config)
+    prefixes = context_prefixes(lm, config)
     few = spread(lm, facts, sample)
     for fact in few[:2]:
         value, updates, _ = slow.target_value(lm, fact, config, prefixes)
@@ -155,7 +155,7 @@ def bench_targets(lm: LanguageModel, facts: list[Fact], config: MemitConfig, sam
 def bench_keys(lm: LanguageModel, facts: list[Fact], config: MemitConfig, sample: int, runs: int) -> None:
     """Keys of five layers: 5 to 9."""
     layers = tuple(range(5, 10))
-    prefixes = sample_prefixes(lm, config)
+    prefixes = context_prefixes(lm, config)
     few = spread(lm, facts, sample)
 
     def fast(chosen: Sequence[Fact]) -> list[torch.Tensor]:
@@ -178,7 +178,7 @@ def bench_keys(lm: LanguageModel, facts: list[Fact], config: MemitConfig, sample
 def bench_edit(lm: LanguageModel, facts: list[Fact], config: MemitConfig, sample: int, runs: int) -> None:
     """A whole edit with its measurements, second moments cached: values, keys and solve, before and after."""
     moments = second_moments(lm, config.layers, corpus=corpus(), tokens=config.moment_tokens)
-    prefixes = sample_prefixes(lm, config)
+    prefixes = context_prefixes(lm, config)
     few = spread(lm, facts, sample)
 
     def fast() -> None:

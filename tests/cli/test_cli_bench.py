@@ -62,6 +62,10 @@ def test_the_folder_of_data_sets(errata, arguments, work, monkeypatch) -> None:
     refused = errata(*words)
     assert refused.code == 2
     assert "ERRATA_DATA" in refused.err
+    assert "counterfact.json" in refused.err
+    assert "ROME project" in refused.err
+    monkeypatch.setenv("ERRATA_DATA", str(work / "elsewhere"))
+    assert f"There is no counterfact.json in {work / 'elsewhere'}" in errata(*words).err
 
 
 def test_relations_and_the_study(errata, arguments, work) -> None:

@@ -69,12 +69,16 @@ def test_it_says_what_was_done_before(folder, monkeypatch):
 @pytest.mark.parametrize("sampled", [False, True])
 def test_long_work_is_estimated(folder, monkeypatch, sampled):
     monkeypatch.setattr(stats_job, "_WORTH_A_TRIAL", 100)
-    _, lines = _run(folder, tokens=200, **({"corpus": None, "max_length": 8} if sampled else {}))
+    _, lines = _run(folder, tokens=200, **({"corpus": "self", "max_length": 8} if sampled else {}))
     (estimate,) = [line for line in lines if line.startswith("About")]
     assert "on cpu" in estimate
     assert "tokens a second" in estimate
-    assert sampled == any("the model's own samples stand in" in line for line in lines)
     assert sampled == ("self-samples seed=0, sampled as needed" in lines[0])
+
+
+def test_without_a_corpus_it_says_what_it_takes(folder):
+    _, lines = _run(folder, corpus=None)
+    assert lines[1] == "No corpus was given: errata's text will do."
 
 
 def test_a_corpus_that_is_too_short_is_told(folder):

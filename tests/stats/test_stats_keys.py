@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from errata.models import tokenizer_digest, wrap
-from errata.stats import Corpus, prepare
+from errata.stats import OWN_SAMPLES, Corpus, prepare
 from tiny import tiny_hf, tiny_model, tiny_tokenizer
 
 CORPUS = Corpus.from_texts(["Paris is in France.", "Rome is in Italy."])
@@ -100,4 +100,4 @@ def test_a_tokenizer_that_has_padded_and_truncated_is_the_same(tmp_path):
 
 
 def test_longer_samples_have_a_bound(tmp_path):
-    assert _key(tmp_path, corpus=None, max_length=200) == _key(tmp_path, corpus=None, max_length=300)
+    assert _key(tmp_path, corpus=OWN_SAMPLES, max_length=200) == _key(tmp_path, corpus=OWN_SAMPLES, max_length=300)

@@ -5,7 +5,7 @@ import torch
 
 from errata.errors import ConfigError, ModelError
 from errata.models import wrap
-from errata.stats import samples, second_moments
+from errata.stats import OWN_SAMPLES, samples, second_moments
 from errata.store.cache import Cache
 from reference import moments as reference
 from tiny import tiny_hf, tiny_model, tiny_tokenizer
@@ -35,7 +35,7 @@ def _documents(lm, folder, count, start=0, seed=5):
 @pytest.mark.parametrize("variant", ["llama", "gpt2", "gemma3_text", "bloom"])
 def test_moments_of_samples_are_those_of_their_tokens(variant, tmp_path):
     lm = tiny_model(variant)
-    found = second_moments(lm, [1, 3], tokens=350, seed=5, cache=tmp_path, **OPTIONS)
+    found = second_moments(lm, [1, 3], corpus=OWN_SAMPLES, tokens=350, seed=5, cache=tmp_path, **OPTIONS)
     assert (found.tokens, found.documents, found.source) == (350, 39, "self-samples seed=5")
     expected = reference.second_moments(lm, [1, 3], _documents(lm, tmp_path / "again", 40), 350)
     for layer in (1, 3):
@@ -71,23 +71,23 @@ def test_samples_are_drawn_from_the_whole_distribution(tmp_path):
 
 def test_longer_runs_and_other_layers_sample_nothing_twice(tmp_path, sampled):
     lm = tiny_model("llama")
-    whole = second_moments(lm, [1, 2], tokens=900, cache=tmp_path / "whole", **OPTIONS)
+    whole = second_moments(lm, [1, 2], corpus=OWN_SAMPLES, tokens=900, cache=tmp_path / "whole", **OPTIONS)
     assert sampled == [0, 32, 64, 96]
     sampled.clear()
-    second_moments(lm, [1], tokens=300, cache=tmp_path, **OPTIONS)
+    second_moments(lm, [1], corpus=OWN_SAMPLES, tokens=300, cache=tmp_path, **OPTIONS)
     assert sampled == [0, 32]
-    found = second_moments(lm, [1, 2], tokens=900, cache=tmp_path, **OPTIONS)
+    found = second_moments(lm, [1, 2], corpus=OWN_SAMPLES, tokens=900, cache=tmp_path, **OPTIONS)
     assert sampled == [0, 32, 64, 96]
     assert all(torch.equal(found[layer], whole[layer]) for layer in (1, 2))
 
 
 def test_damaged_samples_are_drawn_again(tmp_path, sampled):
     lm, told = tiny_model("llama"), []
-    whole = second_moments(lm, [1], tokens=500, cache=tmp_path, **OPTIONS)
+    whole = second_moments(lm, [1], corpus=OWN_SAMPLES, tokens=500, cache=tmp_path, **OPTIONS)
     for path in tmp_path.glob("??/*.safetensors"):
         path.write_bytes(path.read_bytes()[:50])
     sampled.clear()
-    found = second_moments(lm, [1], tokens=500, cache=tmp_path, notify=told.append, **OPTIONS)
+    found = second_moments(lm, [1], corpus=OWN_SAMPLES, tokens=500, cache=tmp_path, notify=told.append, **OPTIONS)
     assert sampled == [0, 32]
     assert told
     assert torch.equal(found[1], whole[1])
@@ -100,7 +100,7 @@ def test_models_without_bos_start_with_eos(tmp_path):
     lm.tokenizer.eos_token = None
     lm.hf.config.eos_token_id = None
     with pytest.raises(ModelError, match="Give a corpus"):
-        second_moments(lm, [1], tokens=10, cache=tmp_path)
+        second_moments(lm, [1], corpus=OWN_SAMPLES, tokens=10, cache=tmp_path)
 
 
 def _saved(folder):
@@ -111,12 +111,12 @@ def _saved(folder):
 @pytest.mark.parametrize("seed", [-1, 1 << 63])
 def test_bad_seeds(seed, tmp_path):
     with pytest.raises(ConfigError, match=f"seed={seed}"):
-        second_moments(tiny_model("llama"), [1], tokens=10, seed=seed, cache=tmp_path)
+        second_moments(tiny_model("llama"), [1], corpus=OWN_SAMPLES, tokens=10, seed=seed, cache=tmp_path)
 
 
 def test_a_length_of_one_token_is_the_start_token_alone(tmp_path, sampled):
     lm = tiny_model("llama")
-    found = second_moments(lm, [1], tokens=40, max_length=1, cache=tmp_path)
+    found = second_moments(lm, [1], corpus=OWN_SAMPLES, tokens=40, max_length=1, cache=tmp_path)
     expected = reference.second_moments(lm, [1], [[0]], 1)
     assert not sampled
     assert (found[1] - expected[1]).norm() <= 1e-5 * expected[1].norm()

@@ -86,11 +86,24 @@ def _pair(text: str | None) -> tuple[str, str] | None:
     return one.strip(), other.strip()
 
 
+# What is looked for, and whose release it is part of: docs/data.md.
+_SOURCES = {
+    "counterfact": "`counterfact.json` of the ROME project's release (or EasyEdit's copy of CounterFact)",
+    "zsre": "`zsre_mend_eval.json` of the ROME project's release, renamed",
+    "relations": "the LRE project's relations, put into one list",
+}
+
+
 def _data(path: Path | None, dataset: str) -> Path:
-    """The data set's file, as given or from the folder of data sets."""
+    """The data set's file, as given or from the folder of data sets; FactsError says where data sets come from."""
     if path is not None:
         return path.expanduser()
+    name = f"{dataset}.json"
+    way_out = f"errata brings no data set along; it takes {_SOURCES[dataset]}. docs/data.md says more."
     folder = os.environ.get("ERRATA_DATA")
     if not folder:
-        raise FactsError(f"Say with --data where the file of {dataset} is, or name its folder in $ERRATA_DATA.")
-    return Path(folder).expanduser() / f"{dataset}.json"
+        raise FactsError(f"Say with --data where {name} is, or name its folder in $ERRATA_DATA. {way_out}")
+    found = Path(folder).expanduser() / name
+    if not found.is_file():
+        raise FactsError(f"There is no {name} in {folder} ($ERRATA_DATA). {way_out}")
+    return found

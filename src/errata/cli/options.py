@@ -14,7 +14,9 @@ Revision = Annotated[str | None, typer.Option(help="Revision of a hub model.")]
 CorpusPath = Annotated[
     str | None,
     typer.Option(
-        "--corpus", help="Text, JSONL or Parquet file, folder, or dataset:NAME; default: the model's own samples."
+        "--corpus",
+        help="Text, JSONL or Parquet file, folder, dataset:NAME, or self (the model's own samples); default: errata's "
+        "text.",
     ),
 ]
 Field = Annotated[str, typer.Option("--field", help="Field of a JSONL or Parquet corpus that holds the text.")]

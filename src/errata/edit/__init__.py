@@ -2,7 +2,7 @@
 
 from errata.edit.check import check_facts
 from errata.edit.collect import collect_values
-from errata.edit.contexts import sample_prefixes
+from errata.edit.contexts import context_prefixes
 from errata.edit.guard import few_said, with_guard
 from errata.edit.keys import bare_keys
 from errata.edit.layer_loop import LayerEdit, Solution, solve
@@ -38,6 +38,7 @@ __all__ = [
     "bare_keys",
     "check_facts",
     "collect_values",
+    "context_prefixes",
     "few_said",
     "find_method",
     "find_preset",
@@ -46,7 +47,6 @@ __all__ = [
     "parse_layers",
     "parse_override",
     "read_preset",
-    "sample_prefixes",
     "settings_for",
     "solve",
     "target_values",

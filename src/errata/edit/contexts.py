@@ -1,11 +1,18 @@
-"""Context prefixes: short seeded continuations that an edit must survive being preceded by."""
+"""Context prefixes: short texts that an edit must survive being preceded by."""
 
-from errata.edit.prefix_config import PrefixConfig
+from errata.edit.prefix_config import FIXED_PREFIXES, PrefixConfig
 from errata.errors import InputError
 from errata.models import LanguageModel, encode
 from errata.models.generate import sample_ids
 
 _STARTS = ("The", "Therefore", "Because", "I", "You")
+
+
+def context_prefixes(lm: LanguageModel, config: PrefixConfig) -> tuple[str, ...]:
+    """The empty prefix, then those that the configuration asks for."""
+    if config.prefix_source == "fixed":
+        return ("", *FIXED_PREFIXES[: config.prefixes])
+    return sample_prefixes(lm, config)
 
 
 def sample_prefixes(lm: LanguageModel, config: PrefixConfig) -> tuple[str, ...]:

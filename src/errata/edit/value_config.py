@@ -48,5 +48,6 @@ class ValueConfig(PrefixConfig):
     def value_fields(self) -> dict[str, Any]:
         """What one try's value depends on (and so what its cache key covers): not λ, passes, the corpus or a retry."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(ValueConfig)}
-        del fields["layers"], fields["retry"]
+        # Where the prefixes come from is of no matter: they themselves are part of the key.
+        del fields["layers"], fields["retry"], fields["prefix_source"]
         return {**fields, "value_layer": self.layers[-1]}

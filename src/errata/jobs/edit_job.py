@@ -16,10 +16,10 @@ from errata.edit import (
     PresetFile,
     Settings,
     check_facts,
+    context_prefixes,
     few_said,
     method_of,
     opened_preset,
-    sample_prefixes,
     settings_for,
 )
 from errata.errors import ConfigError, FactsError
@@ -86,9 +86,9 @@ def edit_facts(
     one after another), measured right after each batch too. The model is left as it was; `result.patch.apply_(lm)`
     edits it. Settings come from `preset` (a preset file), else from the model's preset, or are guesses with a warning;
     `overrides` replace single fields of the method's configuration. Second moments, where the method uses them, are
-    `moments` if given, else computed over `corpus`, else over the model's own samples. `cache`: folder for second
-    moments and target values (default: errata's home). `places`: where each fact stands, by id, for messages. Raises
-    FactsError with every unusable fact, ConfigError, CorpusError, StorageError, NumericsError.
+    `moments` if given, else computed over `corpus` ("self": the model's own samples), else over errata's text. `cache`:
+    folder for second moments and target values (default: errata's home). `places`: where each fact stands, by id, for
+    messages. Raises FactsError with every unusable fact, ConfigError, CorpusError, StorageError, NumericsError.
     """
     clock = Clock()
     preset = opened_preset(preset)
@@ -174,7 +174,7 @@ def _checked_work(
     lm.digest(fresh=True)  # something else may have written to the weights since
     if moments is not None:
         _expect_moments(lm, moments, settings.config)
-    prefixes = sample_prefixes(lm, settings.config) if method.uses_prefixes else ("",)
+    prefixes = context_prefixes(lm, settings.config) if method.uses_prefixes else ("",)
     kept, skipped, warnings = checked_facts(lm, given, prefixes, evaluate=evaluate, skip_bad=skip_bad, places=places)
     if skipped:
         notify(f"{len(given) - len(kept):,} of {len(given):,} facts are skipped:\n{format_problems(skipped)}")

@@ -33,10 +33,10 @@ def held_out(
 
     Raises CorpusError where the corpus holds fewer, ModelError where the model has no token to start samples from.
     """
-    if corpus is None:
+    corpus = open_corpus(corpus, field=field) if isinstance(corpus, str | Path) else corpus
+    if corpus is None or corpus.sampled:
         start = start_token(lm)
         return HeldOut("the model's own samples", ("samples", seed, tokens), lambda: _samples(lm, start, tokens, seed))
-    corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus, field=field)
     rows = corpus_rows(lm, corpus, tokens)
     found = sum(map(len, rows))
     if found < tokens or not any(len(row) > 1 for row in rows):

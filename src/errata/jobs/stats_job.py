@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 from errata.core.progress import SILENT, ProgressSink
 from errata.core.words import counted
 from errata.jobs.progress import duration
-from errata.stats import Corpus, MomentRequest, SecondMoments, compute, open_corpus, prepare, seconds_per_token
+from errata.stats import (
+    Corpus,
+    MomentRequest,
+    SecondMoments,
+    compute,
+    default_corpus,
+    open_corpus,
+    prepare,
+    seconds_per_token,
+)
 
 if TYPE_CHECKING:
     from errata.models import LanguageModel
@@ -32,15 +41,17 @@ def run_stats(
 ) -> SecondMoments:
     """Second moments of `layers` over `tokens` tokens, announced beforehand and reported through `progress`.
 
-    `corpus`: an open one, or what `open_corpus` takes (with `field`), or None for the model's own samples (`seed`).
+    `corpus`: an open one, or what `open_corpus` takes (with `field`), or None for what suits the model (`seed`: of its
+    own samples).
     Options and errors as in `stats.second_moments`.
     """
     if corpus is not None and not isinstance(corpus, Corpus):
         corpus = open_corpus(corpus, field=field, notify=progress.note)
+    given, corpus = corpus is not None, default_corpus(lm) if corpus is None else corpus
     request = prepare(
         lm, layers, corpus=corpus, tokens=tokens, seed=seed, max_length=max_length, cache=cache, notify=progress.note
     )
-    for line in announcement(request, corpus):
+    for line in announcement(request, corpus, given=given):
         progress.note(line)
     moments = compute(request, batch_tokens=batch_tokens, flush_seconds=flush_seconds, progress=progress)
     progress.note(
@@ -49,15 +60,15 @@ def run_stats(
     return moments
 
 
-def announcement(request: MomentRequest, corpus: Corpus | None) -> list[str]:
+def announcement(request: MomentRequest, corpus: Corpus, *, given: bool) -> list[str]:
     """What a request will do, in lines: layers, tokens, documents, what is done already, time and place."""
     lm, layers = request.lm, ", ".join(map(str, request.layers))
     lines = [
         f"Second moments of {lm.name}, layers {layers} (d_mlp {lm.d_mlp:,}): {counted(request.tokens, 'token')} of "
         f"{request.source.name}, {_documents(corpus)}."
     ]
-    if corpus is None:
-        lines.append("No corpus was given: the model's own samples stand in.")
+    if not given:
+        lines.append(f"No corpus was given: {corpus.name} will do.")
     tokens, kept = request.available_tokens, request.kept_tokens()
     left = tokens - min(kept.values())
     if left == 0:
@@ -71,8 +82,8 @@ def announcement(request: MomentRequest, corpus: Corpus | None) -> list[str]:
     return [*lines, f"Kept in {request.store.cache.folder}."]
 
 
-def _documents(corpus: Corpus | None) -> str:
-    if corpus is None:
+def _documents(corpus: Corpus) -> str:
+    if corpus.sampled:
         return "sampled as needed"
     documents = counted(corpus.checked, "document")
     return documents if corpus.complete else f"more than {documents}"

@@ -129,12 +129,13 @@ def _token_source(
 ) -> TokenSource | None:
     """Where unrelated texts come from; None where every fact has neighbours and no corpus was given."""
     length = min(config.text_tokens, lm.max_tokens)
-    if corpus is not None:
+    if corpus is not None and not corpus.sampled:
         return CorpusTokens(corpus, lm.tokenizer, length)
-    if all(example.neighbours for example in examples):
+    if corpus is None and all(example.neighbours for example in examples):
         return None
     kept = Cache(home() / "moments" if cache is None else Path(cache), progress.note)
-    progress.note("Not every fact has neighbours and no corpus was given: the model's own samples stand in.")
+    if corpus is None:
+        progress.note("Not every fact has neighbours and no corpus was given: the model's own samples stand in.")
     return sampled_tokens(lm, config.seed, length, kept)
 
 

@@ -22,7 +22,7 @@ class Corpus:
     """Documents that can be read any number of times; `open_corpus` and `Corpus.from_texts` make one.
 
     `digest` names the content, wherever it lies. `checked` documents were read when the corpus was opened, the whole of
-    it where `complete`.
+    it where `complete`. `sampled`: it stands for what the model itself writes, and there is nothing to read.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Corpus:
     read: Callable[[], Iterator[str]] = field(repr=False, compare=False)
     checked: int = 0
     complete: bool = False
+    sampled: bool = False
 
     def documents(self, start: int = 0) -> Iterator[str]:
         """The documents from number `start` on; raises CorpusError at one that cannot be used."""
@@ -48,6 +49,14 @@ class Corpus:
         return _checked(cls(name, digest("texts", kept), lambda: iter(kept)))
 
 
+def _nothing_to_read() -> Iterator[str]:
+    raise CorpusError('"self" stands for the text that a model writes itself; here a text is needed. Give a file.')
+
+
+# What `open_corpus` gives for "self".
+OWN_SAMPLES = Corpus("the model's own samples", digest("self"), _nothing_to_read, sampled=True)
+
+
 def open_corpus(
     source: str | Path | Sequence[str | Path], *, field: str = "text", notify: Callable[[str], None] | None = None
 ) -> Corpus:
@@ -55,12 +64,14 @@ def open_corpus(
 
     A text file (.txt, .text, .md) holds one document for each paragraph, that is, between blank lines; JSON Lines
     (.jsonl, .ndjson) and Parquet (.parquet) hold one in `field` of each row. A folder stands for every such file in it,
-    in the order of their names. "dataset:NAME[@CONFIG][:SPLIT[:FIELD]]" streams from the Hugging Face hub. Blank
-    documents are left out. The files are read once for their digest and the first 64 million characters are checked;
-    CorpusError names the file and line of what cannot be used.
+    in the order of their names. "dataset:NAME[@CONFIG][:SPLIT[:FIELD]]" streams from the Hugging Face hub, and "self"
+    stands for the model's own samples. Blank documents are left out. The files are read once for their digest and the
+    first 64 million characters are checked; CorpusError names the file and line of what cannot be used.
     """
     if not isinstance(field, str) or not field:
         raise CorpusError(f"field={field!r}: give the name of the field that holds the text.")
+    if source == "self":
+        return OWN_SAMPLES
     if isinstance(source, str) and source.startswith(HUB_PREFIX):
         name, content_digest, read = open_hub_dataset(source, field)
         return _checked(Corpus(name, content_digest, read), max_chars=1)  # more would be a long download

@@ -22,6 +22,7 @@ from errata.stats.one_pass import Saver, advance_
 from errata.stats.recipe import stream_digest
 from errata.stats.running import MomentStore, RunningSum
 from errata.stats.samples import sampled_tokens
+from errata.stats.shipped_text import default_corpus
 from errata.stats.token_stream import CorpusTokens, TokenSource
 from errata.store import digest, home, lock, storage_errors
 from errata.store.cache import Cache
@@ -111,7 +112,8 @@ def second_moments(
 ) -> SecondMoments:
     """Second moments of the keys of `layers` over the first `tokens` tokens of a corpus, as float64 on the CPU.
 
-    Without a corpus the model's own samples (`seed`) stand in. Documents are cut at `max_length` tokens (or the model's
+    Without a corpus errata's text stands in, or for a wide model its own samples; `OWN_SAMPLES` asks any model for its
+    own (`seed`). Documents are cut at `max_length` tokens (or the model's
     context); `batch_tokens` bounds memory. What is done is kept in `cache` (default: `moments` in errata's home), at
     most every `flush_seconds` and in units of `chunk_tokens`: a run that was interrupted, or that asked for fewer
     tokens or other layers, is continued with the same bits. Raises ConfigError, CorpusError, StorageError, and
@@ -152,8 +154,9 @@ def prepare(
         raise ConfigError(f"layers={list(layers)}: {lm.name} has layers 0 to {lm.num_layers - 1}; give at least one.")
     length = min(max_length, lm.max_tokens)
     kept = Cache(home() / "moments" if cache is None else Path(cache), notify)
+    corpus = default_corpus(lm) if corpus is None else corpus
     source: TokenSource = (
-        sampled_tokens(lm, seed, length, kept) if corpus is None else CorpusTokens(corpus, lm.tokenizer, length)
+        sampled_tokens(lm, seed, length, kept) if corpus.sampled else CorpusTokens(corpus, lm.tokenizer, length)
     )
     store = MomentStore(kept, stream_digest(lm, source.recipe, chunk_tokens), chunk_tokens)
     return MomentRequest(lm=lm, layers=wanted, tokens=tokens, source=source, store=store, notify=notify)

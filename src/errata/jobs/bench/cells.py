@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from errata.core.progress import SILENT, ProgressSink
-from errata.edit import Edit, EditTask, Method, Settings, find_method, sample_prefixes, settings_for
+from errata.edit import Edit, EditTask, Method, Settings, context_prefixes, find_method, settings_for
 from errata.errors import ConfigError, NumericsError
 from errata.evaluate import FactScore, measure
 from errata.evaluate.metrics import Metric, metric
@@ -110,9 +110,9 @@ class Bench:
         """The context prefixes of a configuration, sampled once."""
         if not method.uses_prefixes:
             return ("",)
-        key = (tuple(config.prefix_lengths), config.prefix_top_k, config.seed)
+        key = config.prefix_key
         if key not in self._prefixes:
-            self._prefixes[key] = sample_prefixes(self.lm, config)
+            self._prefixes[key] = context_prefixes(self.lm, config)
         return self._prefixes[key]
 
     def run(self, cell: Cell, keep: Keep) -> CellResult:

@@ -29,7 +29,7 @@ from errata.jobs.eval_job import add_texts
 from errata.jobs.eval_states import model_digest
 from errata.jobs.held_out import HeldOut, held_out
 from errata.models import LanguageModel
-from errata.stats import Corpus, open_corpus
+from errata.stats import Corpus, default_corpus, open_corpus
 from errata.store import digest
 
 # Of the held-out text, what the drift of each single edit is measured on: there are many of them.
@@ -237,7 +237,7 @@ def _features(bench: Bench, folder: Folder, cell: Cell) -> dict[str, list[float 
 
 def _shared(lm: LanguageModel, text: HeldOut | None, corpus: Corpus | None) -> str:
     """What every figure depends on beside method and facts."""
-    recipes = [None if text is None else list(text.recipe), None if corpus is None else corpus.digest]
+    recipes = [None if text is None else list(text.recipe), (default_corpus(lm) if corpus is None else corpus).digest]
     return digest(model_digest(lm), recipes)
 
 

@@ -66,7 +66,7 @@ def tune(
     """Find settings of `options.method` for `lm` by small edits of `facts`, and write them to `out`/preset.json.
 
     `proposals`: ranges of layers to try beside those that causal tracing of `options.traced` known facts proposes.
-    `corpus`: for second moments (default: the model's own samples). `cache`: folder for second moments and target
+    `corpus`: for second moments (default: what suits the model). `cache`: folder for second moments and target
     values (default: errata's home). The model is left as it was. What is finished is kept in `out`, so the same call
     goes on where it was stopped, with the same choice. Raises FactsError, ConfigError (a budget that is too small, too,
     as soon as the first costs are measured), InputError, CorpusError, StorageError, NumericsError.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from errata.core.progress import SILENT, ProgressSink
-from errata.edit import Edit, EditTask, Method, TargetValues, sample_prefixes
+from errata.edit import Edit, EditTask, Method, TargetValues, context_prefixes
 from errata.edit.value_config import ValueConfig
 from errata.errors import ConfigError, NumericsError
 from errata.evaluate import Measurement, measure
@@ -106,9 +106,9 @@ class ModelWorker:
         """The context prefixes of a setting, sampled once."""
         if not self.method.uses_prefixes:
             return ("",)
-        key = (tuple(config.prefix_lengths), config.prefix_top_k, config.seed)
+        key = config.prefix_key
         if key not in self._prefixes:
-            self._prefixes[key] = sample_prefixes(self.lm, config)
+            self._prefixes[key] = context_prefixes(self.lm, config)
         return self._prefixes[key]
 
     def _task(self, config: Any, facts: Sequence[Fact], *, moments: bool) -> EditTask:
