@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -41,9 +42,10 @@ def test_the_embedded_model_takes_the_example(smollm2, tmp_path) -> None:
 
     write_example(tmp_path / "facts.jsonl")
     facts = read_facts(tmp_path / "facts.jsonl").facts
-    texts = [f"In {year}, {name} went home." for year in range(1900, 1960) for name in ("Anna", "the king", "a firm")]
-    corpus = Corpus.from_texts(texts)
-    result = edit_facts(smollm2, facts, corpus=corpus, moment_tokens=1000, cache=tmp_path / "cache", evaluate=False)
+    chance = Random(0)  # words that differ enough for their keys to span every direction
+    words = [chance.choices(range(1000, 20_000), k=40) for _ in range(120)]
+    corpus = Corpus.from_texts([smollm2.tokenizer.decode(ids) for ids in words])
+    result = edit_facts(smollm2, facts, corpus=corpus, moment_tokens=3000, cache=tmp_path / "cache", evaluate=False)
     with result.patch.applied(smollm2):
         said = continue_texts(smollm2, [fact.text for fact in facts], new_tokens=4)
         after = measure(smollm2, facts)
