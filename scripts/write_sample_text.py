@@ -6,7 +6,7 @@ Two halves of about 15,000 tokens. Statements: names of all kinds at the beginni
 facts of an edit stand and there its neighbours are (docs/log.md: measured against longer text). Documents: what SmolLM2
 writes after its document separator. Names and sentences were written for errata; the rest is the output of a model
 under Apache-2.0.
-Prints the SHA-256 that errata/stats/shipped_text.py holds.
+Prints the SHA-256 that errata/stats/default_text.py holds.
 """
 
 import json

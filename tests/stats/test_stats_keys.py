@@ -49,9 +49,10 @@ CHANGES = {
     "content": lambda: {"corpus": Corpus.from_texts(["Paris is in France.", "Rome is in Italy!"])},
     "order": lambda: {"corpus": Corpus.from_texts(["Rome is in Italy.", "Paris is in France."])},
     "split": lambda: {"corpus": Corpus.from_texts(["Paris is in France.Rome is in Italy."])},
-    "samples": lambda: {"corpus": None},
-    "seed": lambda: {"corpus": None, "seed": 4},
-    "sample length": lambda: {"corpus": None, "max_length": 41},
+    "errata's text": lambda: {"corpus": None},
+    "samples": lambda: {"corpus": OWN_SAMPLES},
+    "seed": lambda: {"corpus": OWN_SAMPLES, "seed": 4},
+    "sample length": lambda: {"corpus": OWN_SAMPLES, "max_length": 41},
 }
 
 

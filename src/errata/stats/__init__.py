@@ -1,9 +1,9 @@
 """Statistics of a model over text: second moments of MLP keys."""
 
 from errata.stats.corpus import OWN_SAMPLES, Corpus, open_corpus
+from errata.stats.default_text import default_corpus, shipped_text
 from errata.stats.estimate import seconds_per_token
 from errata.stats.second_moments import MomentRequest, SecondMoments, compute, prepare, second_moments
-from errata.stats.shipped_text import default_corpus, shipped_text
 
 __all__ = [
     "OWN_SAMPLES",

@@ -18,11 +18,11 @@ from errata.core.progress import SILENT, ProgressSink
 from errata.errors import ConfigError, StorageError
 from errata.models import LanguageModel, takes_model
 from errata.stats.corpus import Corpus
+from errata.stats.default_text import default_corpus
 from errata.stats.one_pass import Saver, advance_
 from errata.stats.recipe import stream_digest
 from errata.stats.running import MomentStore, RunningSum
 from errata.stats.samples import sampled_tokens
-from errata.stats.shipped_text import default_corpus
 from errata.stats.token_stream import CorpusTokens, TokenSource
 from errata.store import digest, home, lock, storage_errors
 from errata.store.cache import Cache

@@ -1,16 +1,16 @@
 """errata's own text: intact, the same tokens everywhere, and what second moments are taken of by default."""
 
 from hashlib import sha256
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from errata.edit.presets import PRESETS
+from errata.edit import METHODS, PRESETS
 from errata.errors import CorpusError, CorruptFileError
-from errata.stats import OWN_SAMPLES, default_corpus, open_corpus, second_moments, shipped_text
+from errata.models import wrap
+from errata.stats import OWN_SAMPLES, default_corpus, default_text, open_corpus, second_moments, shipped_text
 from errata.stats.token_stream import CorpusTokens
-from tiny import tiny_model
+from tiny import tiny_hf, tiny_model, tiny_tokenizer
 
 
 def test_second_moments_without_a_corpus_are_those_of_the_text(tmp_path):
@@ -23,8 +23,8 @@ def test_second_moments_without_a_corpus_are_those_of_the_text(tmp_path):
 
 
 def test_a_wide_model_writes_its_text_itself():
-    assert default_corpus(SimpleNamespace(d_mlp=1536)) is shipped_text()
-    assert default_corpus(SimpleNamespace(d_mlp=16_384)) is OWN_SAMPLES
+    assert default_corpus(tiny_model("llama")) is shipped_text()
+    assert default_corpus(wrap(tiny_hf("llama", intermediate_size=4000), tiny_tokenizer())) is OWN_SAMPLES
 
 
 def test_self_is_a_corpus_without_documents():
@@ -34,17 +34,16 @@ def test_self_is_a_corpus_without_documents():
 
 
 def test_another_file_in_its_place_is_refused(monkeypatch):
-    read = shipped_text.__wrapped__  # not what an earlier test has read
-    monkeypatch.setitem(read.__globals__, "_SHA256", "0" * 64)
+    monkeypatch.setattr(default_text, "_SHA256", "0" * 64)
     with pytest.raises(CorruptFileError, match="Reinstall errata"):
-        read()
+        default_text.shipped_text.__wrapped__()  # not what an earlier test has read
 
 
 def test_its_tokens_are_these(smollm2):
     """Enough for every preset of the embedded model, and the same ones on every machine."""
     rows = list(CorpusTokens(shipped_text(), smollm2.tokenizer, 512).documents(0))
     ids = [token for row in rows for token in row]
-    presets = [row.config for rows in PRESETS.values() for row in rows if "SmolLM2" in row.name]
-    wanted = {getattr(config, "moment_tokens", 0) for config in presets}
+    presets = [(name, row.config) for name, rows in PRESETS.items() for row in rows if "SmolLM2" in row.name]
+    wanted = [config.moment_tokens for name, config in presets if METHODS[name].uses_moments(config)]
     assert len(ids) >= max(wanted)
     assert sha256(",".join(map(str, ids)).encode()).hexdigest()[:16] == "7325613a5abfb9d4"
