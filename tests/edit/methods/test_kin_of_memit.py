@@ -116,13 +116,14 @@ def test_pmet_as_a_whole_equals_the_reference(variant, tmp_path):
     moments = random_moments(lm, layers)
     fields = {
         "layers": layers, "prior_weight": 3.0, "value_steps": 6, "prefixes": 1, "clamp": 4.0, "learning_rate": 0.3,
-        "retry": False,
+        "retry": False, "passes": 1, "enough": 0.0,
     }  # fmt: skip
     result = edit_facts(
         lm, FACTS, method="pmet", moments=SecondMoments(moments, 500, 500, 1, "random", "x", lm.digest()),
         cache=tmp_path, evaluate=False, **fields,
     )  # fmt: skip
     config = settings_for(lm, method="pmet", **fields).config
+    assert result.report["guard"]["given_up"] == []
     updates, values = kin.pmet_updates(lm, FACTS, config, result.patch.info["prefixes"], moments)
     assert result.patch.values is not None
     assert relative(result.patch.values, values) < 1e-4

@@ -9,7 +9,15 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from errata.core.linalg import Ridge, null_space, null_space_adjoint
-from errata.edit.mass_editing import GUESSED_VALUES, VALUE_UNITS, MassConfig, edit_by_values, moment_plan, values_of
+from errata.edit.mass_editing import (
+    GUESSED_VALUES,
+    VALUE_UNITS,
+    MassConfig,
+    edit_by_values,
+    guessed_values,
+    moment_plan,
+    values_of,
+)
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.methods.memit import guess_layers, in_unit
 from errata.errors import ConfigError
@@ -106,7 +114,12 @@ def edit_alphaedit(task: EditTask) -> Edit:
 def _guess(lm: LanguageModel) -> AlphaEditConfig:
     """MEMIT's layers; of the directions the lower 60 %, what the published threshold gives on SmolLM2-135M."""
     return AlphaEditConfig(
-        layers=guess_layers(lm), threshold=0.6, threshold_unit="share", ridge=0.1, ridge_unit="keys", **GUESSED_VALUES
+        layers=guess_layers(lm),
+        threshold=0.6,
+        threshold_unit="share",
+        ridge=0.1,
+        ridge_unit="keys",
+        **guessed_values(lm),
     )
 
 

@@ -8,7 +8,15 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from errata.core.linalg import Cholesky, Ridge, equality_adjoint, mean_leverage
-from errata.edit.mass_editing import GUESSED_VALUES, VALUE_UNITS, MassConfig, edit_by_values, moment_plan, values_of
+from errata.edit.mass_editing import (
+    GUESSED_VALUES,
+    VALUE_UNITS,
+    MassConfig,
+    edit_by_values,
+    guessed_values,
+    moment_plan,
+    values_of,
+)
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.methods.memit import GUESSED_PRIOR, guess_layers, in_unit
 from errata.models import LanguageModel
@@ -66,7 +74,7 @@ def edit_emmet(task: EditTask) -> Edit:
 
 def _guess(lm: LanguageModel) -> EmmetConfig:
     """One layer, the last of MEMIT's, and MEMIT's λ."""
-    return EmmetConfig(layers=guess_layers(lm)[-1:], softness=GUESSED_PRIOR, softness_unit="keys", **GUESSED_VALUES)
+    return EmmetConfig(layers=guess_layers(lm)[-1:], softness=GUESSED_PRIOR, softness_unit="keys", **guessed_values(lm))
 
 
 def _plan(config: EmmetConfig) -> str:

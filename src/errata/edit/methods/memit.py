@@ -14,6 +14,7 @@ from errata.edit.mass_editing import (
     MassConfig,
     RuleOf,
     edit_by_values,
+    guessed_values,
     moment_plan,
     values_of,
 )
@@ -115,7 +116,7 @@ GUESSED_PRIOR = 0.3
 def guess(lm: LanguageModel) -> MemitConfig:
     """Settings for a model nobody measured: layers at the relative depth of the measured presets, the rest free of
     scale, and as many passes as it takes."""
-    return MemitConfig(layers=guess_layers(lm), prior_weight=GUESSED_PRIOR, prior_unit="keys", **GUESSED_VALUES)
+    return MemitConfig(layers=guess_layers(lm), prior_weight=GUESSED_PRIOR, prior_unit="keys", **guessed_values(lm))
 
 
 def in_unit(strength: float, unit: str) -> str:

@@ -1,0 +1,47 @@
+"""What an edit by guessed settings does on a model that nobody measured: a few CounterFact records at once.
+
+    python benchmarks/guessed_settings.py gemma3-270m [--first 5000] [--n 16] [--tokens 100000] [--set layers=3-5 ...]
+
+C is from the Wikipedia paragraphs beside the records ($ERRATA_DATA).
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import errata
+from errata.edit import find_method, parse_override
+
+_SHOWN = ("es", "ps", "ns", "score", "accuracy", "paraphrase_accuracy", "neighbour_accuracy")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="An edit by guessed settings.")
+    parser.add_argument("model")
+    parser.add_argument("--first", type=int, default=5000)
+    parser.add_argument("--n", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=100_000)
+    parser.add_argument("--set", nargs="*", default=[], dest="settings")
+    chosen = parser.parse_args()
+    folder = Path(os.environ.get("ERRATA_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    facts = errata.read_facts(folder / "counterfact.json").facts[chosen.first :][: chosen.n]
+    overrides: dict[str, Any] = dict(parse_override(find_method("memit").config_type, one) for one in chosen.settings)
+    result = errata.edit_facts(
+        errata.load(chosen.model),
+        facts,
+        corpus=folder / "wikipedia_paragraphs.jsonl",
+        moment_tokens=chosen.tokens,
+        progress=errata.progress_on(),
+        **overrides,
+    )
+    report = result.report
+    print(report["config"])
+    for state in ("before", "after"):
+        print(f"{state:7s}", *(f"{name} {report[state][name]:.1f}" for name in _SHOWN))
+    print(f"said    {report['guard']['said']} of {len(facts)}", *report["summary"], sep="\n")
+    print(*report["warnings"], report["failed"] or "", report["seconds"], sep="\n")
+
+
+if __name__ == "__main__":
+    main()
