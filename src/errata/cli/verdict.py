@@ -56,4 +56,5 @@ def next_step(result: EditResult, out: Path) -> str:
     example = best_example(result.patch.facts, result.before, result.after)
     if result.report["failed"] or example is None:
         return "Nothing to try:   no fact was learned; begin with what the cards above propose, on a single fact."
-    return f"Try it:           {command_line('ask', '--patch', str(out), prompts=[example.text])}"
+    chat = ["--chat"] if example.chat else []
+    return f"Try it:           {command_line('ask', '--patch', str(out), *chat, prompts=[example.text])}"
