@@ -65,9 +65,8 @@ def evaluate_patch(
     warnings = _warnings(patch, text)
     for warning in warnings:
         progress.note(warning)
-    given = taken(
-        patch.facts if facts is None else facts, places=places, skip_bad=skip_bad, notify=progress.note
-    )  # fmt: skip
+    asked = patch.facts if facts is None else facts
+    given = taken(asked, places=places, skip_bad=skip_bad, notify=progress.note)
     kept, skipped = _usable(lm, given.facts, generation, given.places, skip_bad, progress)
     parts = Parts(home() / "evaluations" if cache is None else Path(cache) / "evaluations", progress.note)
     run = _Run(lm, patch, tuple(chunks_of(kept)), parts, generation, progress)

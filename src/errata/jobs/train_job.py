@@ -70,9 +70,7 @@ def train_mend(
     check_editor_out(out, overwrite=overwrite)
     given = taken(facts, places=places, skip_bad=skip_bad, notify=progress.note)
     with lock(_lock_path(out), what=f"training {out.name}", timeout=0.0):
-        work = checked_work(
-            lm, given.facts, corpus, field, valid, skip_bad, cache, given.places, progress, overrides
-        )  # fmt: skip
+        work = checked_work(lm, given.facts, corpus, field, valid, skip_bad, cache, given.places, progress, overrides)
         run = _Run(lm, work, out, progress)
         run.begin(overwrite=overwrite, flush_seconds=flush_seconds)
         return run.train(steps=steps, minutes=minutes)
