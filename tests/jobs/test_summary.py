@@ -1,10 +1,9 @@
-"""What the summary and the answers say, against reports and answers made by hand."""
+"""What the summary says, against reports made by hand."""
 
 from types import SimpleNamespace
 
 from errata.edit import mass_editing
-from errata.jobs.ask_job import Answer
-from errata.jobs.summary import answers, metrics_table, summary
+from errata.jobs.summary import metrics_table, summary
 
 NAMES = ("score", "es", "ps", "ns", "accuracy", "paraphrase_accuracy", "neighbour_accuracy")
 
@@ -104,15 +103,3 @@ def test_metrics_that_cannot_be_had_are_dashes() -> None:
     assert len(rows) == len(NAMES)
     assert all(row[1:3] == ["–", "12.3"] for row in rows)
     assert [row[3] for row in rows] == ["", *["0"] * 6]
-
-
-def test_answers() -> None:
-    before = [Answer("Paris is in", " France.", ((" France", 0.756), ("\n", 0.05)))]
-    after = [Answer("Paris is in", " Italy.", ((" Italy", 0.9),))]
-    alone = answers(before, None, None)
-    assert alone.startswith("Paris is in\n")
-    assert r"| now | France. | ' France' 75.6%  '\n' 5.0% |" in alone
-    both = answers(before, after, "abc").splitlines()
-    assert both[3].startswith("| before ")
-    assert both[4].startswith("| with patch abc | Italy. ")
-    assert "' Italy' 90.0%" in both[4]
