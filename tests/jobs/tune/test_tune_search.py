@@ -92,7 +92,7 @@ def test_finds_what_is_best_and_compares_it_on_facts_it_never_saw(search):
     assert found.base.config == one.candidates.base
     assert found.count == 12
     assert worker.calls[-1] == ("unedited", None, 12)
-    assert config.passes == 1  # of equally good ones, the one that drifts less
+    assert config.passes <= one.candidates.base.passes  # of equally good ones, the one that drifts less
     assert one.candidates.base in [trial.config for trial in one.trials if trial.stage == "last"]
     assert all(trial.facts == 12 for trial in one.trials if trial.stage == "last")
 
