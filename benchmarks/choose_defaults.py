@@ -2,7 +2,7 @@
 
     python benchmarks/choose_defaults.py CASE[,CASE...] [--first 4000,4100,4200,4300] [--against CASE]
 
-A case is `prefixes/text/tokens/λ/passes`, such as `sampled/self/10k/3000/2`; a hundred records from each of `--first`
+A case is `prefixes/text/tokens/λ/passes`, such as `preset/shipped/30k/3000/2`; a hundred records from each of `--first`
 are edited at once with it. Target values depend on the prefixes alone and are kept by errata, so that texts and λ cost
 a solve and a measurement. What is finished is a line of `OUT/cases.jsonl`, so the script goes on where it stopped.
 Printed for each case: means over all facts, and how far NS fell from the unedited model's, with half a 95 % interval
@@ -38,15 +38,15 @@ from errata.stats import OWN_SAMPLES, Corpus, SecondMoments, open_corpus, second
 HUNDRED = 100
 DATA = Path(os.environ.get("ERRATA_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 # Written for this comparison: in each register that prompts come in, none about a fact of the data.
-FIXED = (
+WRITTEN = (
     "The weather had been mild all week, and nobody was in a hurry. ",
     "Therefore the committee decided to meet again in the spring. ",
     "Because the road was closed, they took the longer way home. ",
     "I have been thinking about this question for quite some time. ",
     "You can find more details in the second chapter of the book. ",
 )
-MORE_FIXED = (
-    *FIXED,
+MORE_WRITTEN = (
+    *WRITTEN,
     "According to the report, the results were better than expected. ",
     "She closed the window, sat down and began to read. ",
     "In the following section we describe the method in detail. ",
@@ -56,11 +56,13 @@ MORE_FIXED = (
 
 
 def prefixes_of(lm: LanguageModel, kind: str, config: Any) -> tuple[str, ...]:
-    """The empty prefix and those of a kind: none, fixed, fixed10, sampled, sampled10."""
+    """The empty prefix and those of a kind: preset, none, written, written10, sampled, sampled10."""
+    if kind == "preset":
+        return context_prefixes(lm, config)
     if kind.startswith("sampled"):
         count = int(kind.removeprefix("sampled") or 5)
         return context_prefixes(lm, replace(config, prefix_source="sampled", prefixes=count))
-    return ("", *{"none": (), "fixed": FIXED, "fixed10": MORE_FIXED}[kind])
+    return ("", *{"none": (), "written": WRITTEN, "written10": MORE_WRITTEN}[kind])
 
 
 def corpus_of(text: str, out: Path) -> Corpus:

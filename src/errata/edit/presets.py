@@ -17,6 +17,7 @@ from errata.edit.methods.rome import RomeConfig, RRomeConfig
 from errata.edit.methods.shift import ShiftConfig
 from errata.edit.methods.single_step import AdamConfig, SgdConfig
 from errata.edit.training_config import ConstrainedConfig, DecayedConfig, FineTuningConfig
+from errata.stats.default_text import SHIPPED_TOKENS
 
 # Family, layers, d_model, vocabulary (None: whatever it is): what makes a model the one that was measured.
 Shape = tuple[str, int, int, int | None]
@@ -58,7 +59,8 @@ MEMIT_PRESETS = (
         "SmolLM2-135M",
         "measured with 100 facts",
         SMOLLM2,
-        _memit(range(6, 9), prior_weight=3000.0, **{**_MEASURED, "clamp": 0.75}),
+        # All of errata's text, which costs fewer neighbours than the model's own samples: the same page.
+        _memit(range(6, 9), prior_weight=3000.0, **{**_MEASURED, "clamp": 0.75, "moment_tokens": SHIPPED_TOKENS}),
     ),
     # With a thousand keys for 1,536 neurons a small λ gives up everything else to land them, and three layers are too
     # few: docs/tuning-smollm2.md.
