@@ -48,7 +48,7 @@ def test_it_is_the_number_of_tokens_that_greedy_decoding_gets_right(spaced):
 
 
 def test_shift_moves_the_token_after_it(spaced):
-    result = edit_facts(spaced, NUMBERS, method="shift", layers=(2,), evaluate=False)
+    result = edit_facts(spaced, NUMBERS, method="shift", layers=(2,), margin=0.0, value="target", evaluate=False)
     config = ShiftConfig(layers=(2,))
     parts = [torch.outer(*shift.factors(spaced, fact, config)) for fact in NUMBERS]
     assert relative(result.patch.updates[Place(2, "down")].matrix(), config.learning_rate * sum(parts)) < 1e-4

@@ -62,15 +62,15 @@ RELATIVE = CONFIG.replace(value_unit="start", learning_rate=0.05, weight_decay=0
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("variant", ["llama", "gpt2", "olmo2"])
 def test_rates_clamps_and_decays_relative_to_the_start_equal_the_reference(variant, site):
-    found = _expect_reference(tiny_model(variant), FACTS, RELATIVE, PREFIXES, site=site)
+    found = _expect_reference(tiny_model(variant), FACTS, RELATIVE, PREFIXES, tolerance=1e-3, site=site)
     clamped = _expect_reference(tiny_model(variant), FACTS, RELATIVE.replace(clamp=0.05), PREFIXES, site=site)
     assert float(clamped.shift_norm.mean()) < float(found.shift_norm.mean())
 
 
 @pytest.mark.parametrize("variant", ["gemma2", "gemma3_text", "olmo2"])
 def test_behind_uneven_gains_a_shift_of_the_stream_is_measured_in_them(variant):
-    # Where a channel has next to no gradient, Adam makes full steps of its rounding.
-    _expect_reference(uneven_model(variant), FACTS, RELATIVE, PREFIXES, tolerance=1e-2)
+    # Where a channel has next to no gradient, Adam makes full steps of its rounding: few steps.
+    _expect_reference(uneven_model(variant), FACTS, RELATIVE.replace(value_steps=3), PREFIXES, tolerance=1e-2)
 
 
 def test_relative_settings_know_no_scale():

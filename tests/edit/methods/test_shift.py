@@ -19,6 +19,11 @@ from tiny import LAYERS, VARIANTS, fresh_model, proportioned_model, tiny_model
 from type_checks import without_type_checks
 
 
+def published_edit(lm, layer, *, margin=0.0, value="target", **options):
+    """What a guess for an unknown model would choose otherwise is said."""
+    return edit_facts(lm, FACTS, method="shift", layers=(layer,), margin=margin, value=value, evaluate=False, **options)
+
+
 def by_hand(lm, fact, config, second_moment=None):
     """lr · kᵀv of one fact, from a whole forward; None where the model says the target already."""
     found = reference.factors(lm, fact, config, second_moment)
@@ -39,7 +44,7 @@ def test_it_is_the_sum_of_one_fact_at_a_time(variant, options):
     layer = 2
     moments = moments_of(lm, layer) if options.get("whitened") else None
     config = ShiftConfig(layers=(layer,), **options)
-    result = edit_facts(lm, FACTS, method="shift", layers=(layer,), moments=moments, evaluate=False, **options)
+    result = published_edit(lm, layer, moments=moments, **options)
     parts = [by_hand(lm, fact, config, moments[layer] if moments else None) for fact in FACTS]
     expected = sum(part for part in parts if part is not None)
     assert list(result.patch.updates) == [Place(layer, "down")]
@@ -63,7 +68,7 @@ def test_rates_equal_those_of_really_edited_weights(variant, options):
     digest, layer = lm.digest(), 2
     moments = moments_of(lm, layer) if options.get("whitened") else None
     config = ShiftConfig(layers=(layer,), **options)
-    result = edit_facts(lm, FACTS, method="shift", layers=(layer,), moments=moments, evaluate=False, **options)
+    result = published_edit(lm, layer, moments=moments, **options)
     assert lm.digest() == digest
     expected, missed = torch.zeros(lm.d_mlp, lm.d_model, dtype=torch.float64), set()
     for fact in FACTS:
@@ -83,7 +88,7 @@ def test_the_tests_see_facts_that_flip_and_facts_that_do_not():
     rates, missed = [], 0
     for variant in VARIANTS:
         lm = tiny_model(variant)
-        report = edit_facts(lm, FACTS, method="shift", layers=(2,), line_search=True, evaluate=False).report
+        report = published_edit(lm, 2, line_search=True).report
         rates += list(report["rates"].values())
         missed += len(report["not_converged"])
     assert missed
@@ -191,11 +196,13 @@ def test_a_fact_that_is_known_is_left_as_it_is():
         assert lm.digest() == digest
 
 
-def test_the_published_form_is_the_default():
-    config = settings_for(tiny_model("llama"), method="shift")
-    assert (config.config.learning_rate, config.config.key, config.config.value) == (0.24, "last", "target")
-    assert config.is_guess
-    assert not METHODS["shift"].uses_moments(config.config)
+def test_the_published_form_is_the_default_and_a_guess_is_free_of_its_scale():
+    published = ShiftConfig(layers=(1,))
+    assert (published.learning_rate, published.key, published.value, published.margin) == (0.24, "last", "target", 0)
+    guess = settings_for(tiny_model("llama"), method="shift")
+    assert guess.is_guess
+    assert (guess.config.margin, guess.config.value) == (0.5, "contrastive")
+    assert not METHODS["shift"].uses_moments(guess.config)
 
 
 @pytest.mark.parametrize(
