@@ -20,18 +20,23 @@ CONFIG = MemitConfig(layers=(1, 2), value_steps=6, learning_rate=0.1, clamp=0.4)
 SITES = {"block": ("block",), "mlp": ("mlp",), "attention and mlp": ("attention", "mlp")}
 
 
-def _expect_reference(lm, facts, config, prefixes, tolerance=1e-4, site="block"):
+def _expect_reference(lm, facts, config, prefixes, tolerance=1e-4, site="block", every_channel=True):
     found = target_values(lm, facts, config, prefixes, site=site)
     for i, fact in enumerate(facts):
         value, updates, loss = reference.target_value(lm, fact, config, prefixes, SITES[site])
         start = reference.residual_state(lm, fact, config.layers[-1], SITES[site][-1])
         assert int(found.updates[i]) == updates, fact
         assert bool(found.converged[i]) == (loss < config.stop_loss)
+        assert float(found.loss[i]) == pytest.approx(loss, rel=10 * tolerance, abs=1e-5 if tolerance < 1e-3 else 1e-3)
+        assert float(found.start_norm[i]) == pytest.approx(float(start.norm()), rel=tolerance)
+        if not every_channel:
+            # Where a channel has next to no gradient, Adam makes full steps of its rounding; most have one.
+            difference = (found.value[i] - value).abs()
+            assert float(difference.median()) < tolerance * float((value - start).abs().max()), fact
+            continue
         assert relative(found.value[i], value) < tolerance, fact
         if float((value - start).norm()) > 0.01 * float(start.norm()):  # else float32 holds little of it
             assert relative(found.value[i] - start, value - start) < 10 * tolerance, fact
-        assert float(found.loss[i]) == pytest.approx(loss, rel=10 * tolerance, abs=1e-5)
-        assert float(found.start_norm[i]) == pytest.approx(float(start.norm()), rel=tolerance)
         assert float(found.shift_norm[i]) == pytest.approx(float((value - start).norm()), rel=1e-2, abs=1e-4)
     return found
 
@@ -62,15 +67,17 @@ RELATIVE = CONFIG.replace(value_unit="start", learning_rate=0.05, weight_decay=0
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("variant", ["llama", "gpt2", "olmo2"])
 def test_rates_clamps_and_decays_relative_to_the_start_equal_the_reference(variant, site):
-    found = _expect_reference(tiny_model(variant), FACTS, RELATIVE, PREFIXES, tolerance=1e-3, site=site)
-    clamped = _expect_reference(tiny_model(variant), FACTS, RELATIVE.replace(clamp=0.05), PREFIXES, site=site)
+    lm, exact = tiny_model(variant), variant != "olmo2"
+    found, clamped = (
+        _expect_reference(lm, FACTS, RELATIVE.replace(clamp=clamp), PREFIXES, site=site, every_channel=exact)
+        for clamp in (RELATIVE.clamp, 0.05)
+    )
     assert float(clamped.shift_norm.mean()) < float(found.shift_norm.mean())
 
 
 @pytest.mark.parametrize("variant", ["gemma2", "gemma3_text", "olmo2"])
 def test_behind_uneven_gains_a_shift_of_the_stream_is_measured_in_them(variant):
-    # Where a channel has next to no gradient, Adam makes full steps of its rounding: few steps.
-    _expect_reference(uneven_model(variant), FACTS, RELATIVE.replace(value_steps=3), PREFIXES, tolerance=1e-2)
+    _expect_reference(uneven_model(variant), FACTS, RELATIVE, PREFIXES, tolerance=1e-2, every_channel=False)
 
 
 def test_relative_settings_know_no_scale():

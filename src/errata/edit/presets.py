@@ -59,7 +59,7 @@ MEMIT_PRESETS = (
         "SmolLM2-135M",
         "measured with 100 facts",
         SMOLLM2,
-        # All of errata's text, which costs fewer neighbours than the model's own samples: the same page.
+        # All of errata's text: PS a little higher and less drift than with the model's own samples (the same page).
         _memit(range(6, 9), prior_weight=3000.0, **{**_MEASURED, "clamp": 0.75, "moment_tokens": SHIPPED_TOKENS}),
     ),
     # With a thousand keys for 1,536 neurons a small λ gives up everything else to land them, and three layers are too
