@@ -69,7 +69,9 @@ RELATIVE = CONFIG.replace(value_unit="start", learning_rate=0.05, weight_decay=0
 def test_rates_clamps_and_decays_relative_to_the_start_equal_the_reference(variant, site):
     lm, exact = tiny_model(variant), variant != "olmo2"
     found, clamped = (
-        _expect_reference(lm, FACTS, RELATIVE.replace(clamp=clamp), PREFIXES, site=site, every_channel=exact)
+        _expect_reference(
+            lm, FACTS, RELATIVE.replace(clamp=clamp), PREFIXES, 1e-4 if exact else 1e-3, site, every_channel=exact
+        )
         for clamp in (RELATIVE.clamp, 0.05)
     )
     assert float(clamped.shift_norm.mean()) < float(found.shift_norm.mean())
