@@ -154,7 +154,7 @@ def outcomes(scores: Sequence[FactScore]) -> dict[str, Any]:
         "ns": [margin(fact.neighbours[0], neighbour=True) for fact in scores],
         "said": [bool(fact.prompt.new.correct) for fact in scores],
         "ps_said": [bool(fact.paraphrases[0].new.correct) for fact in scores],
-        "ns_said": [bool(fact.neighbours[0].true.correct) for fact in scores],
+        "ns_said": [bool((true := fact.neighbours[0].true) and true.correct) for fact in scores],
     }
 
 

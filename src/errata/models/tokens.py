@@ -99,7 +99,7 @@ def encode_targets(
     A tokenizer that appends an end token has it cut off: a target ends where its text ends. Raises InputError where a
     target has no token.
     """
-    asked = [PromptTarget(*pair) for pair in pairs]
+    asked = [pair if isinstance(pair, PromptTarget) else PromptTarget(*pair) for pair in pairs]
     prompts = list(dict.fromkeys(pair.prompt for pair in asked))
     special = frozenset(tokenizer.all_special_ids)
     alone = dict(zip(prompts, (_own_ids(one, special) for one in encode(tokenizer, prompts)), strict=True))
