@@ -1,17 +1,14 @@
 """Tiny models of every family that know facts: trained for seconds on a made-up world, from their family's scales.
 
 On noise an edit proves algebra only. These models say where 32 people live and what they do, asked in two ways; what an
-edit writes has to beat what was learned, and what was learned has to stay. As in large models, an answer is looked up
-at the subject and read from there by attention above: where a small one is left free, it collects the pieces of a name
-at the end of the prompt, and what is written at the subject is read by nobody.
+edit writes has to beat what was learned, and what was learned has to stay. Answers are looked up at the name and read
+from there by the last layer's attention, as large models do late: those below hardly speak and do not learn. Where they
+may, a small model collects names at the end of the prompt, and nobody reads what an edit writes at the subject.
 """
 
 import hashlib
 import importlib.metadata
 import random
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -21,15 +18,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from errata.facts import Fact
-from errata.models import LanguageModel, projection, wrap
+from errata.models import LanguageModel, wrap
 from errata.store.home import home
+from proportions import scale_
 from tiny import VARIANTS, tiny_hf
 
-_FIRST = ("Anna", "Boris", "Clara", "David", "Elena", "Felix", "Greta", "Hugo")
+# One title for all: were it another for some, the answer would be read from there too.
 _STARTS, _ENDS = ("Bel", "Dor", "Kas", "Lum", "Mar", "Nov", "Tor", "Vel"), ("ano", "berg", "mont", "ova")
-SUBJECTS = tuple(
-    f"{_FIRST[(3 * i + j) % 8]} {start}{end}" for i, start in enumerate(_STARTS) for j, end in enumerate(_ENDS)
-)
+SUBJECTS = tuple(f"Captain {start}{end}" for start in _STARTS for end in _ENDS)
 RELATIONS = {
     "city": ("Paris", "Rome", "Berlin", "Madrid", "London", "Vienna", "Oslo", "Prague"),
     "work": ("doctor", "lawyer", "teacher", "painter", "singer", "farmer", "pilot", "baker"),
@@ -43,8 +39,11 @@ _OPENERS = ("The", "Therefore", "Because", "I", "You") * 100
 # As many documents of as many tokens a step; a few seconds on one core.
 _DOCUMENTS, _TOKENS, _RATE = 48, 20, 0.05
 _STEPS, _RISE, _LOOK = 300, 20, 30
-# Share of the steps in which nothing but the last layer reads what stands elsewhere, names apart.
-_LATE = 0.75
+# Share of sentences that say anything.
+_WRONG = 0.05
+# What attention between the first layer and the last keeps of its family's size; in the first, beside bare embeddings,
+# even that would be loud.
+_WHISPER = 0.05
 
 
 @cache
@@ -55,12 +54,14 @@ def world() -> dict[tuple[str, str], str]:
 
 
 def texts(count: int, seed: int) -> list[str]:
-    """Documents of four true sentences each, about anybody."""
+    """Documents of four sentences each about anybody; a few are wrong, so that no other answer is ruled out."""
     chance = random.Random(seed)
     pairs = list(world().items())
 
     def sentence() -> str:
         (subject, name), answer = chance.choice(pairs)
+        if chance.random() < _WRONG:
+            answer = chance.choice(RELATIONS[name])
         return f"{chance.choice(TEMPLATES[name]).format(subject)} {answer}."
 
     return [" ".join(sentence() for _ in range(4)) for _ in range(count)]
@@ -68,12 +69,12 @@ def texts(count: int, seed: int) -> list[str]:
 
 @cache
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Common words are one token, names one to three."""
+    """Words are one token, and so are names."""
     one = Tokenizer(models.BPE())
     one.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     one.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=455,
+        vocab_size=560,
         special_tokens=["<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -180,11 +181,12 @@ def train_(hf) -> int:
 
     Each parameter has a rate of its own size, so that its scale stays what it was.
     """
-    lm = wrap(hf, tokenizer(), name="learner")
-    ids, in_names = _training_rows()
-    hf.requires_grad_(True)
-    sizes = [float(parameter.detach().abs().median()) for parameter in hf.parameters()]  # few gains are huge
-    adam = torch.optim.Adam([{"params": [parameter]} for parameter in hf.parameters()], betas=(0.9, 0.98), fused=True)
+    # Samples begin with BOS and prompts do not; rows are short, for a name that begins a text is another token.
+    rows = [[0] * (i % 2) + tokenizer()(text)["input_ids"] for i, text in enumerate(texts(_DOCUMENTS * 40, 2))]
+    ids = torch.tensor([row[:_TOKENS] for row in rows])
+    learning = _learning_(wrap(hf, tokenizer(), name="learner"))
+    sizes = [float(parameter.detach().abs().median()) for parameter in learning]  # few gains are huge
+    adam = torch.optim.Adam([{"params": [parameter]} for parameter in learning], betas=(0.9, 0.98), fused=True)
     chance, everything = torch.Generator().manual_seed(0), true_pairs()
     everything += rephrased(everything)
     step = 0
@@ -192,42 +194,25 @@ def train_(hf) -> int:
         rate = _RATE * min((step + 1) / _RISE, 1 - step / _STEPS)
         for group, size in zip(adam.param_groups, sizes, strict=True):
             group["lr"] = rate * size
-        rows = torch.randint(len(ids), (_DOCUMENTS,), generator=chance)
+        batch = ids[torch.randint(len(ids), (_DOCUMENTS,), generator=chance)]
         adam.zero_grad()
-        with _read_late(lm, in_names[rows]) if float(torch.rand((), generator=chance)) < _LATE else nullcontext():
-            hf(input_ids=ids[rows], labels=ids[rows], use_cache=False).loss.backward()
-        torch.nn.utils.clip_grad_norm_(hf.parameters(), 1.0)
+        hf(input_ids=batch, labels=batch, use_cache=False).loss.backward()
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
         adam.step()
         step += 1
     hf.requires_grad_(False)
     return step
 
 
-def _training_rows() -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids, and which of them are pieces of names.
-
-    Samples begin with BOS and prompts do not; rows are short, for a name that begins a text is another token.
-    """
-    rows, marks = [], []
-    for i, text in enumerate(texts(_DOCUMENTS * 40, 2)):
-        names = [match.span() for match in re.finditer("|".join(SUBJECTS), text)]
-        encoding = tokenizer()(text, return_offsets_mapping=True)
-        inside = [any(a < end and b > start for start, end in names) for a, b in encoding["offset_mapping"]]
-        rows.append(([0] * (i % 2) + encoding["input_ids"])[:_TOKENS])
-        marks.append(([False] * (i % 2) + inside)[:_TOKENS])
-    return torch.tensor(rows), torch.tensor(marks)
-
-
-@contextmanager
-def _read_late(lm: LanguageModel, in_names: torch.Tensor) -> Iterator[None]:
-    """Below the last layer attention writes at pieces of names only, which have to find each other."""
-
-    def hook(_module, _arguments, output):
-        return output * in_names[..., None]
-
-    hooks = [projection(lm, layer, "o").module.register_forward_hook(hook) for layer in range(lm.num_layers - 1)]
-    try:
-        yield
-    finally:
-        for handle in hooks:
-            handle.remove()
+@torch.no_grad()
+def _learning_(lm: LanguageModel) -> list[torch.nn.Parameter]:
+    """The parameters that learn: all but those of attention below the last layer, which is made to whisper."""
+    lm.hf.requires_grad_(True)
+    for number, block in enumerate(lm.layers[:-1]):
+        attention = block.get_submodule(lm.family.attention)
+        post_norm = lm.family.attention_post_norm
+        loud = block.get_submodule(post_norm) if post_norm else attention.get_submodule(lm.family.o)
+        scale_(loud, _WHISPER if number else 0.0)
+        for module in (attention, loud):
+            module.requires_grad_(False)
+    return [parameter for parameter in lm.hf.parameters() if parameter.requires_grad]
