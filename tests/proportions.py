@@ -174,19 +174,19 @@ def give_proportions_(lm: LanguageModel, wanted: Proportions) -> None:
         query.write_(query.weight * wanted.query)
         _scale_attention_(lm, layer, wanted.attention / measured(lm)["attention"][layer])
         _scale_keys_(lm, layer, wanted.key)
-        scale_(lm.down(layer), wanted.written / measured(lm)["written"][layer])
+        _scale_(lm.down(layer), wanted.written / measured(lm)["written"][layer])
         if wanted.contribution is not None:
             _scale_contribution_(lm, layer, wanted.contribution / measured(lm)["contribution"][layer])
         if layer == 0 and wanted.lifts:
             _lift_(lm, wanted.stream)
     for _ in range(4):  # a soft-cap bends
-        scale_(lm.backbone.get_submodule(lm.family.ln_final), wanted.logits / measured(lm)["logits"][0])
+        _scale_(lm.backbone.get_submodule(lm.family.ln_final), wanted.logits / measured(lm)["logits"][0])
     if wanted.first_token is not None:
         bos = lm.embed_tokens.weight[0]  # type: ignore[union-attr, index]
         bos *= wanted.first_token / bos.pow(2).mean().sqrt()
 
 
-def scale_(module: nn.Module, factor: float) -> None:
+def _scale_(module: nn.Module, factor: float) -> None:
     """Multiply what a linear map or a norm gives."""
     for parameter in module.parameters():
         one = _one(module)
@@ -221,17 +221,17 @@ def _scale_embeddings_(lm: LanguageModel, factor: float) -> None:
     """Tokens, positions and the norm on them: all that lies in the backbone before the blocks."""
     for name, child in lm.backbone.named_children():
         if name not in (lm.family.layers, lm.family.ln_final):
-            scale_(child, factor)
+            _scale_(child, factor)
 
 
 def _scale_attention_(lm: LanguageModel, layer: int, factor: float) -> None:
     norm = lm.family.attention_post_norm
-    scale_(lm.layers[layer].get_submodule(norm) if norm else projection(lm, layer, "o").module, factor)
+    _scale_(lm.layers[layer].get_submodule(norm) if norm else projection(lm, layer, "o").module, factor)
 
 
 def _scale_contribution_(lm: LanguageModel, layer: int, factor: float) -> None:
     norm = lm.family.mlp_post_norm
-    scale_(lm.layers[layer].get_submodule(norm) if norm else lm.down(layer), factor)
+    _scale_(lm.layers[layer].get_submodule(norm) if norm else lm.down(layer), factor)
 
 
 def _scale_keys_(lm: LanguageModel, layer: int, wanted: float) -> None:
