@@ -122,7 +122,6 @@ def tiny_hf(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     proportioned: bool = False,
-    tokenizer: PreTrainedTokenizerFast | None = None,
     **overrides,
 ):
     """A random model of a few thousand weights, with weights large enough that it is far from linear and uniform.
@@ -131,7 +130,7 @@ def tiny_hf(
     scale cannot pass.
     """
     model_type, settings = VARIANTS[variant]
-    tokenizer = tokenizer or tiny_tokenizer()
+    tokenizer = tiny_tokenizer()
     config = CONFIG_MAPPING[model_type](
         **{
             **settings,
