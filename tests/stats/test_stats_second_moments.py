@@ -169,7 +169,8 @@ def test_documents_that_give_no_token(tmp_path):
         "input_ids": [[] if "silent" in text else normal(text)["input_ids"] for text in texts]
     }
     silent.tokenizer.is_fast, silent.tokenizer.backend_tokenizer = True, normal.backend_tokenizer
-    silent.tokenizer.special_tokens_map = normal.special_tokens_map
+    for name in ("special_tokens_map", "vocab_size", "added_tokens_decoder"):
+        setattr(silent.tokenizer, name, getattr(normal, name))
     mixed = ["silent", *(part for text in TEXTS for part in (text, "silent")), "silent"]
     found = _moments(silent, tmp_path, texts=mixed, tokens=5000, flush_seconds=0.0)
     plain = _moments(lm, tmp_path, tokens=5000)

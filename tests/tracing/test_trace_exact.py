@@ -30,8 +30,8 @@ def test_every_restoration_equals_a_full_run_of_the_plain_model(variant):
     found = trace(lm, PROMPT, SUBJECT, **OPTIONS)
     one, embedded = plain_batch(lm, PROMPT, SUBJECT, **OPTIONS)
     clean, corrupted = slow.scores(lm, one.ids, embedded, found.answer_id)
-    assert found.clean == pytest.approx(clean, abs=1e-6)
-    assert found.corrupted == pytest.approx(corrupted, abs=1e-6)
+    assert found.clean == pytest.approx(clean, abs=4e-6)
+    assert found.corrupted == pytest.approx(corrupted, abs=4e-6)
     largest = 0.0
     for kind in (*KINDS, *SEVERED):
         for position in (one.first, one.last + 1, len(one.ids) - 1):
@@ -39,7 +39,7 @@ def test_every_restoration_equals_a_full_run_of_the_plain_model(variant):
                 expected = slow.restored(
                     lm, one.ids, embedded, found.answer_id, kind=kind, layer=layer, position=position, window=2
                 )
-                assert float(found.restored[kind][layer, position]) == pytest.approx(expected, abs=1e-6), (
+                assert float(found.restored[kind][layer, position]) == pytest.approx(expected, abs=4e-6), (
                     kind, layer, position,
                 )  # fmt: skip
                 largest = max(largest, abs(expected - corrupted))

@@ -38,7 +38,7 @@ def test_equals_the_reference(variant, tmp_path):
     expected, neurons = reference.edit(lm, ASKED, config, result.patch.info["prefixes"])
     assert {place.layer for place in result.patch.updates} == {layer for found in neurons for layer, _ in found or ()}
     for place, update in result.patch.updates.items():
-        assert relative(update.matrix(), expected[place.layer]) < 1e-5
+        assert relative(update.matrix(), expected[place.layer]) < 1e-4
     assert result.report["already_known"] == neurons.count(None)
     counts = [len(found) for found in neurons if found is not None]
     assert result.report["mean_neurons"] == pytest.approx(sum(counts) / len(counts))
