@@ -267,18 +267,12 @@ def test_a_patch_s_model_that_is_gone_is_named_as_such(errata, patch_folder, tmp
     check(errata("ask", "Paris", "--patch", str(tmp_path / "moved")), "made on './was/here'", "--model")
 
 
-def written(done) -> None:
-    """The edit ran to its end; whether a random model learns anything is not what these tests are about."""
-    assert done.code in (0, 1), done.err
-    assert "Patch and report" in done.out
-
-
 @pytest.mark.parametrize(("name", "form"), [("facts.txt", "jsonl"), ("facts", "jsonl"), ("facts.dat", "csv")])
 def test_the_format_of_a_file_with_another_name(errata, work, edit_arguments, name, form) -> None:
     csv = "subject,prompt,target_new\nParis,Paris is in,Italy\n"
     (work / name).write_text(csv if form == "csv" else lines(GOOD))
     check(errata(*edit_arguments(facts=name)), "--format")
-    written(errata(*edit_arguments("--format", form, "--no-evaluate", facts=name)))
+    assert errata(*edit_arguments("--format", form, "--no-evaluate", facts=name)).wrote
 
 
 def test_a_record_that_the_model_cannot_take_is_named_by_its_line(errata, work, edit_arguments) -> None:
@@ -286,7 +280,7 @@ def test_a_record_that_the_model_cannot_take_is_named_by_its_line(errata, work, 
     (work / "two.jsonl").write_text(lines({**GOOD, "subject": "Rome", "prompt": "Rome lies in"}, long))
     check(errata(*edit_arguments(facts="two.jsonl")), "line 2", "reads 256")
     done = errata(*edit_arguments("--skip-bad", "--no-evaluate", facts="two.jsonl"))
-    written(done)
+    assert done.wrote
     assert "Skipped: 1 problem" in done.out
     assert "line 2" in json.loads((work / "out" / "report.json").read_text())["skipped"][0]
 
@@ -294,7 +288,7 @@ def test_a_record_that_the_model_cannot_take_is_named_by_its_line(errata, work, 
 def test_control_characters_of_a_fact_do_not_reach_the_terminal(errata, work, edit_arguments) -> None:
     (work / "esc.jsonl").write_text(lines({**GOOD, "prompt": "Paris \x1b[31m is in"}))
     done = errata(*edit_arguments(facts="esc.jsonl"))
-    written(done)
+    assert done.wrote
     assert "\x1b" not in done.out + (work / "out" / "report.md").read_text()
 
 
