@@ -81,6 +81,11 @@ class Fact:
         """Where in the text a context prefix goes."""
         return 0
 
+    @property
+    def given(self) -> Fact:
+        """The fact as its author wrote it."""
+        return self
+
     def after(self, prefix: str) -> str:
         """The text with a context prefix at its opening, before the subject."""
         return self.text[: self.opening] + prefix + self.text[self.opening :]

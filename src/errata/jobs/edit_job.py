@@ -142,14 +142,13 @@ def edit_facts(
 class _Work:
     """What is to be done, with everything about it checked that can be before any long work.
 
-    facts: as the model reads them.  given: as the user wrote them, by id, which is what a patch remembers.
+    facts: as the model reads them; a patch remembers them as they were given.
     """
 
     method: Method
     settings: Settings
     prefixes: tuple[str, ...]
     facts: tuple[Fact, ...]
-    given: Mapping[str, Fact]
     skipped: list[Problem]
     warnings: list[str]
 
@@ -178,7 +177,7 @@ def _checked_work(
     kept, skipped, warnings = checked_facts(lm, given, prefixes, evaluate=evaluate, skip_bad=skip_bad, places=places)
     if skipped:
         notify(f"{len(given) - len(kept):,} of {len(given):,} facts are skipped:\n{format_problems(skipped)}")
-    return _Work(method, settings, prefixes, kept, {fact.id: fact for fact in given}, skipped, warnings)
+    return _Work(method, settings, prefixes, kept, skipped, warnings)
 
 
 def _expect_moments(lm: LanguageModel, moments: SecondMoments, config: MethodConfig) -> None:
@@ -269,7 +268,7 @@ def _patch(lm: LanguageModel, work: _Work, edit: Edit, moments: SecondMoments | 
         info["failed"] = edit.failed
     if moments is not None and work.method.uses_moments(work.settings.config):
         info["second_moments"] = {"digest": moments.digest, "tokens": moments.tokens, "source": moments.source}
-    return Patch(info, tuple(work.given[fact.id] for fact in work.facts), edit.updates, edit.values, edit.keys)
+    return Patch(info, tuple(fact.given for fact in work.facts), edit.updates, edit.values, edit.keys)
 
 
 _FROM_INFO = ("method", "model", "base_digest", "tokenizer_digest", "config", "config_source", "versions")

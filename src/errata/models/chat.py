@@ -37,11 +37,17 @@ class ChatFact(Fact):
     """A fact whose texts are what the model reads; a context prefix goes where the user's message begins."""
 
     message_start: int = 0
+    written: Fact | None = None
 
     @property
     def opening(self) -> int:
         """Where in the text a context prefix goes."""
         return self.message_start
+
+    @property
+    def given(self) -> Fact:
+        """The fact as its author wrote it."""
+        return self.written or self
 
 
 def has_chat(lm: LanguageModel) -> bool:
@@ -98,6 +104,7 @@ def in_chat(lm: LanguageModel, fact: Fact) -> Fact:
         join=asked.join if fact.join is None else fact.join,
         metadata=fact.metadata,
         message_start=asked.message[0],
+        written=fact,
     )
 
 
