@@ -40,7 +40,8 @@ def run_demo(lm: LanguageModel, out: Path, *, verbose: bool = False, progress: P
     check_out(out, overwrite=True)
     facts = demo_facts()
     before = continue_texts(lm, [fact.text for fact in facts], new_tokens=_NEW_TOKENS)
-    result = edit_facts(lm, facts, progress=progress)
+    # Half the time of the published schedule, and a demo is waited for.
+    result = edit_facts(lm, facts, schedule="fast", progress=progress)
     with result.patch.applied(lm):
         after = continue_texts(lm, [fact.text for fact in facts], new_tokens=_NEW_TOKENS)
     out = save_run(result, out, overwrite=True)
