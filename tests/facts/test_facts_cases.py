@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from errata.facts import read_facts, write_facts
 
+ROOT = Path(__file__).resolve().parents[2]
 CASES = Path(os.environ.get("ERRATA_CASES", ROOT / ".." / "shared" / "cases"))
 # File, number of facts, and what the one warning says, if there is one.
 EXPECTED = [
