@@ -38,7 +38,8 @@ def pytest_testnodedown(node):
 
 def pytest_terminal_summary(terminalreporter, config):
     if count := config.stash.get(_LEFT_OUT, 0):
-        terminalreporter.write_line(f"{count} tests of gemma3-270m were left out; make test-gemma runs them.")
+        tests = "1 test of gemma3-270m was" if count == 1 else f"{count} tests of gemma3-270m were"
+        terminalreporter.write_line(f"{tests} left out; make test-gemma runs them.")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import torch
 from errata import Fact, Neighbour, edit_facts
 from errata.facts import read_facts
 from errata.models import contributed, gains, run_layers, to_write
-from errata.stats import Corpus
 
 pytestmark = pytest.mark.gemma
 
@@ -33,7 +32,7 @@ def gemma():
 
 def test_it_is_loaded_and_knows_something(gemma):
     assert (gemma.family.name, gemma.num_layers, gemma.d_model) == ("gemma3_text", 18, 640)
-    ids = gemma.tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    ids = gemma.tokenizer("The capital of France is the city of", return_tensors="pt")["input_ids"]
     hidden = run_layers(gemma, ids, torch.ones_like(ids)).hidden
     assert hidden is not None
     assert gemma.tokenizer.decode([int(gemma.logits(hidden[0, -1]).argmax())]) == " Paris"
@@ -56,10 +55,7 @@ def test_its_proportions_are_what_the_tests_of_tiny_models_assume(gemma):
 
 
 def test_two_facts_by_guessed_settings(gemma, tmp_path):
-    texts = [
-        f"Tower number {i} is in Paris, which is the capital of France, and was built in {1800 + i}." for i in range(99)
-    ]
-    result = edit_facts(gemma, FACTS, corpus=Corpus.from_texts(texts), moment_tokens=2000, cache=tmp_path)
+    result = edit_facts(gemma, FACTS, moment_tokens=6000, cache=tmp_path)
     assert result.report["guard"]["said"] == len(FACTS)
     assert result.report["failed"] is None
     assert all(layer["relative_norm"] < 1 for layer in result.report["layers"])
