@@ -198,6 +198,8 @@ def test_every_user_of_an_answer_begins_where_it_begins():
     assert (row.targets, row.read[0]) == (tuple(ids[start:]), start - 1)
     lens = backward_lens(lm, fact.text, "29")
     assert (lens.target, lens.example.ids) == (ids[start], tuple(ids[:start]))
+    assert any("only the space before it" in note for note in lens.notes)
+    assert not any("only the space" in note for note in backward_lens(lm, fact.text, "29", loss="target").notes)
     joined = replace(fact, join="", id="")
     (row,) = rewriting_rows(lm, [joined], [""])
     assert tokenizer.decode(row.targets) == "29"

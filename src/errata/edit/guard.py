@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from errata.core.updates import WeightUpdate
+from errata.core.words import counted
 from errata.edit.check import answered
 from errata.edit.layer_loop import Solution
 from errata.edit.method import Edit
@@ -92,7 +93,7 @@ def few_said(said: int, facts: int) -> str | None:
     """`Edit.failed` where fewer than a tenth of the facts are said."""
     if said >= _LEAST_SAID * facts:
         return None
-    return failure(f"of {facts:,} fact{'s' * (facts != 1)} the model says {said or 'none'} afterwards")
+    return failure(f"of {counted(facts, 'fact')} the model says {said or 'none'} afterwards")
 
 
 def said_with(lm: LanguageModel, facts: Sequence[Fact], updates: Mapping[Place, WeightUpdate]) -> int:

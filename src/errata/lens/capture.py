@@ -148,6 +148,8 @@ def _lens(lm: LanguageModel, run: Backward, row: int, example: Example, subject:
         notes.append(f"Gradients were taken in {lm.dtype} under a loss scale of {run.loss_scale:g}, then unscaled.")
     if example.merged:
         notes.append(f"{MERGED[0].upper()}{MERGED[1:]}.")
+    if example.loss_name == "first" and not str(lm.tokenizer.decode(list(example.target_ids[:1]))).strip():
+        notes.append("The target's first token is only the space before it, and what is read; loss='target' reads all.")
     if lm.family.post_norm:
         notes.append(
             "x and δ of down and o are of the matrices themselves, before the norm behind them; what the MLPs and "
