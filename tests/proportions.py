@@ -172,7 +172,7 @@ def give_proportions_(lm: LanguageModel, wanted: Proportions) -> None:
             _spread_gains_(lm, layer, wanted.gain_spread)
         query = projection(lm, layer, "q")
         query.write_(query.weight * wanted.query)
-        _scale_attention_(lm, layer, wanted.attention / measured(lm)["attention"][layer])
+        scale_attention_(lm, layer, wanted.attention / measured(lm)["attention"][layer])
         _scale_keys_(lm, layer, wanted.key)
         _scale_(lm.down(layer), wanted.written / measured(lm)["written"][layer])
         if wanted.contribution is not None:
@@ -224,7 +224,8 @@ def _scale_embeddings_(lm: LanguageModel, factor: float) -> None:
             _scale_(child, factor)
 
 
-def _scale_attention_(lm: LanguageModel, layer: int, factor: float) -> None:
+def scale_attention_(lm: LanguageModel, layer: int, factor: float) -> None:
+    """Multiply what a layer's attention adds to the stream."""
     norm = lm.family.attention_post_norm
     _scale_(lm.layers[layer].get_submodule(norm) if norm else projection(lm, layer, "o").module, factor)
 
@@ -240,6 +241,18 @@ def _scale_keys_(lm: LanguageModel, layer: int, wanted: float) -> None:
         up.write_(up.weight * factor)
         if up.bias is not None:
             up.bias.mul_(factor)
+
+
+@torch.no_grad()
+def spread_keys_(lm: LanguageModel, factor: float) -> None:
+    """Multiply what enters the activations by `factor`; what `down` writes is then as large as it was."""
+    for layer in range(lm.num_layers):
+        written = measured(lm)["written"][layer]
+        up = projection(lm, layer, "up")
+        up.write_(up.weight * factor)
+        if up.bias is not None:
+            up.bias.mul_(factor)
+        _scale_(lm.down(layer), written / measured(lm)["written"][layer])
 
 
 def _lift_(lm: LanguageModel, stream: float) -> None:

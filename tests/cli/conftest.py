@@ -51,7 +51,7 @@ SETTINGS = (
     "clamp=20",
     "weight_decay=0",
     "prefixes=2",
-    "retry=false",
+    "retries=0",
 )
 
 

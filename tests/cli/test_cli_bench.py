@@ -20,7 +20,7 @@ RECORDS = [
 ]
 SETTINGS = [
     "memit.layers=1-2", "memit.moment_tokens=200", "memit.value_steps=3", "memit.prefixes=1", "memit.clamp=20",
-    "memit.retry=false",
+    "memit.retries=0",
     "shift.layers=2", "shift.learning_rate=0.05",
 ]  # fmt: skip
 

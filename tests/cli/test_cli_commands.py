@@ -124,7 +124,7 @@ def test_demo_on_a_tiny_model(errata, work, model, monkeypatch) -> None:
     corpus = Corpus.from_texts([f"Tower {i} is in Paris, which is the capital of France." for i in range(60)])
     real = demo_job.edit_facts
     small = {"corpus": corpus, "layers": (1, 2), "moment_tokens": 200, "value_steps": 3, "prefixes": 1}
-    small |= {"retry": False}
+    small |= {"retries": 0}
     monkeypatch.setattr(demo_job, "edit_facts", lambda lm, facts, **options: real(lm, facts, **options, **small))
     short = errata("demo", "--out", "demo", "--model", model, "--quiet")
     assert short.code in (0, 1), short.err  # a random model need not learn anything

@@ -16,7 +16,7 @@ import torch
 from errata.store.tensors import load_tensors
 
 # Some seconds of target values, one fact at a time, so that there is a middle to stop in.
-SLOW = ("layers=1-2", "moment_tokens=300", "value_steps=60", "stop_loss=0", "prefixes=2", "retry=false")
+SLOW = ("layers=1-2", "moment_tokens=300", "value_steps=60", "stop_loss=0", "prefixes=2", "retries=0")
 
 
 def values_kept(work: Path) -> list[Path]:

@@ -6,7 +6,7 @@ from edit_helpers import FACTS, PREFIXES
 
 from errata.edit.collect import collect_values, value_keys
 from errata.edit.methods.memit import MemitConfig
-from errata.edit.second_try import POOR_NLL, second_config, with_second_try
+from errata.edit.second_try import POOR_NLL, later_config, with_second_try
 from errata.edit.targets import TargetValues
 from tiny import tiny_model
 
@@ -36,16 +36,23 @@ def test_only_the_facts_without_a_value_are_tried_again() -> None:
     tries = Tries(made([0.1, 2.0, 0.6, 3.0], 1.0), made([0.2, 2.5], 5.0))
     found = with_second_try(FACTS, CONFIG, tries)
     assert [facts for facts, _ in tries.asked] == [FACTS, [FACTS[1], FACTS[3]]]
-    assert tries.asked[1][1] == CONFIG.replace(clamp=6.0, value_steps=50, retry=False)
+    assert tries.asked[1][1] == CONFIG.replace(clamp=6.0, value_steps=50, retries=0)
     # The second found a value for fact 1; fact 3 has none in either try, and keeps the smaller first shift.
     assert found.value[:, 0].tolist() == [1.0, 5.0, 1.0, 1.0]
     assert found.nll.tolist() == pytest.approx([0.1, 0.2, 0.6, 3.0])
     assert (found.second_tries, found.kept_seconds) == ((1, 3), 6.0)
 
 
-@pytest.mark.parametrize(
-    ("nll", "config"), [([0.1, POOR_NLL - 1e-3], CONFIG), ([0.1, 9.0], CONFIG.replace(retry=False))]
-)
+def test_a_third_try_is_for_those_that_have_none_yet() -> None:
+    tries = Tries(made([2.0, 0.1, 3.0], 1.0), made([0.2, 2.5], 5.0), made([0.3], 7.0))
+    found = with_second_try(FACTS[:3], CONFIG.replace(retries=2), tries)
+    assert [facts for facts, _ in tries.asked] == [FACTS[:3], [FACTS[0], FACTS[2]], [FACTS[2]]]
+    assert tries.asked[2][1] == CONFIG.replace(clamp=9.0, value_steps=50, retries=0)
+    assert found.value[:, 0].tolist() == [5.0, 1.0, 7.0]
+    assert (found.second_tries, found.kept_seconds) == ((0, 2), 13.0)
+
+
+@pytest.mark.parametrize(("nll", "config"), [([0.1, POOR_NLL - 1e-3], CONFIG), ([0.1, 9.0], CONFIG.replace(retries=0))])
 def test_without_need_or_wish_there_is_no_second_try(nll, config) -> None:
     first = made(nll, 1.0)
     tries = Tries(first)
@@ -54,7 +61,7 @@ def test_without_need_or_wish_there_is_no_second_try(nll, config) -> None:
 
 
 def test_steps_stay_within_what_the_configuration_allows() -> None:
-    assert second_config(CONFIG.replace(value_steps=900)).value_steps == 1000
+    assert later_config(CONFIG.replace(value_steps=900), 1).value_steps == 1000
 
 
 def test_the_bits_of_what_was_found_at_once_do_not_change(tmp_path, monkeypatch) -> None:
@@ -67,12 +74,12 @@ def test_the_bits_of_what_was_found_at_once_do_not_change(tmp_path, monkeypatch)
     def collect(facts, config):
         return collect_values(lm, facts, config, PREFIXES, cache=tmp_path)
 
-    once, twice = (with_second_try(FACTS, few.replace(retry=retry), collect) for retry in (False, True))
+    once, twice = (with_second_try(FACTS, few.replace(retries=retries), collect) for retries in (0, 1))
     assert twice.second_tries, "the test needs a fact that finds no value in four steps"
     changed = {i for i in range(len(FACTS)) if not torch.equal(once.value[i], twice.value[i])}
     assert changed, "the test needs a fact that the second try helps"
     assert changed <= set(twice.second_tries)
     assert all(float(twice.nll[i]) <= poor < float(once.nll[i]) for i in changed)
-    keys = [value_keys(lm, FACTS, config, PREFIXES) for config in (few, few.replace(retry=False), second_config(few))]
+    keys = [value_keys(lm, FACTS, config, PREFIXES) for config in (few, few.replace(retries=0), later_config(few, 1))]
     assert keys[0] == keys[1]
     assert not set(keys[0]) & set(keys[2])

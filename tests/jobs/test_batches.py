@@ -22,7 +22,7 @@ FACTS = [
     Fact(subject=s, prompt=f"{s} is in", target_new=t, target_true="Italy", paraphrases=(f"I know that {s} is in",))
     for s, t in TARGETS
 ]
-SMALL = {"layers": (1, 2), "value_steps": 4, "prefixes": 1, "clamp": 20.0, "weight_decay": 0.0, "retry": False}
+SMALL = {"layers": (1, 2), "value_steps": 4, "prefixes": 1, "clamp": 20.0, "weight_decay": 0.0, "retries": 0}
 METHOD_SETTINGS = {
     "memit": {**SMALL, "past_keys": True, "prior_weight": 5.0},
     "alphaedit": {**SMALL, "threshold": 0.9, "threshold_unit": "share", "ridge": 0.1},

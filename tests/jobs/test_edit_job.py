@@ -24,7 +24,7 @@ FACTS = [
 ]
 # The last layer is left out: nothing written there reaches a later token.
 SMALL = {"layers": (1, 2), "moment_tokens": 200, "value_steps": 5, "prefixes": 1, "clamp": 20.0, "weight_decay": 0.0}
-SMALL |= {"retry": False}
+SMALL |= {"retries": 0}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -21,7 +21,7 @@ EXIT_CODES = {
 GROUPS = {
     "What is asked": "prompt target subject answer chat matrix loss against reference mode sign top track tokens full",
     "Facts": "facts format limit skip_bad dataset data n first mixed singles valid",
-    "Method": "method methods preset settings retry at_once in_batches one_by_one batch_size layers",
+    "Method": "method methods preset settings at_once in_batches one_by_one batch_size layers",
     "Time": "budget traced steps minutes",
     "Tracing": "kinds severed samples noise window corruption swap exact batch_tokens",
     "Experiments": "flip_prompts flip_layers neuron_prompts mechanism_prompts lr study",

@@ -19,12 +19,15 @@ from errata.models import LanguageModel, Place
 
 # A layer's rule for a strength of what holds it back.
 RuleOf = Callable[[float], Rule]
-# What a guess takes where nothing was measured: rates free of scale, as SmolLM2's are beside its stream, and as many
-# passes as it takes to land.
-GUESSED_STEPS: Mapping[str, Any] = {"value_unit": "start", "learning_rate": 0.12, "weight_decay": 0.005}
+# What a guess takes where nothing was measured: rates free of scale, as SmolLM2's are beside its stream; steps enough
+# for slow facts (one in eight of small models of every family was not there after 20), and as many passes as it takes
+# to land.
+GUESSED_STEPS: Mapping[str, Any] = {
+    "value_unit": "start", "learning_rate": 0.12, "weight_decay": 0.005, "value_steps": 30, "retries": 2,
+}  # fmt: skip
 GUESSED_VALUES: Mapping[str, Any] = {**GUESSED_STEPS, "passes": 5, "enough": 0.05}
 # Of a stream's usual size behind norms, which is well above what it holds where the lower norms' gains are smaller: on
-# Gemma-3-270M half of it finds every value that 0.75 of it does (NLL 0.01), with less KL.
+# Gemma-3-270M half of it finds every value that 0.75 of it does, and spares neighbours (docs/results.md).
 _GUESSED_CLAMP = 0.5
 # Fields that mean something only in the unit that another one names.
 VALUE_UNITS = {"value_unit": frozenset({"learning_rate", "weight_decay"})}

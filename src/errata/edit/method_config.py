@@ -26,7 +26,7 @@ class MethodConfig:
     # Fields that came after patches had been made: at their defaults they are not told, so that equal edits keep their
     # ids.
     later: ClassVar[frozenset[str]] = frozenset(
-        {"value_unit", "prior_unit", "softness_unit", "ridge_unit", "enough", "retry"}
+        {"value_unit", "prior_unit", "softness_unit", "ridge_unit", "enough", "retries"}
     )
 
     layers: tuple[int, ...]

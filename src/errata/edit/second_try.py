@@ -1,5 +1,8 @@
 """A second try for facts that found no target value: by themselves, with a larger clamp and more steps.
 
+A preset was measured with its clamp, and one more try is enough. A guess starts with a clamp that spares neighbours and
+has a third try.
+
 On SmolLM2 (CounterFact, clamp 0.75, 20 steps) about one fact in thirty ends without a value; most of those were merely
 still on their way. The first try of every fact is untouched to the last bit, and so is its cached value.
 """
@@ -23,25 +26,33 @@ Collect = Callable[[Sequence[Fact], ValueConfig], TargetValues]
 
 
 def with_second_try(facts: Sequence[Fact], config: ValueConfig, collect: Collect) -> TargetValues:
-    """The values of all facts; where the first try found none, those of the second if that found one.
+    """The values of all facts; where the first try found none, those of the first later try that does.
 
     A value that is no better than the first one's is not taken: a larger shift costs neighbours. `second_tries` of what
-    is returned numbers the facts that had one.
+    is returned numbers the facts that had more than one.
     """
-    first = collect(facts, config)
-    poor = [i for i, nll in enumerate(first.nll.tolist()) if nll > POOR_NLL]
-    if not config.retry or not poor:
-        return first
-    second = collect([facts[i] for i in poor], second_config(config))
-    found = [(i, at) for at, i in enumerate(poor) if float(second.nll[at]) <= POOR_NLL]
-    tensors = {name: _replaced(tensor, second.tensors()[name], found) for name, tensor in first.tensors().items()}
-    return TargetValues(**tensors, kept_seconds=first.kept_seconds + second.kept_seconds, second_tries=tuple(poor))
+    values = collect(facts, config)
+    again = poor = _without_value(values, range(len(facts)))
+    for nth in range(1, config.retries + 1):
+        if not again:
+            break
+        later = collect([facts[i] for i in again], later_config(config, nth))
+        good = [(i, at) for at, i in enumerate(again) if float(later.nll[at]) <= POOR_NLL]
+        tensors = {name: _replaced(tensor, later.tensors()[name], good) for name, tensor in values.tensors().items()}
+        seconds = values.kept_seconds + later.kept_seconds
+        values = TargetValues(**tensors, kept_seconds=seconds, second_tries=tuple(poor))
+        again = _without_value(values, again)
+    return values
 
 
-def second_config(config: ValueConfig) -> ValueConfig:
-    """What the second try is made with."""
+def _without_value(values: TargetValues, facts: Sequence[int]) -> list[int]:
+    return [i for i in facts if float(values.nll[i]) > POOR_NLL]
+
+
+def later_config(config: ValueConfig, nth: int) -> ValueConfig:
+    """What the nth try after the first is made with."""
     steps = min(1000, math.ceil(_STEPS * config.value_steps))
-    return dataclasses.replace(config, clamp=_CLAMP * config.clamp, value_steps=steps, retry=False)
+    return dataclasses.replace(config, clamp=_CLAMP**nth * config.clamp, value_steps=steps, retries=0)
 
 
 def _replaced(tensor: Tensor, other: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:

@@ -48,7 +48,7 @@ def _no_value(known: Mapping[str, Any], config: MethodConfig) -> Reason | None:
     nll = known.get("nll")
     if nll is None or nll <= POOR_NLL:
         return None
-    tried = ", not even on a second try with a larger clamp and more steps" if known.get("second_try") else ""
+    tried = ", not even with a larger clamp and more steps" if known.get("second_try") else ""
     clamp, steps = getattr(config, "clamp", 0.0), getattr(config, "value_steps", 0)
     return Reason(
         f"no target value was found{tried}: at best the answer's tokens get {math.exp(-nll):.0%} each "

@@ -116,7 +116,7 @@ def test_pmet_as_a_whole_equals_the_reference(variant, tmp_path):
     moments = random_moments(lm, layers)
     fields = {
         "layers": layers, "prior_weight": 3.0, "value_steps": 6, "prefixes": 1, "clamp": 4.0, "learning_rate": 0.3,
-        "retry": False, "passes": 1, "enough": 0.0,
+        "retries": 0, "passes": 1, "enough": 0.0,
     }  # fmt: skip
     result = edit_facts(
         lm, FACTS, method="pmet", moments=SecondMoments(moments, 500, 500, 1, "random", "x", lm.digest()),
@@ -320,7 +320,7 @@ def test_methods_that_differ_in_their_solve_share_target_values(tmp_path):
     moments = SecondMoments(random_moments(lm, (1, 2)), 500, 500, 1, "random", "x", lm.digest())
     # Second tries, of which each method may need others, have values of their own.
     common = {
-        "moments": moments, "cache": tmp_path, "value_steps": 4, "prefixes": 1, "evaluate": False, "retry": False,
+        "moments": moments, "cache": tmp_path, "value_steps": 4, "prefixes": 1, "evaluate": False, "retries": 0,
     }  # fmt: skip
     for method in METHODS:
         edit_facts(lm, FACTS, method=method, layers=(2,), **common)

@@ -29,7 +29,7 @@ def _edit(lm, facts, tmp_path, *, method="rome", **fields):
     return edit_facts(
         lm, facts, method=method, layers=(1,), moments=_moments(lm), cache=tmp_path, evaluate=False,
         **{"value_steps": 5, "clamp": 0.5, "learning_rate": 0.1, "prefixes": 2, "short_prefixes": 1, **fields},
-        retry=False,
+        retries=0,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from errata.models import Place
 from tiny import tiny_model
 from type_checks import without_type_checks
 
-VALUES = {"value_steps": 4, "prefixes": 1, "clamp": 20.0, "weight_decay": 0.0, "moment_tokens": 200, "retry": False}
+VALUES = {"value_steps": 4, "prefixes": 1, "clamp": 20.0, "weight_decay": 0.0, "moment_tokens": 200, "retries": 0}
 SETTINGS = {
     "memit": {"layers": (1, 2), **VALUES},
     "rome": {"layers": (1,), "short_prefixes": 0, **VALUES},

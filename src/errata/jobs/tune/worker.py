@@ -115,7 +115,7 @@ class ModelWorker:
         own = self._moments_of(config) if moments and self.method.uses_moments(config) else None
         progress = _Stages(self.progress) if not moments and len(facts) >= _SHOWN else SILENT
         if isinstance(config, ValueConfig):
-            config = config.replace(retry=False)  # a second try would hide that a setting finds no values
+            config = config.replace(retries=0)  # a second try would hide that a setting finds no values
         return EditTask(
             self.lm, tuple(facts), config, self.prefixes(config), own, self.batch_size, self.cache, progress,
             lambda _: nullcontext(),
