@@ -10,7 +10,7 @@ from torch import Tensor
 from errata.core.steps import Adam
 from errata.edit.target_losses import ScoredRow
 from errata.edit.training_config import FineTuningConfig
-from errata.models import LanguageModel, config_digest, matmul_precision
+from errata.models import LanguageModel, fingerprint
 from errata.store import digest, home
 from errata.store.cache import Cache
 
@@ -34,8 +34,7 @@ class Checkpoint:
     ) -> "Checkpoint":
         """The entry of this training on the model as it is, under a digest of all that it depends on."""
         read = [[list(row.ids), list(row.read), list(row.targets)] for row in rows]
-        numbers = [str(lm.dtype), matmul_precision(), lm.device.type]
-        key = digest("training", CODE_VERSION, lm.digest(), config_digest(lm), read, config, numbers)
+        key = digest(fingerprint(lm, "training", CODE_VERSION), read, config)
         return cls(Cache((cache if cache is not None else home()) / "training"), key)
 
     def load_(self, adam: Adam) -> list[float]:

@@ -14,7 +14,7 @@ from errata.edit.targets import TargetValues, evaluations, target_values
 from errata.edit.value_config import ValueConfig
 from errata.edit.value_problem import Site
 from errata.facts import Fact
-from errata.models import LanguageModel, config_digest, matmul_precision, tokenizer_digest
+from errata.models import LanguageModel, fingerprint
 from errata.store import digest, home
 from errata.store.cache import Cache
 
@@ -100,12 +100,8 @@ def value_keys(
     lm: LanguageModel, facts: Sequence[Fact], config: ValueConfig, prefixes: Sequence[str], site: Site = "block"
 ) -> list[str]:
     """For each fact, the digest of everything its target value depends on."""
-    precision = matmul_precision()
-    numbers = str(lm.dtype) if precision == "highest" else f"{lm.dtype} {precision}"
-    shared = digest(
-        "target value", CODE_VERSION, lm.digest(), config_digest(lm), tokenizer_digest(lm.tokenizer),
-        config.value_fields(), list(prefixes), site, numbers, lm.device.type,
-    )  # fmt: skip
+    model = fingerprint(lm, "target value", CODE_VERSION)
+    shared = digest(model, config.value_fields(), list(prefixes), site)
     return [digest(shared, f.subject, list(f.subject_span), list(f.wanted), *_opening(f)) for f in facts]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit.attribution import Attributions, Question, attributions
 from errata.edit.packing import packs
-from errata.models import LanguageModel, config_digest, matmul_precision
+from errata.models import LanguageModel, fingerprint
 from errata.store import digest, home
 from errata.store.cache import Cache
 
@@ -115,12 +115,8 @@ def collect_neurons(
 
 def _keys(lm: LanguageModel, batches: Sequence[Sequence[Question]], search: Search) -> list[str]:
     """For each batch, the digest of everything that the scores of its questions depend on, down to the last bits."""
-    precision = matmul_precision()
-    numbers = str(lm.dtype) if precision == "highest" else f"{lm.dtype} {precision}"
-    shared = digest(
-        "neurons", CODE_VERSION, lm.digest(), config_digest(lm), lm.num_tokens, search.layers, search.steps,
-        search.threshold, numbers, lm.device.type,
-    )  # fmt: skip
+    model = fingerprint(lm, "neurons", CODE_VERSION)
+    shared = digest(model, lm.num_tokens, search.layers, search.steps, search.threshold)
     return [digest(shared, [[list(question.ids), question.answer] for question in batch]) for batch in batches]
 
 

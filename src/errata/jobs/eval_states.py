@@ -13,7 +13,7 @@ from errata.evaluate.generation import GenerationConfig, generate, generation_pr
 from errata.facts import Fact
 from errata.jobs.eval_rows import STATE, Row, fact_scores, measured_rows
 from errata.jobs.parts import Parts
-from errata.models import LanguageModel, config_digest, matmul_precision, tokenizer_digest
+from errata.models import LanguageModel, fingerprint
 from errata.store import digest
 
 CODE_VERSION = 2
@@ -42,11 +42,8 @@ def chunks_of(facts: Sequence[Fact], size: int = CHUNK) -> list[Chunk]:
 
 
 def model_digest(lm: LanguageModel) -> str:
-    """All that a number depends on beside the facts: weights, configuration, tokenizer, precision, device, code."""
-    return digest(
-        "evaluation", CODE_VERSION, lm.digest(), config_digest(lm), tokenizer_digest(lm.tokenizer), str(lm.dtype),
-        lm.device.type, matmul_precision(),
-    )  # fmt: skip
+    """All that a measured number depends on beside the facts."""
+    return fingerprint(lm, "evaluation", CODE_VERSION)
 
 
 @dataclass(frozen=True)

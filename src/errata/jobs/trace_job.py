@@ -11,7 +11,7 @@ from errata.errors import FactsError, InputError
 from errata.facts import Fact, FactsLike, taken
 from errata.jobs.records import read_record, write_record
 from errata.jobs.usable import usable_facts
-from errata.models import LanguageModel, facts_in_chat, takes_model, token_texts, tokenizer_digest
+from errata.models import LanguageModel, facts_in_chat, fingerprint, takes_model, token_texts
 from errata.store import digest, home
 from errata.tracing import Trace, TraceConfig, config_of, positions_run, restored_positions, trace_prompt
 from errata.tracing.average import AverageTrace, FactTrace, Unknown, fact_trace
@@ -161,9 +161,7 @@ class TraceRun:
         return tuple(other for other in self.others if other != fact.subject)
 
     def _path(self, fact: Fact) -> Path:
-        lm = self.lm
-        arithmetic = [str(lm.dtype), lm.device.type]
-        model = digest("trace", CODE_VERSION, lm.digest(), tokenizer_digest(lm.tokenizer), arithmetic)
+        model = fingerprint(self.lm, "trace", CODE_VERSION)
         swapped = list(self.others) if self.config.corruption == "swap" else []
         key = digest(model, fact.text, list(fact.subject_span), answer_of(fact), asdict(self.config), self.std, swapped)
         return self.folder / f"trace-{key[:24]}.json"

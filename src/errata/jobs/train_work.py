@@ -15,7 +15,7 @@ from errata.edit.settings import find_preset
 from errata.errors import ConfigError, FactsError
 from errata.evaluate import check_measurable
 from errata.facts import Accepted, Fact, Problem, format_problems
-from errata.models import LanguageModel, config_digest, facts_in_chat, tokenizer_digest
+from errata.models import LanguageModel, facts_in_chat, fingerprint
 from errata.stats import Corpus, open_corpus
 from errata.stats.samples import sampled_tokens
 from errata.stats.token_stream import CorpusTokens, TokenSource
@@ -24,6 +24,9 @@ from errata.store.cache import Cache
 
 # Unrelated texts: the model's own samples take longer to make than a corpus to read.
 _CORPUS_TEXTS, _SAMPLED_TEXTS = 2048, 128
+
+# Raise it when the code changes what a training comes to.
+CODE_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def checked_work(
     held_out = Schedule(held, texts[:own] or texts, config.batch, config.seed, corpus is not None)
     locality = "neighbours" if tokens is None else tokens.name if corpus is not None else f"neighbours or {tokens.name}"
     request = {
-        "weights": lm.digest(), "architecture": config_digest(lm), "tokenizer": tokenizer_digest(lm.tokenizer),
+        "model": fingerprint(lm, "mend", CODE_VERSION),
         "facts": digest([asdict(fact) for fact in usable]), "valid": valid,
         "texts": digest([list(ids) for ids in texts]), "locality": locality, **config.training(),
     }  # fmt: skip

@@ -4,7 +4,7 @@ from errata.models.backward import Backward, gradients, run_backward, run_taps, 
 from errata.models.chat import as_chat, chat_prompt, facts_in_chat, has_chat, in_chat, reply
 from errata.models.families import FAMILIES, Family
 from errata.models.given import expect_wrapped, given_model, takes_model
-from errata.models.identity import config_digest, matmul_precision, tokenizer_digest
+from errata.models.identity import config_digest, fingerprint, tokenizer_digest
 from errata.models.interventions import (
     Held,
     embeddings_replaced,
@@ -87,6 +87,7 @@ __all__ = [
     "encode_targets",
     "expect_wrapped",
     "facts_in_chat",
+    "fingerprint",
     "gains",
     "given_model",
     "gradients",
@@ -96,7 +97,6 @@ __all__ = [
     "joined",
     "left_aligned",
     "load",
-    "matmul_precision",
     "matrices",
     "mlp_matrices",
     "mlps_run_at",

@@ -1,4 +1,4 @@
-"""What makes a model or a tokenizer the same one: digests of a configuration and of a tokenizer.
+"""What makes a model or a tokenizer the same one: digests of a configuration and of a tokenizer, and all in one.
 
 The digest of the weights is `LanguageModel.digest`.
 """
@@ -16,6 +16,20 @@ if TYPE_CHECKING:
 
 # Fields of a config that say where a model came from or how it is stored, not what it computes.
 _INERT_FIELDS = {"transformers_version", "architectures", "dtype", "torch_dtype", "use_cache"}
+
+
+def fingerprint(lm: LanguageModel, purpose: str, version: int, *, rounding: bool = True) -> str:
+    """Digest of all that a kept result depends on beside what was asked of the model; every cache key begins with it.
+
+    That is: `purpose` and the `version` of its code, the weights (as `lm.digest` knows them), the configuration, the
+    tokenizer, the number format and the precision of products; with `rounding` also the kind of device and the
+    implementation of attention, which move results in their last bits only.
+    """
+    last_bits = [lm.device.type, str(getattr(lm.hf.config, "_attn_implementation", None))] if rounding else []
+    return digest(
+        purpose, version, lm.digest(), config_digest(lm), tokenizer_digest(lm.tokenizer), str(lm.dtype),
+        matmul_precision(), last_bits,
+    )  # fmt: skip
 
 
 def matmul_precision() -> str:

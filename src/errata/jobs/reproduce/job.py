@@ -23,9 +23,9 @@ from errata.models import (
     Place,
     add_to_weight_,
     facts_in_chat,
+    fingerprint,
     matrices,
     takes_model,
-    tokenizer_digest,
     weights_restored,
 )
 from errata.models.generate import sample_ids
@@ -136,7 +136,7 @@ class _Run:
         self, lm: LanguageModel, out: Path, options: ReproduceOptions, text_digest: str, facts_digest: str
     ) -> None:
         self.lm, self.out, self.options = lm, out, options
-        self.shared = digest("reproduce", CODE_VERSION, lm.digest(), tokenizer_digest(lm.tokenizer), str(lm.dtype))
+        self.shared = fingerprint(lm, "reproduce", CODE_VERSION)
         self.text_digest, self.facts_digest = text_digest, facts_digest
         depth = lm.num_layers
         self.neuron_layers = tuple(sorted({round(depth * share) for share in (0.25, 0.5, 0.75)} - {depth}))
