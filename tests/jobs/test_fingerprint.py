@@ -21,6 +21,7 @@ from errata.jobs.train_work import checked_work
 from errata.models import fingerprint, wrap
 from errata.stats import Corpus
 from errata.stats.recipe import stream_digest
+from errata.store import digest
 from errata.tracing import TraceConfig
 from tiny import tiny_hf, tiny_tokenizer
 
@@ -57,7 +58,7 @@ def precision(name):
 def training_key(lm, folder):
     texts = Corpus.from_texts(["Paris is in France. " * 20] * 8)
     work = checked_work(lm, FACTS, texts, "text", 1, False, folder, {}, SILENT, {"layers": (1,)})
-    return work.request["model"]
+    return digest(work.request)
 
 
 def trace_key(lm, folder):

@@ -15,7 +15,7 @@ from errata.edit.settings import find_preset
 from errata.errors import ConfigError, FactsError
 from errata.evaluate import check_measurable
 from errata.facts import Accepted, Fact, Problem, format_problems
-from errata.models import LanguageModel, facts_in_chat, fingerprint
+from errata.models import LanguageModel, facts_in_chat, ingredients
 from errata.stats import Corpus, open_corpus
 from errata.stats.samples import sampled_tokens
 from errata.stats.token_stream import CorpusTokens, TokenSource
@@ -84,7 +84,7 @@ def checked_work(
     held_out = Schedule(held, texts[:own] or texts, config.batch, config.seed, corpus is not None)
     locality = "neighbours" if tokens is None else tokens.name if corpus is not None else f"neighbours or {tokens.name}"
     request = {
-        "model": fingerprint(lm, "mend", CODE_VERSION),
+        **ingredients(lm), "code": CODE_VERSION,
         "facts": digest([asdict(fact) for fact in usable]), "valid": valid,
         "texts": digest([list(ids) for ids in texts]), "locality": locality, **config.training(),
     }  # fmt: skip

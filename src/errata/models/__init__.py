@@ -4,7 +4,7 @@ from errata.models.backward import Backward, gradients, run_backward, run_taps, 
 from errata.models.chat import as_chat, chat_prompt, facts_in_chat, has_chat, in_chat, reply
 from errata.models.families import FAMILIES, Family
 from errata.models.given import expect_wrapped, given_model, takes_model
-from errata.models.identity import config_digest, fingerprint, tokenizer_digest
+from errata.models.identity import config_digest, fingerprint, ingredients, tokenizer_digest
 from errata.models.interventions import (
     Held,
     embeddings_replaced,
@@ -93,6 +93,7 @@ __all__ = [
     "gradients",
     "has_chat",
     "in_chat",
+    "ingredients",
     "inputs_replaced",
     "joined",
     "left_aligned",

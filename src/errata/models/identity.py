@@ -21,15 +21,24 @@ _INERT_FIELDS = {"transformers_version", "architectures", "dtype", "torch_dtype"
 def fingerprint(lm: LanguageModel, purpose: str, version: int, *, rounding: bool = True) -> str:
     """Digest of all that a kept result depends on beside what was asked of the model; every cache key begins with it.
 
-    That is: `purpose` and the `version` of its code, the weights (as `lm.digest` knows them), the configuration, the
-    tokenizer, the number format and the precision of products; with `rounding` also the kind of device and the
-    implementation of attention, which move results in their last bits only.
+    That is: `purpose`, the `version` of its code, and the model's `ingredients`.
     """
-    last_bits = [lm.device.type, str(getattr(lm.hf.config, "_attn_implementation", None))] if rounding else []
-    return digest(
-        purpose, version, lm.digest(), config_digest(lm), tokenizer_digest(lm.tokenizer), str(lm.dtype),
-        matmul_precision(), last_bits,
-    )  # fmt: skip
+    return digest(purpose, version, ingredients(lm, rounding=rounding))
+
+
+def ingredients(lm: LanguageModel, *, rounding: bool = True) -> dict[str, str]:
+    """What a model's numbers depend on, by name: weights (as `lm.digest` knows them), configuration, tokenizer,
+    number format and precision of products; with `rounding` also what moves them in their last bits only.
+    """
+    last_bits = {"device": lm.device.type, "attention": str(getattr(lm.hf.config, "_attn_implementation", None))}
+    return {
+        "weights": lm.digest(),
+        "configuration": config_digest(lm),
+        "tokenizer": tokenizer_digest(lm.tokenizer),
+        "dtype": str(lm.dtype),
+        "products": matmul_precision(),
+        **(last_bits if rounding else {}),
+    }
 
 
 def matmul_precision() -> str:
