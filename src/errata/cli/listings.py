@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def run_models() -> None:
+    """The families, the known settings of every method, and what is installed."""
     from errata.edit import PRESETS
     from errata.models.embedded import EMBEDDED_MODELS
     from errata.models.families import FAMILIES

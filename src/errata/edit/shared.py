@@ -28,6 +28,7 @@ class SharedPrefixes:
 
     @classmethod
     def of(cls, lm: LanguageModel, rows: Sequence[Row]) -> "SharedPrefixes":
+        """What the rows of each context share, before any layer is run."""
         lengths = shared_lengths(rows)
         held = {context: n for context, n in sorted(lengths.items()) if n}
         index = {context: i for i, context in enumerate(held)}
