@@ -15,8 +15,8 @@ from errata.models import KeyValues, LanguageModel, left_aligned, pad_right, run
 class SharedPrefixes:
     """The leading tokens that all rows of one context share, and the hidden states they have where the work stands.
 
-    `entering` are token ids at first, and hidden states entering layer `first` after `advance`. Contexts that share
-    nothing have no row here; their rows see an empty (fully masked) prefix.
+    `entering` are token ids at first, and hidden states entering layer `first` once `run` has moved them on. Contexts
+    that share nothing have no row here; their rows see an empty (fully masked) prefix.
     """
 
     lm: LanguageModel
