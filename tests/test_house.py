@@ -5,6 +5,7 @@ import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -235,3 +236,183 @@ def test_no_paths_of_one_machine():
         if path.suffix not in {".png", ".pdf", ".parquet"} and pattern.search(path.read_text(errors="replace"))
     ]
     assert found == []
+
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+# What classes of libraries call by name, so that what overrides it needs no word of ours. A new base is a new row.
+LIBRARY_METHODS = {"nn.Module": {"forward"}, "TyperCommand": {"format_options", "format_epilog"}}
+
+
+def errors_and_bases(source: str) -> dict[str, set[str]]:
+    """Each class of a module of errors, with itself and all classes above it: what an `except` may name to catch it."""
+    found: dict[str, set[str]] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef):
+            found[node.name] = {node.name}.union(*(found.get(base, {base}) for base in map(ast.unparse, node.bases)))
+    return found
+
+
+def public_functions(body: list[ast.stmt], owner: str = "") -> list[tuple[str, Function]]:
+    """Functions and methods of public classes, by qualified name."""
+    found: list[tuple[str, Function]] = []
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            found += public_functions(node.body, f"{owner}{node.name}.")
+        if isinstance(node, Function) and not node.name.startswith("_"):
+            found.append((owner + node.name, node))
+    return found
+
+
+def raised_names(nodes: Iterable[ast.AST]) -> set[str]:
+    """Classes that code raises and does not catch itself; functions within it are left out."""
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Try):
+            inside = {name for name in raised_names(node.body) if not ERRORS.get(name, {name}) & caught_names(node)}
+            found |= inside | raised_names([*node.handlers, *node.orelse, *node.finalbody])
+        elif isinstance(node, ast.Raise) and node.exc is not None:
+            made = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            found.add(ast.unparse(made).split(".")[-1])
+        elif not isinstance(node, Function | ast.Lambda | ast.ClassDef):
+            found |= raised_names(ast.iter_child_nodes(node))
+    return found
+
+
+def caught_names(node: ast.Try) -> set[str]:
+    """What its handlers catch and do not raise again."""
+    found: set[str] = set()
+    for handler in node.handlers:
+        again = any(isinstance(each, ast.Raise) and each.exc is None for each in ast.walk(handler))
+        if handler.type is not None and not again:
+            found |= set(re.findall(r"\w+", ast.unparse(handler.type)))
+    return found
+
+
+def untold_errors(source: str) -> list[str]:
+    """Errors of errata that a public function raises and that its docstring does not name."""
+    found = []
+    for name, function in public_functions(ast.parse(source).body):
+        told = set(re.findall(r"\w+", ast.get_docstring(function) or ""))
+        found += [f"{name}: {error}" for error in sorted(raised_names(function.body) & set(ERRORS) - told)]
+    return found
+
+
+def class_methods(sources: Iterable[str]) -> dict[str, tuple[set[str], list[str]]]:
+    """Methods and bases of every class, by its name."""
+    nodes = (node for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef))
+    return {
+        node.name: ({one.name for one in node.body if isinstance(one, Function)}, [ast.unparse(b) for b in node.bases])
+        for node in nodes
+    }
+
+
+def overrides(owner: str, method: str, classes: dict[str, tuple[set[str], list[str]]]) -> bool:
+    """Whether a class above `owner`, of errata or of a library, has the method, and so the word on it."""
+    for base in classes[owner][1] if owner in classes else []:
+        own = classes[base][0] if base in classes else LIBRARY_METHODS.get(base, set())
+        if method in own or overrides(base, method, classes):
+            return True
+    return False
+
+
+def is_plain_property(function: Function) -> bool:
+    """A property of one statement, which says itself what it is."""
+    names = {ast.unparse(decorator).split(".")[-1] for decorator in function.decorator_list}
+    return bool({"property", "cached_property", "setter"} & names) and len(function.body) == 1
+
+
+def undocumented(source: str, classes: dict[str, tuple[set[str], list[str]]]) -> list[str]:
+    """Public functions without a docstring that owe one."""
+    found = []
+    for name, function in public_functions(ast.parse(source).body):
+        owner = name.rpartition(".")[0].rpartition(".")[2]
+        owes = not is_plain_property(function) and not overrides(owner, function.name, classes)
+        if owes and ast.get_docstring(function) is None:
+            found.append(name)
+    return found
+
+
+ERRORS = errors_and_bases(MODULES["errata.errors"].read_text())
+
+
+def test_docstrings_name_the_errors_that_are_raised():
+    assert "ConfigError" in ERRORS
+    found = [f"{name}.{each}" for name, path in MODULES.items() for each in untold_errors(path.read_text())]
+    assert found == []
+
+
+def test_public_functions_have_a_docstring():
+    classes = class_methods(path.read_text() for path in MODULES.values())
+    found = [f"{name}.{each}" for name, path in MODULES.items() for each in undocumented(path.read_text(), classes)]
+    assert found == []
+
+
+def test_the_rules_of_docstrings_see_what_they_should():
+    """The two checks above on code that breaks them."""
+    assert ERRORS["CorruptFileError"] >= {"CorruptFileError", "StorageError", "ErrataError"}
+    source = '''
+def quiet(x):
+    raise ConfigError("x")
+def told(x):
+    """Raises ConfigError where x is wrong."""
+    raise errors.ConfigError("x") from None
+def half(x):
+    """InputError for what cannot be."""
+    if x:
+        raise ModelError
+    raise InputError("x")
+def caught(x):
+    """Both at once."""
+    try:
+        raise CorruptFileError("x")
+    except (OSError, StorageError):
+        return None
+def passed_on(x):
+    """Another in its place."""
+    try:
+        raise CorruptFileError("x")
+    except StorageError as error:
+        raise PatchError("y") from error
+def again(x):
+    """And once more."""
+    try:
+        raise CorruptFileError("x")
+    except StorageError:
+        raise
+def outer(x):
+    """What is within it speaks for itself."""
+    def inner():
+        raise ConfigError("x")
+    raise ValueError("x")
+def _private(x):
+    raise ConfigError("x")
+class Shape(Solid):
+    def volume(self):
+        raise InputError("x")
+    def area(self): ...
+    def name(self):
+        return "shape"
+    @property
+    def side(self):
+        return 1
+    @property
+    def corner(self):
+        x = 1
+        return x
+class Cube(Shape):
+    def area(self):
+        return 6
+class Net(nn.Module):
+    def forward(self): ...
+    def backward(self): ...
+class _Hidden:
+    def area(self): ...
+'''
+    assert untold_errors(source) == [
+        "quiet: ConfigError", "half: ModelError", "passed_on: PatchError", "again: CorruptFileError",
+        "Shape.volume: InputError",
+    ]  # fmt: skip
+    solid = "class Solid:\n    def name(self):\n        return ''"
+    assert undocumented(source, class_methods([source, solid])) == [
+        "quiet", "Shape.volume", "Shape.area", "Shape.corner", "Net.backward",
+    ]  # fmt: skip

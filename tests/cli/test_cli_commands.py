@@ -1,5 +1,6 @@
 """The other commands: ask, models, stats, demo's refusals, version and help."""
 
+import dataclasses
 import json
 import re
 import signal
@@ -8,6 +9,7 @@ import pytest
 
 import errata as package
 from errata.edit import METHODS
+from errata.edit.descriptions import DESCRIPTIONS
 
 
 @pytest.fixture
@@ -159,6 +161,13 @@ def test_one_method_in_full(errata) -> None:
     wrong = errata("methods", "alfaedit")
     assert (wrong.code, wrong.out) == (2, "")
     assert "did you mean 'alphaedit'" in wrong.err
+
+
+def test_a_method_without_presets_is_listed(errata, monkeypatch) -> None:
+    monkeypatch.setitem(METHODS, "toy", dataclasses.replace(METHODS["sgd"], name="toy", title="A toy"))
+    monkeypatch.setitem(DESCRIPTIONS, "toy", ("Nothing.", "none"))
+    assert "toy: A toy; settings known for no model." in errata("methods").out
+    assert "Presets: none." in errata("methods", "toy").out
 
 
 def test_another_method_by_name(errata, edit_arguments, work) -> None:

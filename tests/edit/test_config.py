@@ -9,7 +9,7 @@ from errata.edit.methods import memit as memit_module
 from errata.edit.methods.alphaedit import AlphaEditConfig
 from errata.edit.methods.memit import guess
 from errata.edit.methods.rome import RomeConfig
-from errata.edit.presets import PRESETS
+from errata.edit.presets import PRESETS, presets_of
 from errata.edit.registry import METHODS
 from errata.edit.settings import find_preset, settings_for
 from errata.errors import ConfigError
@@ -164,8 +164,19 @@ def test_every_preset_can_be_found_by_its_shape(method, row):
     assert max(row.config.layers) < row.num_layers
 
 
-def test_every_method_has_its_rows():
-    assert list(PRESETS) == list(METHODS)
+def test_presets_are_of_registered_methods():
+    assert list(PRESETS) == [name for name in METHODS if name in PRESETS]
+
+
+def test_a_registered_method_without_presets_is_guessed(monkeypatch):
+    toy = dataclasses.replace(METHODS["sgd"], name="toy", title="A toy")
+    monkeypatch.setitem(METHODS, "toy", toy)
+    lm = tiny_model("llama")
+    assert presets_of("toy") == ()
+    assert find_preset(lm, method="toy") is None
+    settings = settings_for(lm, method="toy")
+    assert settings.is_guess
+    assert settings.config == toy.guess(lm)
 
 
 def test_the_published_hyperparameters():

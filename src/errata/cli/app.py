@@ -95,6 +95,7 @@ def _fail(message: str, code: int) -> None:
 
 @app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    """What may come before any command: --version."""
     if version:
         from errata import __version__
 

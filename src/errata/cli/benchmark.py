@@ -26,6 +26,7 @@ def run_bench_command(
     load: dict[str, Any],
     quiet: bool,
 ) -> None:
+    """Run a benchmark and print its summary. ConfigError, before any work, for options that do not go together."""
     from errata.jobs.bench.options import BenchOptions, parse_counts, parse_settings
     from errata.jobs.bench.records import read_records
     from errata.jobs.bench.store import check_folder

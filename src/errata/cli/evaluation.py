@@ -35,6 +35,10 @@ def run_eval(
     load: dict[str, Any],
     quiet: bool,
 ) -> None:
+    """Measure a patch, print the tables, save them where `out` is given.
+
+    Raises ConfigError where the facts are the patch's own and `limit` is below 1.
+    """
     from errata.evaluate.generation import GenerationConfig
 
     progress = progress_on(quiet=quiet)

@@ -60,6 +60,7 @@ def run_lens(
     outputs: dict[str, Path],
     load: dict[str, Any],
 ) -> None:
+    """Print the lens of one prompt, with the patch on where one is given, and write the files that are asked for."""
     outputs = {kind: expanded(path, f"--{kind}") for kind, path in outputs.items()}
     _check_lens(prompt, options, show, outputs)
     with with_patch(patch_folder, load) as (lm, patch):
@@ -98,6 +99,7 @@ def run_reproduce(
     load: dict[str, Any],
     quiet: bool,
 ) -> None:
+    """Reproduce a paper's figures with the facts of a file, and print the summary."""
     from errata.jobs.reproduce import ReproduceOptions, check_reproduce, reproduce
 
     out = expanded(out, "--out")

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def run_models() -> None:
-    from errata.edit import PRESETS
+    """The families, the known settings of every method, and what is installed."""
+    from errata.edit import METHODS, presets_of
     from errata.models.embedded import EMBEDDED_MODELS
     from errata.models.families import FAMILIES
     from errata.views.tables import text_table
@@ -26,8 +27,8 @@ def run_models() -> None:
     typer.echo("\nKnown settings (any other model gets guesses, with a warning; hyperparameters: `errata methods`):")
     rows = [
         [method, p.name, _layers_of(p.config), _settings_of(p.config), p.source]
-        for method, presets in PRESETS.items()
-        for p in presets
+        for method in METHODS
+        for p in presets_of(method)
     ]
     typer.echo(text_table(["method", "model", "layers", "other than the default", "source"], rows))
     typer.echo("\nInstalled:")
@@ -69,10 +70,10 @@ def run_methods(name: str | None) -> None:
 
 
 def _method_table(method: Method) -> str:
-    from errata.edit import PRESETS
+    from errata.edit import presets_of
     from errata.views.tables import text_table
 
-    models = {row.name.partition(",")[0] for row in PRESETS[method.name]}
+    models = {row.name.partition(",")[0] for row in presets_of(method.name)}
     known = counted(len(models), "model") if models else "no model"
     rows = [[name, value, "guessed" * guessed] for name, value, guessed in _settings(method)]
     table = text_table(["--set NAME", "published default", "without a preset"], rows)
@@ -80,7 +81,7 @@ def _method_table(method: Method) -> str:
 
 
 def _method_page(method: Method, *, width: int) -> str:
-    from errata.edit import PRESETS
+    from errata.edit import presets_of
     from errata.edit.descriptions import DESCRIPTIONS, field_meanings
 
     writes, paper = DESCRIPTIONS[method.name]
@@ -93,8 +94,8 @@ def _method_page(method: Method, *, width: int) -> str:
         guess = ", guessed from the model where no preset is known" if guessed and name != "layers" else ""
         said += ["", f"  {name} = {shown}{guess}"]
         said += textwrap.wrap(meanings.get(name, ""), width, initial_indent="      ", subsequent_indent="      ")
-    said += ["", f"Presets{', taken where the model has that shape:' if PRESETS[method.name] else ': none.'}"]
-    for row in PRESETS[method.name]:
+    said += ["", f"Presets{', taken where the model has that shape:' if presets_of(method.name) else ': none.'}"]
+    for row in presets_of(method.name):
         others = _settings_of(row.config) or "the defaults"
         line = f"{row.name}: layers {_layers_of(row.config)}; {others} ({row.source})"
         said += textwrap.wrap(line, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)

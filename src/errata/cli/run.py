@@ -39,6 +39,7 @@ def run_edit(
     verbose: bool,
     quiet: bool,
 ) -> None:
+    """Edit the facts of a file, save patch and report, print a summary. ConfigError for a batch size below 1."""
     from errata.jobs.results import check_out
 
     out = out.expanduser()
@@ -93,6 +94,7 @@ def one_order(*, at_once: bool, in_batches: int | None, one_by_one: bool) -> int
 
 
 def run_demo(out: Path, *, model: str, device: str, dtype: str, verbose: bool, quiet: bool) -> None:
+    """Run the demo, its files in `out`, and print what it shows."""
     progress = progress_on(quiet=quiet)
     out = out.expanduser()
     with command({"model": model, "device": device, "dtype": dtype, "revision": None}, progress) as lm:
@@ -113,6 +115,7 @@ def run_stats_command(
     seed: int,
     quiet: bool,
 ) -> None:
+    """Compute second moments, or fetch those that are kept, and print a line for each layer."""
     from errata.edit import parse_layers
 
     progress = progress_on(quiet=quiet)
@@ -144,6 +147,7 @@ def run_ask(
     dtype: str | None,
     revision: str | None,
 ) -> None:
+    """Print the model's answers, without and with the patch. Raises ConfigError for tokens or top below 1."""
     if tokens < 1 or top < 1:
         raise ConfigError(f"--tokens and --top must be at least 1, found {tokens} and {top}.")
     from errata.facts.checks import check_prompt
@@ -261,7 +265,10 @@ def check_layers(asked: Sequence[tuple[int, ...]], load: dict[str, Any]) -> None
 def read_fact_file(
     path: Path, *, format: Format, limit: int | None, skip_bad: bool, limit_option: str = "--limit", edited: bool = True
 ) -> FactFile:
-    """The facts of a file, or an error with all that is wrong. `edited`: warnings about editing them are of use."""
+    """The facts of a file; FactsError with all that is wrong, or for a limit below 1.
+
+    `edited`: warnings about editing them are of use.
+    """
     from errata.facts import format_problems, read_facts, require
 
     if limit is not None and limit < 1:
@@ -278,6 +285,7 @@ def read_fact_file(
 
 
 def overrides_of(method: str, settings: Sequence[str]) -> dict[str, Any]:
+    """The fields of `--set NAME=VALUE` by name; ConfigError for one that is unknown, bad or given twice."""
     from errata.edit import find_method, parse_override
 
     overrides: dict[str, Any] = {}

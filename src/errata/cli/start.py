@@ -20,6 +20,7 @@ neighbour_prompt and neighbour_answer, what must stay as it is."""
 
 
 def run_init(path: Path) -> None:
+    """Write example facts to `path`, and print what to do with them."""
     path = expanded(path, "PATH")
     number = write_example(path)
     facts, out = shell_word(str(path)), shell_word(f"runs/{path.stem}")

@@ -32,7 +32,7 @@ def run_trace(
     load: dict[str, Any],
     quiet: bool,
 ) -> None:
-    """One prompt, or the facts of a file: the options of the other are refused."""
+    """One prompt, or the facts of a file: the options of the other are refused. InputError for both or none."""
     if (prompt is None) == (facts_file is None):
         raise InputError('Give either a prompt (errata trace "..." --subject "...") or facts (--facts FILE --out DIR).')
     chosen = {**options, "kinds": _kinds(options["kinds"])}

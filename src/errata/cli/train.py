@@ -31,6 +31,7 @@ def run_train_mend(
     limit: int | None,
     quiet: bool,
 ) -> None:
+    """Train an editor on the facts of a file and print how good it is. ConfigError for a seed given twice."""
     from errata.jobs.train_job import check_editor_out, check_limits
 
     out = expanded(out, "--out")

@@ -34,6 +34,7 @@ def run_tune(
     format: Format,
     quiet: bool,
 ) -> None:
+    """Tune a method on the facts of a file and print the preset's path. ConfigError for a seed among `settings`."""
     from errata.facts import read_facts, require
     from errata.jobs.tune.job import drawn
     from errata.jobs.tune.options import TuneOptions, parse_ranges

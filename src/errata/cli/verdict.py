@@ -28,7 +28,7 @@ def requirements_of(texts: Sequence[str], *, evaluated: bool = True) -> tuple[Re
 def eval_requirements(
     texts: Sequence[str], *, drift: bool, generate: bool, references: bool
 ) -> tuple[Requirement, ...]:
-    """The same of an evaluation, which measures as much as its options say."""
+    """The same of an evaluation, which measures as much as its options say; ConfigError for RS without references."""
     from errata.evaluate.requirements import EDIT_GROUPS, parse_requirements
 
     groups = [*EDIT_GROUPS, "changes", *["drift"] * drift, *["generation"] * generate]

@@ -13,7 +13,7 @@ from errata.edit.methods.knowledge_neurons import KnowledgeNeuronsConfig
 from errata.edit.methods.memit import MemitConfig
 from errata.edit.methods.shift import ShiftConfig
 from errata.edit.preset_file import PresetFile, read_preset, write_preset
-from errata.edit.presets import PRESETS
+from errata.edit.presets import PRESETS, presets_of
 from errata.edit.registry import METHODS, find_method
 from errata.edit.settings import Settings, find_preset, method_of, opened_preset, settings_for
 from errata.edit.targets import TargetValues, target_values
@@ -46,6 +46,7 @@ __all__ = [
     "opened_preset",
     "parse_layers",
     "parse_override",
+    "presets_of",
     "read_preset",
     "settings_for",
     "solve",

@@ -19,7 +19,7 @@ def sample_prefixes(lm: LanguageModel, config: PrefixConfig) -> tuple[str, ...]:
     """The empty prefix, then sampled ones of `config.prefix_lengths` tokens in total, each ending in ". ".
 
     As in MEMIT's code: continuations of "The", "Therefore", "Because", "I", "You" by top-k sampling. Unlike there,
-    seeded, so that a run can be repeated.
+    seeded, so that a run can be repeated. Raises InputError for a length that leaves nothing to sample.
     """
     lengths = config.prefix_lengths
     starts = [_STARTS[i % len(_STARTS)] for i in range(len(lengths))]

@@ -38,7 +38,7 @@ def bare_keys(lm: LanguageModel, facts: Sequence[Fact], layer: int) -> Float[Ten
 
 
 class KeyFrontier:
-    """The work's edge: every row's hidden states entering one layer, moved upward by `keys`.
+    """The work's edge: every row's hidden states entering one layer, moved upward by `advance`.
 
     rows: one for each (fact, context), context 0 the bare prompt, each cut after the subject's last token.
     bare_weight: the bare prompt's share in a key, the other contexts having the rest in equal parts.

@@ -76,6 +76,7 @@ class PresetFile:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """As plain JSON, the way its file holds it."""
         shape = {"family": self.family, "num_layers": self.num_layers, "d_model": self.d_model, "d_vocab": self.d_vocab}
         return {
             "errata_preset": VERSION,

@@ -27,7 +27,10 @@ class Row:
 
 
 def rewriting_rows(lm: LanguageModel, facts: Sequence[Fact], prefixes: Sequence[str]) -> list[Row]:
-    """For every fact, prompt + new target after each prefix; context 0 must be the empty prefix (the bare prompt)."""
+    """For every fact, prompt + new target after each prefix; context 0 must be the empty prefix (the bare prompt).
+
+    Raises InputError where one token holds the end of a subject and the start of the target.
+    """
     assert prefixes[0] == "", "context 0 is the bare prompt"
     assert not any(fact.chat for fact in facts), "a fact that is a chat is put through the template first (in_chat)"
     places = [(i, c) for i in range(len(facts)) for c in range(len(prefixes))]

@@ -9,7 +9,7 @@ from typing import Any
 from errata.edit.method import Method, Preset
 from errata.edit.method_config import MethodConfig
 from errata.edit.preset_file import PresetFile, read_preset
-from errata.edit.presets import PRESETS
+from errata.edit.presets import presets_of
 from errata.edit.registry import find_method
 from errata.errors import ConfigError
 from errata.models import LanguageModel, takes_model
@@ -30,7 +30,7 @@ def find_preset(lm: LanguageModel, num_facts: int = 1, *, method: str = "memit")
     shape = (lm.family.name, lm.num_layers, lm.d_model)
     rows = [
         row
-        for row in PRESETS[find_method(method).name]
+        for row in presets_of(find_method(method).name)
         if (row.family, row.num_layers, row.d_model) == shape
         and row.d_vocab in (None, lm.d_vocab)
         and row.least_facts <= num_facts

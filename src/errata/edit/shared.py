@@ -15,8 +15,8 @@ from errata.models import KeyValues, LanguageModel, left_aligned, pad_right, run
 class SharedPrefixes:
     """The leading tokens that all rows of one context share, and the hidden states they have where the work stands.
 
-    `entering` are token ids at first, and hidden states entering layer `first` after `advance`. Contexts that share
-    nothing have no row here; their rows see an empty (fully masked) prefix.
+    `entering` are token ids at first, and hidden states entering layer `first` once `run` has moved them on. Contexts
+    that share nothing have no row here; their rows see an empty (fully masked) prefix.
     """
 
     lm: LanguageModel
@@ -28,6 +28,7 @@ class SharedPrefixes:
 
     @classmethod
     def of(cls, lm: LanguageModel, rows: Sequence[Row]) -> "SharedPrefixes":
+        """What the rows of each context share, before any layer is run."""
         lengths = shared_lengths(rows)
         held = {context: n for context, n in sorted(lengths.items()) if n}
         index = {context: i for i, context in enumerate(held)}

@@ -52,6 +52,7 @@ class TargetValues:
     second_tries: tuple[int, ...] = field(default=(), compare=False)
 
     def tensors(self) -> dict[str, Tensor]:
+        """The fields that are tensors, by name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
 

@@ -30,6 +30,7 @@ class Changes:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def to_json(self) -> dict[str, Any]:
+        """As plain JSON, shares in percent."""
         found = self.metrics()
         return {
             **{name: metric.value for name, metric in found.items()},

@@ -40,6 +40,7 @@ class DriftScore:
         return {"perplexity": self.perplexity, "kl_drift": self.kl_drift, "tokens_changed": self.tokens_changed}
 
     def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
         named = {"perplexity_before": self.perplexity_before, **self.metrics()}
         return {
             **{name: metric.value for name, metric in named.items()},

@@ -70,7 +70,7 @@ def measure(
     A neighbour without an answer of its own is scored against the fact's target_true, the convention of CounterFact.
     `batch_tokens` bounds memory: rows × width of a batch. Raises InputError, naming the facts, before any compute where
     a prompt with its target is longer than the context or has no token before the target; NumericsError where the
-    model gives no finite number.
+    model gives no finite number; ConfigError for `batch_tokens` below 1.
     """
     if batch_tokens < 1:
         raise ConfigError(f"batch_tokens is {batch_tokens}; it must be at least 1.")

@@ -46,6 +46,7 @@ class MetricInfo:
     digits: int = 1
 
     def shown(self, value: float | None) -> str:
+        """A value of it as tables show it, without the unit; a dash for None."""
         if value is None:
             return "–"
         # A wrecked model's perplexity may have fifty digits.

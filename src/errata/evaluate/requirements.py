@@ -46,11 +46,13 @@ class Judgement:
 
     @property
     def text(self) -> str:
+        """In a sentence, for a reader."""
         wanted = f"{self.name} of {'at most' if self.at_most else 'at least'} {self.bound:g}"
         found = "nothing to measure it on was given" if self.found is None else f"it is {self.found:.4g}"
         return f"{'Met' if self.met else 'NOT MET'}: {wanted} was required; {found}."
 
     def to_json(self) -> dict[str, Any]:
+        """As plain JSON, with the sentence."""
         return {**asdict(self), "text": self.text}
 
 

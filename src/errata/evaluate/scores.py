@@ -45,6 +45,7 @@ class TargetScore:
         return self.right == self.tokens
 
     def to_json(self) -> dict[str, Any]:
+        """As plain JSON, with what follows from the fields."""
         stored = {field.name: getattr(self, field.name) for field in fields(self)}
         return stored | {"nll": self.nll, "probability": self.probability, "correct": self.correct}
 
@@ -62,6 +63,7 @@ class PromptScore:
     first: int | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
         true = self.true.to_json() if self.true else None
         return {"text": self.text, "first": self.first, "new": self.new.to_json(), "true": true}
 
@@ -76,6 +78,7 @@ class FactScore:
     neighbours: tuple[PromptScore, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
         return {
             "id": self.id,
             "prompt": self.prompt.to_json(),

@@ -67,6 +67,7 @@ class Verdict:
         }
 
     def to_json(self) -> dict[str, int]:
+        """The counts as plain JSON."""
         return {field.name: getattr(self, field.name) for field in fields(self)} | {"not_learned": self.not_learned}
 
 

@@ -19,5 +19,6 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 
     def report(self) -> dict[str, float]:
+        """Seconds of each stage, and in `total` since it was made, to two digits after the point."""
         rounded = {name: round(seconds, 2) for name, seconds in self.seconds.items()}
         return {**rounded, "total": round(time.monotonic() - self.started, 2)}

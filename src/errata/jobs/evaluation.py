@@ -29,6 +29,7 @@ class StateSummary:
         return {**all_metrics(self.summary, self.zsre), **self.generation}
 
     def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
         generation = {
             name: {"value": metric.value, "interval_95": metric.interval, "count": metric.count}
             for name, metric in self.generation.items()

@@ -20,12 +20,14 @@ class OutputFolder:
         self.written: set[Path] = set()
 
     def table(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Write a table as Parquet and as CSV."""
         self.written |= {self.out / "tables" / f"{name}.{kind}" for kind in ("parquet", "csv")}
         write_rows(self.out / "tables" / f"{name}.parquet", rows)
         with atomic_file(self.out / "tables" / f"{name}.csv") as staging:
             write_csv(staging, rows)
 
     def figure(self, name: str, make: Callable[[], Any]) -> None:
+        """Write the figure that `make` draws, as PDF and as PNG."""
         # Drawn twice: a figure is closed when it is written.
         for kind in ("pdf", "png"):
             self.written.add(save_figure(make(), self.out / "figures" / f"{name}.{kind}"))

@@ -19,6 +19,7 @@ class Parts:
     notify: Callable[[str], None]
 
     def path(self, key: str) -> Path:
+        """Where the part of this key lies, if it is there."""
         return self.folder / key[:2] / f"{key}.parquet"
 
     def load(self, key: str, columns: Mapping[str, str]) -> list[Row] | None:

@@ -47,6 +47,7 @@ class BarProgress:
 
     @contextmanager
     def stage(self, what: str, total: int, unit: str, *, done: int = 0) -> Iterator[Callable[[int], None]]:
+        """A bar for this piece of work, below that of the stage it belongs to."""
         with self._running() as bars:
             stage = _Stage(total, done, self._clock())
             task = bars.add_task(what, total=total, completed=done, unit=unit, stage=stage)
@@ -58,6 +59,7 @@ class BarProgress:
             yield advance
 
     def note(self, text: str) -> None:
+        """One line above the bars."""
         self._console.print(text, markup=False, highlight=False)
 
     @contextmanager
@@ -89,6 +91,7 @@ class LineProgress:
 
     @contextmanager
     def stage(self, what: str, total: int, unit: str, *, done: int = 0) -> Iterator[Callable[[int], None]]:
+        """Lines for this piece of work: at its start, now and then, and at its end or where it was stopped."""
         stage = _Stage(total, done, self._clock())
         self.note(f"{what}: {stage.count(unit)}")
         last_line = stage.started
@@ -109,6 +112,7 @@ class LineProgress:
         self.note(f"{what}: {stage.count(unit)} in {duration(self._clock() - stage.started)}")
 
     def note(self, text: str) -> None:
+        """One line, written at once."""
         print(text, file=self._stream, flush=True)
 
 

@@ -80,4 +80,5 @@ def folder_for(
 
 
 def plain_json(report: dict[str, Any]) -> str:
+    """A report as the text of its file; ValueError for a number that is not finite."""
     return json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)

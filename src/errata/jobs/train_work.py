@@ -64,6 +64,11 @@ def checked_work(
     progress: ProgressSink,
     overrides: Mapping[str, Any],
 ) -> TrainWork:
+    """Check and read all that a training learns from, before its first step.
+
+    Raises ConfigError where a setting is bad, a patch is on the model, or `valid` leaves no fact to train on;
+    FactsError with every fact that cannot be learned from, unless `skip_bad`.
+    """
     config, source = train_settings(lm, overrides)
     lm.digest(fresh=True)  # something else may have written to the weights since
     if lm.applied:

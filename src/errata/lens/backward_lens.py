@@ -151,7 +151,7 @@ class BackwardLens:
         (down, o), x_i of what reads it. An update moves along −δ, so the *least* probable tokens of δ are promoted;
         `sign="-vjp"` turns δ round. `track`: tokens whose rank is kept, as ids or texts (the first token counts);
         default: the target and the model's own answer. A text is joined to the prompt as the target is, so that "Paris"
-        and " Paris" mean the same.
+        and " Paris" mean the same. Raises InputError for another sign, and for "-vjp" where x is read.
         """
         if sign not in ("vjp", "-vjp"):
             raise InputError(f"sign={sign!r}: choose 'vjp' or '-vjp'.")
@@ -174,7 +174,10 @@ class BackwardLens:
         top: int = 10,
         track: Sequence[int | str] | None = None,
     ) -> LensTable:
-        """The logit lens on the same grid: the residual stream leaving each layer, or what MLP or attention gave."""
+        """The logit lens on the same grid: the residual stream leaving each layer, or what MLP or attention gave.
+
+        `source`: "residual", "mlp" or "attention"; InputError for another.
+        """
         if source not in FORWARD_SOURCES:
             raise InputError(f"source={source!r}: choose {', '.join(FORWARD_SOURCES)}.")
         vectors = {"residual": self.states[1:], "mlp": self.mlp_out, "attention": self.attention_out}[source]
@@ -197,6 +200,7 @@ class BackwardLens:
         """The gradient neuron by neuron against the vectors that span it: norms, cosines, signed top-k overlap.
 
         `count`: how many neurons, those of the greatest norm first (None: all); or `among`: which places in that order.
+        Raises InputError for a count below 1.
         """
         factors = self.of(layer, matrix)
         if count is not None and count < 1:
@@ -209,7 +213,10 @@ class BackwardLens:
     def neuron_tokens(
         self, layer: int, matrix: str, neurons: Sequence[int], *, top: int = 10, mode: str | None = None
     ) -> list[Extremes]:
-        """The gradients of single neurons as tokens: their most and least probable ones."""
+        """The gradients of single neurons as tokens: their most and least probable ones.
+
+        Raises InputError for a neuron that the matrix does not have.
+        """
         factors = self.of(layer, matrix)
         spanning, weights = (factors.vjps, factors.inputs) if matrix in WRITING else (factors.inputs, factors.vjps)
         if not all(0 <= i < weights.shape[1] for i in neurons):
@@ -257,7 +264,8 @@ class BackwardLens:
     def step(self, lr: float, *, matrices: Sequence[str] | None = None, layers: Sequence[int] | None = None) -> Patch:
         """One step of SGD, W ← W − lr·XᵀΔ, as a patch that applies and comes off (biases stay as they are).
 
-        matrices: those of the MLP where none are named; q, k, v and o as well, of those that were tapped.
+        matrices: those of the MLP where none are named; q, k, v and o as well, of those that were tapped. Raises
+        InputError where no layer or no matrix is named.
         """
         chosen = mlp_matrices(self.lm.family) if matrices is None else tuple(matrices)
         places = [Place(i, m) for i in self._layers(layers) for m in chosen]
@@ -268,7 +276,7 @@ class BackwardLens:
     def reversed_attention(self, layer: int) -> Float[Tensor, "head pos pos"]:
         """∂loss/∂(attention scores), query × key: the map through which gradients flow back (Katz & Wolf 2024).
 
-        R = A ⊙ (∂L/∂A − Σ_key A ⊙ ∂L/∂A), A being the forward attention.
+        R = A ⊙ (∂L/∂A − Σ_key A ⊙ ∂L/∂A), A being the forward attention. Raises InputError where A was not kept.
         """
         if layer not in self.attention:
             raise InputError("Attention maps were not kept; ask for them: backward_lens(..., attention=True).")

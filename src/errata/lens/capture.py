@@ -75,7 +75,8 @@ def backward_lenses(
 ) -> Iterator[BackwardLens]:
     """A lens for each prompt, `batch_size` of them run together; each is what it would be alone.
 
-    All prompts are checked before the first is run.
+    All prompts are checked before the first is run. Raises InputError for one that cannot be run, for lists of unequal
+    lengths, and for `batch_size` below 1.
     """
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, found {batch_size}.")

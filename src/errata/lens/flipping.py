@@ -37,7 +37,7 @@ def update_direction(lens: BackwardLens, layer: int, rule: str) -> WeightUpdate:
     """What one step of `rule` adds to the down projection for a learning rate of 1.
 
     "shift": x_nᵀe_t, x_n the input at the last prompt token, e_t the target's unembedding row.  "sgd": −XᵀΔ.  "adam":
-    −G/(|G| + ε), Adam's first step.
+    −G/(|G| + ε), Adam's first step.  Raises InputError for another rule.
     """
     factors = lens.of(layer, "down")
     if rule == "sgd":

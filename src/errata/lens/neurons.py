@@ -49,7 +49,10 @@ class NeuronTable:
 def neuron_table(
     reader: Reader, factors: OuterSum, *, writes: bool, chosen: slice | list[int], top: int
 ) -> NeuronTable:
-    """Compare the neurons of a gradient with its spanning vectors. Cosines come from the factors' products alone."""
+    """Compare the neurons of a gradient with its spanning vectors. Cosines come from the factors' products alone.
+
+    Raises InputError where `chosen` names places beyond the neurons that are not zero.
+    """
     spanning, weights = (factors.vjps, factors.inputs) if writes else (factors.inputs, factors.vjps)
     norms = factors.neuron_norms(by_input=writes)
     order = norms.argsort(descending=True, stable=True)

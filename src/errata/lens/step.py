@@ -11,7 +11,10 @@ from errata.patches import Patch, provenance
 
 
 def sgd_patch(lm: LanguageModel, example: Example, factors: Mapping[Place, OuterSum], lr: float) -> Patch:
-    """ΔW = −lr·XᵀΔ of each matrix in `factors`, by its factors; positions where δ is zero are left out."""
+    """ΔW = −lr·XᵀΔ of each matrix in `factors`, by its factors; positions where δ is zero are left out.
+
+    Raises InputError for a learning rate that is 0 or not finite.
+    """
     if not abs(lr) < float("inf") or lr == 0:
         raise InputError(f"lr={lr}: a step needs a learning rate that is a finite number and not 0.")
     updates = {place: sgd_step(one, lr).cpu() for place, one in factors.items()}

@@ -35,7 +35,7 @@ class Encoding:
     offsets: tuple[tuple[int, int], ...]
 
     def tokens_over(self, start: int, end: int) -> tuple[int, int]:
-        """First and last token position that covers any character of [start, end)."""
+        """First and last token position that covers any character of [start, end); InputError where none does."""
         covering = [i for i, (a, b) in enumerate(self.offsets) if a < end and b > start]
         if not covering:
             raise InputError(f"No token covers characters {start}–{end} of a text of {len(self.ids)} tokens.")
@@ -45,7 +45,7 @@ class Encoding:
 def encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[Encoding]:
     """Tokenize whole texts, with the special tokens that the tokenizer adds by itself (BOS where it has one).
 
-    A text that begins with BOS already gets no second one.
+    A text that begins with BOS already gets no second one. Raises ModelError for a tokenizer that is not a fast one.
     """
     if not texts:
         return []

@@ -110,7 +110,7 @@ class Patch:
         _rebuild(lm, [*lm.applied, self])
 
     def check(self, lm: LanguageModel) -> None:
-        """Raise what `apply_` would raise, and change nothing: for jobs that apply it hours later."""
+        """Raise the PatchError that `apply_` would raise, and change nothing: for jobs that apply it hours later."""
         if any(patch is self or patch.id == self.id for patch in lm.applied):
             raise PatchError(f"Patch {self.id} is already on {lm.name}; remove_ it first.")
         _expect_untouched(lm)

@@ -27,6 +27,7 @@ class Saver:
     last: float = field(default_factory=time.monotonic)
 
     def save(self, sums: Sequence[RunningSum], *, wanted: bool = False) -> None:
+        """Save every sum now; the longer that takes, the longer until the next time."""
         started = time.monotonic()
         for each in sums:
             self.store.save(each, wanted=wanted)
@@ -35,6 +36,7 @@ class Saver:
             self.interval = max(self.interval, (self.last - started) / _MAX_SHARE_SAVING)
 
     def save_if_due(self, sums: Sequence[RunningSum]) -> None:
+        """Save every sum where the last time is long enough ago."""
         if time.monotonic() - self.last >= self.interval:
             self.save(sums)
 

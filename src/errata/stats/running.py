@@ -35,6 +35,7 @@ class MomentStore:
     chunk_tokens: int
 
     def key(self, layer: int, tokens: int) -> str:
+        """Of a layer's sum over so many tokens, in the cache."""
         return digest("moments", self.stream, layer, tokens)
 
     def load(self, lm: LanguageModel, layer: int, tokens: int) -> RunningSum | None:
@@ -83,6 +84,7 @@ class MomentStore:
         return None if found is None else int(found[1]["tokens"])
 
     def save_end(self, tokens: int) -> None:
+        """Keep how many tokens the whole stream has. Raises StorageError."""
         self.cache.save(self._end_key(), {}, {"tokens": tokens})
 
     def _candidates(self, layer: int, tokens: int) -> list[int]:

@@ -77,7 +77,7 @@ def sampled_tokens(lm: LanguageModel, seed: int, max_length: int, cache: Cache) 
 
 
 def start_token(lm: LanguageModel) -> int:
-    """The token that starts a text: BOS, or EOS for models that separate texts by it."""
+    """The token that starts a text: BOS, or EOS for models that separate texts by it; ModelError without either."""
     config = lm.hf.config
     candidates = (lm.tokenizer.bos_token_id, lm.tokenizer.eos_token_id, config.bos_token_id, config.eos_token_id)
     for token in candidates:

@@ -145,7 +145,10 @@ def prepare(
     cache: Path | None = None,
     notify: Callable[[str], None] = SILENT.note,
 ) -> MomentRequest:
-    """Check a request for second moments without computing any; arguments and errors as in `second_moments`."""
+    """Check a request for second moments without computing any; arguments and errors as in `second_moments`.
+
+    Raises ConfigError for numbers below 1 and for layers that the model does not have.
+    """
     for name, value in (("tokens", tokens), ("max_length", max_length), ("chunk_tokens", chunk_tokens)):
         if value < 1:
             raise ConfigError(f"{name}={value}: it must be at least 1.")
@@ -165,7 +168,10 @@ def prepare(
 def compute(
     request: MomentRequest, *, batch_tokens: int = 4096, flush_seconds: float = 30.0, progress: ProgressSink = SILENT
 ) -> SecondMoments:
-    """Carry out a request, or fetch what earlier runs have made of it; errors as in `second_moments`."""
+    """Carry out a request, or fetch what earlier runs have made of it; errors as in `second_moments`.
+
+    Raises ConfigError for `batch_tokens` below 1 and for `flush_seconds` below 0.
+    """
     if batch_tokens < 1 or not flush_seconds >= 0:
         raise ConfigError(f"batch_tokens={batch_tokens}, flush_seconds={flush_seconds}: at least 1 and 0, please.")
     sums = _kept(request)

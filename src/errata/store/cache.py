@@ -25,6 +25,7 @@ class Cache:
     notify: Callable[[str], None] | None = None
 
     def path(self, key: str) -> Path:
+        """The file of this key, if it is there; ValueError for what is no SHA-256 in hex."""
         if not re.fullmatch(r"[0-9a-f]{64}", key):
             raise ValueError(f"Not a SHA-256 in hex: {key!r}")
         # Two levels: a folder of a hundred thousand target values would be slow to write to.

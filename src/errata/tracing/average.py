@@ -126,7 +126,10 @@ class AverageTrace:
         return mean_of([one.clean - one.corrupted for one in self.facts])
 
     def mean(self, kind: Kind, segment: str, *, of: str = "effects") -> list[Mean]:
-        """The mean over the facts that have the segment, for every layer; `of`: "effects" or "attributions"."""
+        """The mean over the facts that have the segment, for every layer; `of`: "effects" or "attributions".
+
+        Raises InputError for another `of`.
+        """
         if of not in ("effects", "attributions"):
             raise InputError(f"of={of!r}: choose 'effects' or 'attributions'.")
         rows = [found for one in self.facts if (found := getattr(one, of).get((kind, segment))) is not None]

@@ -38,7 +38,7 @@ def corrupted_subject(
 
     "gaussian", "uniform": `samples` draws of standard deviation noise · std, added.  "zero": one run of zeros.  "swap":
     one run for each of `others` that takes the subject's place token by token, at most `samples`, drawn by the seed.
-    Raises InputError where there is no such other subject.
+    Raises InputError where there is no such other subject, ConfigError for another corruption.
     """
     span = torch.tensor(one.ids[one.first : one.last + 1], device=lm.device)
     clean = token_embeddings(lm, span).float()

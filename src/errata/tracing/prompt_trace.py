@@ -69,7 +69,10 @@ def trace_prompt(
     others: Sequence[str] = (),
     advance: Callable[[int], None] = lambda amount: None,  # noqa: ARG005
 ) -> Trace:
-    """The trace of a prepared prompt, noise measured in `std`; `advance` hears of `positions_run` bit by bit."""
+    """The trace of a prepared prompt, noise measured in `std`; `advance` hears of `positions_run` bit by bit.
+
+    Raises NumericsError where the answer's probability is not finite.
+    """
     subject = corrupted_subject(lm, one, config, std, others)
     clean = clean_states(lm, one)
     corrupted = corrupted_states(lm, one, clean, subject, batch_tokens=config.batch_tokens)

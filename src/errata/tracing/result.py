@@ -63,7 +63,10 @@ class Trace:
         return tuple(self.restored) or tuple(self.attribution)
 
     def effect(self, kind: Kind = "hidden") -> Float64[Tensor, "layer pos"]:
-        """The indirect effect, restored − corrupted probability; exactly 0 before the subject, NaN where not run."""
+        """The indirect effect, restored − corrupted probability; exactly 0 before the subject, NaN where not run.
+
+        Raises InputError for a kind that was not restored.
+        """
         if kind not in self.restored:
             known = ", ".join(self.restored) or "none (exact=False)"
             raise InputError(f"{kind!r} was not restored in this trace; restored: {known}.")

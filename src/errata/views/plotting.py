@@ -33,7 +33,10 @@ _PLAIN: dict[str, Any] = {"parse_math": False}
 
 
 def grid_figure(grid: Grid, sheet: Sheet, *, title: str | None = None) -> "Figure":
-    """Token × layer grid: the text is the token at the shown extreme, the colour the vector's norm (log scale)."""
+    """Token × layer grid: the text is the token at the shown extreme, the colour the vector's norm (log scale).
+
+    Raises InputError for more than 64 tokens.
+    """
     plt, colors = _matplotlib()
     import numpy as np
 
@@ -163,7 +166,8 @@ def matrix_figure(
 def value_figure(grid: Grid, sheets: Sequence[ValueSheet], *, title: str | None = None) -> "Figure":
     """Heatmaps of values side by side, a row a token from the top down, a column a layer, on one scale.
 
-    Tokens of a segment that names the subject carry a star, as in the papers.
+    Tokens of a segment that names the subject carry a star, as in the papers. Raises InputError for more than 64
+    tokens.
     """
     plt, _ = _matplotlib()
     import numpy as np
@@ -259,7 +263,10 @@ def _legend(axes: "Axes", *, outside: bool) -> None:
 
 
 def save_figure(figure: "Figure", path: str | os.PathLike[str]) -> Path:
-    """Write one figure as PDF, PNG or SVG by its suffix, whole or not at all; the figure is closed."""
+    """Write one figure as PDF, PNG or SVG by its suffix, whole or not at all; the figure is closed.
+
+    Raises InputError for another suffix.
+    """
     plt, _ = _matplotlib()
     target = Path(path)
     kind = target.suffix.lstrip(".").lower()

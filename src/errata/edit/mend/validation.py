@@ -42,6 +42,7 @@ class Validation:
     kept: float
 
     def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
         return asdict(self)
 
     def line(self) -> str:

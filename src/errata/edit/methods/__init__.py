@@ -1,1 +1,1 @@
-"""The editing methods: one file, one frozen configuration each. `errata.edit.settings` is their registry."""
+"""The editing methods: one file, one frozen configuration each. `errata.edit.registry` has them by name."""

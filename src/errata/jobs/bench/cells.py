@@ -70,7 +70,9 @@ class CellResult:
 class Extras(Protocol):
     """What is asked of the model as it is, beside the facts' prompts."""
 
-    def prepare(self) -> None: ...
+    def prepare(self) -> None:
+        """Look at the unedited model, before the first edit."""
+        ...
 
     def __call__(self, facts: Sequence[Fact], *, singly: bool) -> Mapping[str, Metric]: ...
 

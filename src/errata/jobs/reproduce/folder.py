@@ -19,6 +19,7 @@ class Folder(OutputFolder):
         self.lines: list[list[str]] = []
 
     def line(self, figure: str, what: str, found: str, published: str) -> None:
+        """A line of the summary: of which figure, what is compared, what was found, what was published."""
         self.lines.append([figure, what, found, published])
 
 
@@ -28,11 +29,13 @@ def by_layer(values: Iterable[Sequence[int | float | None]]) -> list[float]:
 
 
 def mean(values: Iterable[int | float | None]) -> float:
+    """Mean of the numbers, None and NaN left out; NaN where none is left."""
     numbers = [x for x in values if x is not None and not math.isnan(x)]
     return fmean(numbers) if numbers else math.nan
 
 
 def standard_error(values: Iterable[int | float | None]) -> float:
+    """Standard error of the numbers' mean, None left out; NaN for fewer than two."""
     numbers = [x for x in values if x is not None]
     if len(numbers) < 2:
         return math.nan

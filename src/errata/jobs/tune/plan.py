@@ -51,6 +51,7 @@ class Rung:
     known: int
 
     def seconds(self, costs: Costs, probes: int) -> float:
+        """How long it takes, with `probes` settings tried of each group."""
         return self.groups * ((self.facts - self.known) * costs.value + probes * self.facts * costs.edit)
 
 

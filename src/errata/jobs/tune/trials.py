@@ -84,6 +84,7 @@ class Group:
         )
 
     def best(self, facts: int) -> Trial:
+        """The best of the trials on so many facts."""
         return min((trial for trial in self.trials if trial.facts == facts), key=lambda trial: trial.rank)
 
 

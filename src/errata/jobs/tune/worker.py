@@ -65,6 +65,7 @@ class ModelWorker:
     _drift: Drift | None = None
 
     def values(self, config: Any, facts: Sequence[Fact]) -> Row:
+        """As `Worker` says; `mark` where the values diverge. Seconds that an earlier run spent on kept values count."""
         began = self.clock()
         try:
             found = self.method.prepare(self._task(config, facts, moments=False))
@@ -78,6 +79,7 @@ class ModelWorker:
         return {"seconds": seconds + found.kept_seconds, **means}
 
     def edit(self, config: Any, facts: Sequence[Fact], *, drift: bool) -> Row:
+        """As `Worker` says; with `drift`, `kl_drift` is among the metrics where there is held-out text."""
         began = self.clock()
         if drift:
             self._unedited_text()
@@ -98,6 +100,7 @@ class ModelWorker:
         return {"seconds": self.clock() - began, "metrics": metrics, **told}
 
     def unedited(self, facts: Sequence[Fact]) -> Row:
+        """As `Worker` says."""
         began = self.clock()
         metrics = metrics_of(measure(self.lm, facts))
         return {"metrics": metrics, "seconds": self.clock() - began}
@@ -140,6 +143,7 @@ class ModelWorker:
 
 
 def metrics_of(measured: Measurement) -> dict[str, list[Any]]:
+    """Value, interval and count of what a trial is judged by, by key in METRICS."""
     found = measured.metrics()
     return {name: [found[name].value, found[name].interval, found[name].count] for name in METRICS}
 
