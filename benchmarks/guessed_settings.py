@@ -26,15 +26,12 @@ def main() -> None:
     chosen = parser.parse_args()
     folder = Path(os.environ.get("ERRATA_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
     facts = errata.read_facts(folder / "counterfact.json").facts[chosen.first :][: chosen.n]
-    overrides: dict[str, Any] = dict(parse_override(find_method("memit").config_type, one) for one in chosen.settings)
-    result = errata.edit_facts(
-        errata.load(chosen.model),
-        facts,
-        corpus=folder / "wikipedia_paragraphs.jsonl",
-        moment_tokens=chosen.tokens,
-        progress=errata.progress_on(),
-        **overrides,
-    )
+    lm, memit = errata.load(chosen.model), find_method("memit")
+    # All fields are given, for where there is a preset, that would be taken.
+    fields: dict[str, Any] = vars(memit.guess(lm)) | {"moment_tokens": chosen.tokens}
+    fields |= dict(parse_override(memit.config_type, one) for one in chosen.settings)
+    corpus = folder / "wikipedia_paragraphs.jsonl"
+    result = errata.edit_facts(lm, facts, corpus=corpus, progress=errata.progress_on(), **fields)
     report = result.report
     print(report["config"])
     for state in ("before", "after"):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from errata import Fact, Neighbour, edit_facts
+from errata.edit import find_method
 from errata.facts import read_facts
 from errata.models import contributed, gains, run_layers, to_write
 
@@ -54,19 +55,25 @@ def test_its_proportions_are_what_the_tests_of_tiny_models_assume(gemma):
     assert bool(to_write(gemma, 6, written, asked).residual.isfinite().all())
 
 
+def guessed(gemma, **fields):
+    """Every field of the guess, so that no preset is taken."""
+    return {**vars(find_method("memit").guess(gemma)), **fields}
+
+
 def test_two_facts_by_guessed_settings(gemma, tmp_path):
-    result = edit_facts(gemma, FACTS, moment_tokens=6000, cache=tmp_path)
+    result = edit_facts(gemma, FACTS, cache=tmp_path, **guessed(gemma, moment_tokens=6000))
     assert result.report["guard"]["said"] == len(FACTS)
     assert result.report["failed"] is None
     assert all(layer["relative_norm"] < 1 for layer in result.report["layers"])
 
 
 def test_sixteen_records_by_guessed_settings(gemma, data_dir, tmp_path):
-    """ES ≥ 95, ≥ 90 % said; of sixteen neighbours two are lost (docs/results.md), where at most one should be."""
+    """ES ≥ 95, ≥ 90 % said, NS at most 10 lower: the guess was chosen on other records (docs/results.md)."""
     facts = read_facts(data_dir / "counterfact.json").facts[5000 : 5000 + RECORDS]
-    result = edit_facts(gemma, facts, corpus=data_dir / "wikipedia_paragraphs.jsonl", cache=tmp_path)
+    corpus = data_dir / "wikipedia_paragraphs.jsonl"
+    result = edit_facts(gemma, facts, corpus=corpus, cache=tmp_path, **guessed(gemma))
     before, after = result.report["before"], result.report["after"]
     assert after["es"] >= 95
     assert result.report["guard"]["said"] >= 0.9 * RECORDS
-    assert after["ns"] >= before["ns"] - 200 / RECORDS
+    assert after["ns"] >= before["ns"] - 10
     assert result.report["failed"] is None
