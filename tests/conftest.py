@@ -18,6 +18,41 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests")]
 
 
+# What `--quick` keeps: of the families one with a gate and one that stores (in, out), no real model, no browser, and of
+# what runs whole jobs one command.
+_QUICK_FAMILIES, _QUICK_FOLDERS = {"llama", "gpt2"}, ("core", "store", "facts", "edit", "models", "patches")
+_QUICK_FILES = ("tests/test_house.py", "tests/cli/test_cli_edit.py")
+_SLOW_FIXTURES = {"smollm2", "browser", "data_dir", "gemma"}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="the inner loop's tests alone (make quick)")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--quick"):
+        kept = [item for item in items if _is_quick(item)]
+        config.hook.pytest_deselected(items=[item for item in items if not _is_quick(item)])
+        items[:] = kept
+
+
+def _is_quick(item):
+    path = item.path.relative_to(ROOT)
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    families = {value for value in parameters if isinstance(value, str) and value in _families()}
+    return (
+        (path.as_posix() in _QUICK_FILES or path.parts[1] in _QUICK_FOLDERS)
+        and families <= _QUICK_FAMILIES
+        and not _SLOW_FIXTURES & set(item.fixturenames)
+    )
+
+
+def _families():
+    from tiny import VARIANTS
+
+    return VARIANTS
+
+
 def pytest_deselected(items):
     """Count what an opt-in marker leaves out: in several processes pytest itself says nothing of it."""
     for item in items:
