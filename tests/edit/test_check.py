@@ -33,6 +33,19 @@ def test_equal_tokens_up_to_the_subject_collide_whatever_follows():
     assert _of(check_facts(tiny_model("llama"), facts), "error") == []
 
 
+def test_many_facts_about_one_subject_are_one_warning():
+    def facts(subject, count):
+        prompts = [f"{'And ' * n}{{}} is" for n in range(count)]
+        return [Fact(subject=subject, prompt=p, target_new="Rome", id=f"{subject} {p}") for p in prompts]
+
+    lm = tiny_model("llama")
+    assert _of(check_facts(lm, facts("France", 4)), "warning") == []
+    several = facts("Italy", 5) + facts("France", 6) + facts("Toyota", 2)
+    ((name, reason),) = _of(check_facts(lm, several), "warning")
+    assert name == "France {} is"
+    assert reason.startswith("6 facts are about 'France' (and 5 or more of 1 other subject): ")
+
+
 @pytest.mark.parametrize("bos", [False, True])
 def test_longer_than_the_context_is_an_error(bos):
     lm = tiny_model("llama", bos=bos)

@@ -10,6 +10,7 @@ from errata.edit.second_try import POOR_NLL, later_config, with_second_try
 from errata.edit.targets import TargetValues
 from tiny import tiny_model
 
+ONE_TOKEN = [1] * len(FACTS)
 CONFIG = MemitConfig(layers=(1, 2), value_steps=20, learning_rate=0.5, clamp=4.0, weight_decay=0.0)
 
 
@@ -34,7 +35,7 @@ class Tries:
 
 def test_only_the_facts_without_a_value_are_tried_again() -> None:
     tries = Tries(made([0.1, 2.0, 0.6, 3.0], 1.0), made([0.2, 2.5], 5.0))
-    found = with_second_try(FACTS, CONFIG, tries)
+    found = with_second_try(FACTS, ONE_TOKEN, CONFIG, tries)
     assert [facts for facts, _ in tries.asked] == [FACTS, [FACTS[1], FACTS[3]]]
     assert tries.asked[1][1] == CONFIG.replace(clamp=6.0, value_steps=50, retries=0)
     # The second found a value for fact 1; fact 3 has none in either try, and keeps the smaller first shift.
@@ -43,9 +44,17 @@ def test_only_the_facts_without_a_value_are_tried_again() -> None:
     assert (found.second_tries, found.kept_seconds) == ((1, 3), 6.0)
 
 
+def test_a_long_answer_needs_more_of_each_token() -> None:
+    """0.4 nat a token is 67 % of the probability for one and 9 % for six; a better value is taken, a worse one not."""
+    tries = Tries(made([0.4, 0.4, 0.4], 1.0), made([0.15, 0.5], 5.0))
+    found = with_second_try(FACTS[:3], [1, 6, 6], CONFIG, tries)
+    assert [facts for facts, _ in tries.asked] == [FACTS[:3], FACTS[1:3]]
+    assert found.value[:, 0].tolist() == [1.0, 5.0, 1.0]
+
+
 def test_a_third_try_is_for_those_that_have_none_yet() -> None:
     tries = Tries(made([2.0, 0.1, 3.0], 1.0), made([0.2, 2.5], 5.0), made([0.3], 7.0))
-    found = with_second_try(FACTS[:3], CONFIG.replace(retries=2), tries)
+    found = with_second_try(FACTS[:3], ONE_TOKEN[:3], CONFIG.replace(retries=2), tries)
     assert [facts for facts, _ in tries.asked] == [FACTS[:3], [FACTS[0], FACTS[2]], [FACTS[2]]]
     assert tries.asked[2][1] == CONFIG.replace(clamp=9.0, value_steps=50, retries=0)
     assert found.value[:, 0].tolist() == [5.0, 1.0, 7.0]
@@ -56,7 +65,7 @@ def test_a_third_try_is_for_those_that_have_none_yet() -> None:
 def test_without_need_or_wish_there_is_no_second_try(nll, config) -> None:
     first = made(nll, 1.0)
     tries = Tries(first)
-    assert with_second_try(FACTS[:2], config, tries) is first
+    assert with_second_try(FACTS[:2], ONE_TOKEN[:2], config, tries) is first
     assert len(tries.asked) == 1
 
 
@@ -74,7 +83,7 @@ def test_the_bits_of_what_was_found_at_once_do_not_change(tmp_path, monkeypatch)
     def collect(facts, config):
         return collect_values(lm, facts, config, PREFIXES, cache=tmp_path)
 
-    once, twice = (with_second_try(FACTS, few.replace(retries=retries), collect) for retries in (0, 1))
+    once, twice = (with_second_try(FACTS, ONE_TOKEN, few.replace(retries=retries), collect) for retries in (0, 1))
     assert twice.second_tries, "the test needs a fact that finds no value in four steps"
     changed = {i for i in range(len(FACTS)) if not torch.equal(once.value[i], twice.value[i])}
     assert changed, "the test needs a fact that the second try helps"

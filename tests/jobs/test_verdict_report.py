@@ -71,8 +71,8 @@ FT = FineTuningConfig(layers=(1,), epochs=7)
 OTHER_WORDS = [prompt(0.1), prompt(0.9, said=True)]
 REASONS = [
     # known, says, near, prompts, config, why, advice
-    ({"nll": 2.0, "left": 0.9}, "x", None, [prompt(0.1)], CONFIG, "no target value was found: at best", "clamp=1.5"),
-    ({"nll": 2.0, "second_try": True}, "x", None, [prompt(0.1)], CONFIG, "not even with a larger", "value_steps=80"),
+    ({"nll": 2.0, "left": 0.9}, "x", None, [prompt(0.1)], CONFIG, "no target value was found: the", "clamp=1.5"),
+    ({"nll": 2.0, "second_try": True}, "x", None, [prompt(0.1)], CONFIG, "nor one that would do", "value_steps=80"),
     ({"nll": 0.1, "left": 0.9}, "x", (FACT, 0.97), [prompt(0.1)], CONFIG, "nearly the same (cosine 0.97)", "before"),
     ({"nll": 0.1}, "x", (FACT, 1.0), [prompt(0.1)], CONFIG, "their keys are the same, and", "edit one of them alone"),
     ({"nll": 0.1, "left": 0.9}, "x", None, [prompt(0.1)], CONFIG, "90% of the change did not land", "prior_weight=30 "),

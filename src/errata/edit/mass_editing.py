@@ -15,7 +15,7 @@ from errata.edit.targets import TargetValues
 from errata.edit.value_config import ValueConfig
 from errata.edit.value_problem import Site
 from errata.facts import Fact
-from errata.models import LanguageModel, Place
+from errata.models import LanguageModel, Place, encode_targets
 
 # A layer's rule for a strength of what holds it back.
 RuleOf = Callable[[float], Rule]
@@ -133,8 +133,10 @@ def values_of(task: EditTask, site: Site) -> TargetValues:
             stage="target values" if config is task.config else "second try",
         )  # fmt: skip
 
+    rows = encode_targets(task.lm.tokenizer, [fact.wanted for fact in task.facts])
+    tokens = [len(row.target_ids) for row, _ in rows]
     with task.stage("target_values"):
-        return with_second_try(task.facts, task.config, collect)
+        return with_second_try(task.facts, tokens, task.config, collect)
 
 
 def moment_plan(config: MassConfig, strength: str) -> str:

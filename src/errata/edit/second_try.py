@@ -17,7 +17,7 @@ from errata.edit.targets import TargetValues
 from errata.edit.value_config import ValueConfig
 from errata.facts import Fact
 
-# A value with which the model gives a token of the answer less than half of its probability is none.
+# With more, a model gives less than half of its probability.
 POOR_NLL = math.log(2)
 _CLAMP, _STEPS = 1.5, 2.5
 
@@ -25,28 +25,31 @@ _CLAMP, _STEPS = 1.5, 2.5
 Collect = Callable[[Sequence[Fact], ValueConfig], TargetValues]
 
 
-def with_second_try(facts: Sequence[Fact], config: ValueConfig, collect: Collect) -> TargetValues:
-    """The values of all facts; where the first try found none, those of the first later try that does.
+def with_second_try(
+    facts: Sequence[Fact], tokens: Sequence[int], config: ValueConfig, collect: Collect
+) -> TargetValues:
+    """The values of all facts; where the first try found none that is good enough, a later one that is better.
 
-    A value that is no better than the first one's is not taken: a larger shift costs neighbours. `second_tries` of what
-    is returned numbers the facts that had more than one.
+    tokens: of each fact's answer. A value with which the model gives the whole answer less than half of its probability
+    is not good enough; one with which it gives less to a token is no value, and is not taken over the first one: a
+    larger shift costs neighbours. `second_tries` of what is returned numbers the facts that had more than one.
     """
     values = collect(facts, config)
-    again = poor = _without_value(values, range(len(facts)))
+    again = poor = _poor(values, tokens, range(len(facts)))
     for nth in range(1, config.retries + 1):
         if not again:
             break
         later = collect([facts[i] for i in again], later_config(config, nth))
-        good = [(i, at) for at, i in enumerate(again) if float(later.nll[at]) <= POOR_NLL]
+        good = [(i, at) for at, i in enumerate(again) if later.nll[at] <= min(POOR_NLL, float(values.nll[i]))]
         tensors = {name: _replaced(tensor, later.tensors()[name], good) for name, tensor in values.tensors().items()}
         seconds = values.kept_seconds + later.kept_seconds
         values = TargetValues(**tensors, kept_seconds=seconds, second_tries=tuple(poor))
-        again = _without_value(values, again)
+        again = _poor(values, tokens, again)
     return values
 
 
-def _without_value(values: TargetValues, facts: Sequence[int]) -> list[int]:
-    return [i for i in facts if float(values.nll[i]) > POOR_NLL]
+def _poor(values: TargetValues, tokens: Sequence[int], facts: Sequence[int]) -> list[int]:
+    return [i for i in facts if tokens[i] * float(values.nll[i]) > POOR_NLL]
 
 
 def later_config(config: ValueConfig, nth: int) -> ValueConfig:

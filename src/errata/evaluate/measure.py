@@ -4,11 +4,12 @@ Equals one whole forward for each prompt and target (tests/reference/evaluation.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from errata.core.progress import SILENT, ProgressSink
 from errata.errors import ConfigError, InputError
+from errata.evaluate.endings import run_ons
 from errata.evaluate.metrics import Metric
 from errata.evaluate.row_scores import score_rows
 from errata.evaluate.scores import (
@@ -88,8 +89,20 @@ def measure(
             tokens = len(rows[pair].target_ids)
             score = TargetScore(target=pair.target, log_prob=result.log_prob, tokens=tokens, right=result.right)
             scores[pair] = score, result.first
-    scored = tuple(_fact_score(fact, scores) for fact in given)
+    scored = _with_endings(lm, given, [_fact_score(fact, scores) for fact in given], rows)
     return Measurement(scored, summarize(scored), summarize_zsre(scored))
+
+
+def _with_endings(
+    lm: LanguageModel, facts: Sequence[Fact], scores: Sequence[FactScore], rows: Mapping[PromptTarget, TargetRow]
+) -> tuple[FactScore, ...]:
+    """The scores with what the model adds to the answers that it gives after facts' own prompts."""
+    said = [i for i, score in enumerate(scores) if score.prompt.new.correct]
+    pairs = [facts[i].asked(facts[i].text, facts[i].target_new) for i in said]
+    added = dict(zip(said, run_ons(lm, [rows[pair] for pair in pairs]), strict=True)) if said else {}
+    return tuple(
+        replace(score, prompt=replace(score.prompt, runs_on=added.get(i, ""))) for i, score in enumerate(scores)
+    )
 
 
 def check_measurable(lm: LanguageModel, facts: Sequence[Fact]) -> list[Problem]:

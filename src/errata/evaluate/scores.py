@@ -54,18 +54,21 @@ class TargetScore:
 class PromptScore:
     """One prompt with the new target and, where there is one, with the true answer: for a neighbour, its own.
 
-    `first`: the token id that the model likes best right after the prompt.
+    `first`: the token id that the model likes best right after the prompt.  `runs_on`: of a fact's own prompt where the
+    new answer is the model's first choice, what it adds to the answer's last word or number (endings.py); "" elsewhere.
     """
 
     text: str
     new: TargetScore
     true: TargetScore | None = None
     first: int | None = None
+    runs_on: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
         true = self.true.to_json() if self.true else None
-        return {"text": self.text, "first": self.first, "new": self.new.to_json(), "true": true}
+        stored = {"text": self.text, "first": self.first, "new": self.new.to_json(), "true": true}
+        return {**stored, "runs_on": self.runs_on} if self.runs_on else stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

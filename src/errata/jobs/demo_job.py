@@ -19,7 +19,7 @@ from errata.views.tables import shortened, text_table
 
 _NEW_TOKENS = 8
 _MARKS = (
-    "New answer, other words: ✓ the model says it, ~ it is only likelier than the old one, ✗ neither.\n"
+    "New answer, other words: ✓ the model says it, ~ it is only likelier than the old one or runs on, ✗ neither.\n"
     "Neighbour: ✓ its own answer stayed the first choice, ✗ what the model says has changed, – it has not,\n"
     "and never was the right answer."
 )
@@ -78,7 +78,9 @@ def _says(scores: Sequence[Scored], before: list[str], after: list[str]) -> str:
 
 
 def _learned(prompts: Sequence[PromptScore]) -> str:
-    return " ".join({"said": "✓", "preferred": "~", "not learned": "✗"}[outcome(one)] for one in prompts)
+    return " ".join(
+        {"said": "✓", "runs on": "~", "preferred": "~", "not learned": "✗"}[outcome(one)] for one in prompts
+    )
 
 
 def _stayed(before: Sequence[PromptScore], after: Sequence[PromptScore]) -> str:

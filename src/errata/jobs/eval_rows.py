@@ -14,12 +14,12 @@ STATE = {
     "id": "string", "kind": "string", "number": "int32", "prompt": "string",
     "target_new": "string", "tokens_new": "int32", "log_prob_new": "float64", "right_new": "int32",
     "target_true": "string", "tokens_true": "int32", "log_prob_true": "float64", "right_true": "int32",
-    "first_id": "int32", "first": "string",
+    "first_id": "int32", "first": "string", "runs_on": "string",
 }  # fmt: skip
 _SHARED = {"id": "string", "relation": "string", "kind": "string", "number": "int32", "prompt": "string"}
 _SHARED |= {"target_new": "string", "target_true": "string", "tokens_new": "int32", "tokens_true": "int32"}
 _MEASURED = {"nll_new": "float64", "nll_true": "float64", "right_new": "int32", "right_true": "int32"}
-_MEASURED |= {"first": "string", "first_id": "int32", "success": "bool"}
+_MEASURED |= {"first": "string", "first_id": "int32", "runs_on": "string", "success": "bool"}
 
 
 def measured_rows(lm: LanguageModel, facts: Sequence[Fact]) -> tuple[Measurement, list[Row]]:
@@ -37,6 +37,7 @@ def state_rows(lm: LanguageModel, scores: Sequence[FactScore]) -> list[Row]:
         | _target(prompt.new, "new")
         | _target(prompt.true, "true")
         | {"first_id": prompt.first, "first": None if prompt.first is None else texts[prompt.first]}
+        | {"runs_on": prompt.runs_on}
         for name, kind, number, prompt in placed
     ]
 
@@ -90,7 +91,7 @@ def _measured(row: Row) -> Row:
     success = None
     if new is not None and true is not None:
         success = true < new if row["kind"] == "neighbour" else new < true
-    kept = {name: row[name] for name in ("right_new", "right_true", "first", "first_id")}
+    kept = {name: row[name] for name in ("right_new", "right_true", "first", "first_id", "runs_on")}
     return {"nll_new": new, "nll_true": true, **kept, "success": success}
 
 
@@ -116,4 +117,6 @@ def _fact_score(fact: Fact, rows: Iterator[Row]) -> FactScore:
 def _prompt_score(row: Row) -> PromptScore:
     new = _score(row, "new")
     assert new is not None
-    return PromptScore(text=row["prompt"], new=new, true=_score(row, "true"), first=row["first_id"])
+    return PromptScore(
+        text=row["prompt"], new=new, true=_score(row, "true"), first=row["first_id"], runs_on=row["runs_on"]
+    )

@@ -16,7 +16,7 @@ from errata.jobs.parts import Parts
 from errata.models import LanguageModel, fingerprint
 from errata.store import digest
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 # Some seconds of a small model's work on a CPU: what a stopped run loses at most.
 CHUNK = 128
 TEXTS = {"id": "string", "number": "int32", "prompt": "string", "text": "string"}

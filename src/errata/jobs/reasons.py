@@ -1,6 +1,7 @@
 """Why a fact is not said after an edit, and what to try: the likeliest cause that the numbers show, in plain words."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,8 @@ from errata.evaluate import FactScore, PromptScore
 from errata.facts import Fact
 from errata.views.tables import shortened
 
-# Of the wanted change of a fact, this much must be left for it to be the cause.
-_MUCH_LEFT = 0.5
+# Of the wanted change of a fact, this much must be left for it to be the cause; for a rival key to be, less.
+_MUCH_LEFT, _SOME_LEFT = 0.5, 0.3
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,10 @@ def reason_of(
 ) -> Reason:
     """The likeliest cause. `known`: what the method knows of the fact.  `near`: a fact whose key is nearly the same."""
     return (
-        _no_value(known, config)
-        or _collides(near)
+        _runs_on(fact, score)
+        or _no_value(known, config)
+        or _poor_value(score.prompt.new.tokens, known, config)
+        or _collides(near, known)
         or _did_not_land(known, config)
         or _missed_by_method(known, config)
         or _later(fact, says)
@@ -44,22 +47,44 @@ def reason_of(
     )
 
 
+def _runs_on(fact: Fact, score: FactScore) -> Reason | None:
+    added = score.prompt.runs_on
+    if not added:
+        return None
+    return Reason(
+        f"it says the answer and goes on with its last word or number: {fact.target_new.strip() + added!r}.",
+        f"an answer that says where it ends: {fact.target_new.strip() + '.'!r}.",
+    )
+
+
 def _no_value(known: Mapping[str, Any], config: MethodConfig) -> Reason | None:
     nll = known.get("nll")
     if nll is None or nll <= POOR_NLL:
         return None
-    tried = ", not even with a larger clamp and more steps" if known.get("second_try") else ""
+    tried = ", nor one that would do by a larger clamp and more steps" if known.get("second_try") else ""
     clamp, steps = getattr(config, "clamp", 0.0), getattr(config, "value_steps", 0)
     return Reason(
-        f"no target value was found{tried}: at best the answer's tokens get {math.exp(-nll):.0%} each "
-        f"(loss {nll:.2f} nat).",
+        f"no target value was found{tried}: the answer's tokens get {math.exp(-nll):.0%} each (loss {nll:.2f} nat).",
         "a shorter or more usual answer, a longer name for the subject, or "
         f"--set clamp={2 * clamp:g} --set value_steps={4 * steps}.",
     )
 
 
-def _collides(near: tuple[Fact, float] | None) -> Reason | None:
-    if near is None:
+def _poor_value(tokens: int, known: Mapping[str, Any], config: MethodConfig) -> Reason | None:
+    """Every token of an answer must be first choice: what is enough for one is not for a date or an address."""
+    nll = known.get("nll")
+    if nll is None or nll * tokens <= POOR_NLL:
+        return None
+    return Reason(
+        f"its target value is not good enough for an answer of {counted(tokens, 'token')}: the whole of it gets "
+        f"{math.exp(-nll * tokens):.0%}.",
+        f"--set value_steps={4 * getattr(config, 'value_steps', 0)}, or a shorter answer.",
+    )
+
+
+def _collides(near: tuple[Fact, float] | None, known: Mapping[str, Any]) -> Reason | None:
+    """A rival key is no cause where nearly all of the change landed."""
+    if near is None or known.get("left", 1.0) < _SOME_LEFT:
         return None
     other, cosine = near
     return Reason(
@@ -95,7 +120,9 @@ def _missed_by_method(known: Mapping[str, Any], config: MethodConfig) -> Reason 
 
 
 def _later(fact: Fact, says: str) -> Reason | None:
-    if fact.target_new.strip().casefold() not in says.casefold():
+    answer = re.escape(fact.target_new.strip())
+    later = re.search(rf"(?<!\w){answer}(?!\w)", says, re.IGNORECASE)
+    if later is None or not says[: later.start()].strip():
         return None
     return Reason(
         "it says the answer, but not right after the prompt.",

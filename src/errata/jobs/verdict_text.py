@@ -7,6 +7,7 @@ from errata.core.words import counted
 from errata.views.tables import printable, shortened, text_table
 
 _MOST_CARDS = 10
+_CARD = {"not learned": "is not learned", "preferred": "is only preferred", "runs on": "runs on"}
 _MOST_ROWS = 1000
 
 
@@ -37,9 +38,10 @@ def sentence(verdict: Mapping[str, Any]) -> str:
 def explained() -> str:
     """What the words of the sentence mean, said once."""
     return (
-        "Said: greedy decoding writes the answer after the prompt. Preferred: it does not, but the new answer is "
-        "likelier than the old one. Kept: the token after a neighbour's prompt is the same as before, and where the "
-        "model gave the neighbour's own answer, it still gives all of it."
+        "Said: greedy decoding writes the answer after the prompt. Runs on: it does, and goes on with the answer's "
+        "last word or number. Preferred: it does not, but the new answer is likelier than the old one. Kept: the token "
+        "after a neighbour's prompt is the same as before, and where the model gave the neighbour's own answer, it "
+        "still gives all of it."
     )
 
 
@@ -59,13 +61,21 @@ def every_fact(report: Mapping[str, Any]) -> str:
 
 def _facts(verdict: Mapping[str, Any]) -> str:
     facts, said, preferred, missed = (verdict[name] for name in ("facts", "said", "preferred", "not_learned"))
+    longer = verdict.get("runs_on", 0)
     if facts == 1:
-        return f"The fact is {'said' if said else 'only preferred, not said' if preferred else 'not learned'}"
+        return f"The fact {_one(said, longer, preferred)}"
     if facts in (said, missed):
         return f"All {facts:,} facts are said" if said else f"None of the {facts:,} facts is learned"
     head = f"{f'{said:,}' if said else 'None'} of {facts:,} facts {'are' if said > 1 else 'is'} said"
-    more = {"only preferred": preferred, "not learned": missed}
+    more = {"said but run on" if longer > 1 else "said but runs on": longer}
+    more |= {"only preferred": preferred, "not learned": missed}
     return ", ".join([head, *(f"{number:,} {name}" for name, number in more.items() if number)])
+
+
+def _one(said: int, longer: int, preferred: int) -> str:
+    if longer:
+        return "is said, but the answer runs on"
+    return "is said" if said else "is only preferred, not said" if preferred else "is not learned"
 
 
 def _neighbours(verdict: Mapping[str, Any]) -> str:
@@ -92,10 +102,10 @@ def _second_tries(verdict: Mapping[str, Any]) -> str:
 
 def _cards(of_facts: list[dict[str, Any]]) -> list[str]:
     """One card a fact that is not said, those that are not even preferred first; the rest is counted."""
-    missed = [one for one in of_facts if one["outcome"] == "not learned"]
-    preferred = [one for one in of_facts if one["outcome"] == "preferred"]
-    shown = [*missed, *preferred][:_MOST_CARDS]
-    rest = len(missed) + len(preferred) - len(shown)
+    worst_first = ("not learned", "preferred", "runs on")
+    unsaid = [one for outcome in worst_first for one in of_facts if one["outcome"] == outcome]
+    shown = unsaid[:_MOST_CARDS]
+    rest = len(unsaid) - len(shown)
     more = [
         f"\n... and {counted(rest, 'more fact')} that {'is' if rest == 1 else 'are'} not said: report.json has all."
     ]
@@ -106,7 +116,7 @@ def _card(one: Mapping[str, Any]) -> str:
     says = f"“{printable(shortened(one['says'], 80))}”" if one["says"].strip() else "nothing: the text ends here"
     return (
         f"\n✗ {printable(shortened(one['subject'], 60))}: “{printable(shortened(one['prompt'], 100))}” → "
-        f"“{printable(shortened(one['target_new'], 60))}” is {one['outcome'].replace('preferred', 'only preferred')}\n"
+        f"“{printable(shortened(one['target_new'], 60))}” {_CARD[one['outcome']]}\n"
         f"    says now: {says}\n"
         f"    why: {printable(one['why'])}\n"
         f"    try: {printable(one['try'])}"

@@ -69,7 +69,7 @@ def continue_texts(
         lm, prompts, new_tokens=new_tokens, top_k=top_k, seed=seed, batch_size=batch_size, stop_at_eos=True
     )
     pairs = zip(prompts, rows, strict=True)
-    return [_appended_text(lm, prompt, row[len(prompt) :], skip_special=True) for prompt, row in pairs]
+    return [appended_text(lm, prompt, row[len(prompt) :], skip_special=True) for prompt, row in pairs]
 
 
 @torch.no_grad()
@@ -85,7 +85,7 @@ def next_tokens(
         batch = prompts[start : start + batch_size]
         best = torch.softmax(_last_logits(lm, batch), dim=-1).topk(min(top, lm.d_vocab))
         for prompt, ids, probabilities in zip(batch, best.indices.tolist(), best.values.tolist(), strict=True):
-            names = [_appended_text(lm, prompt, [i], skip_special=False) for i in ids]
+            names = [appended_text(lm, prompt, [i], skip_special=False) for i in ids]
             found.append(list(zip(names, ids, probabilities, strict=True)))
     return found
 
@@ -171,7 +171,7 @@ def prompt_ids(lm: LanguageModel, texts: Sequence[str]) -> list[list[int]]:
     return prompts
 
 
-def _appended_text(lm: LanguageModel, prompt: Sequence[int], new: Sequence[int], *, skip_special: bool) -> str:
+def appended_text(lm: LanguageModel, prompt: Sequence[int], new: Sequence[int], *, skip_special: bool) -> str:
     """What `new` adds to the prompt's text; decoded alone it would lose its leading space in some tokenizers."""
 
     def text(ids: Sequence[int]) -> str:

@@ -14,7 +14,7 @@ from errata.jobs.records import check_run_folder, read_record, recorded, write_r
 from errata.store import digest
 
 # Raise it when the same cell no longer gives the same figures.
-CODE_VERSION = 3
+CODE_VERSION = 4
 
 
 class Folder:
