@@ -33,6 +33,8 @@ def test_blocks_run(page: str, language: str, text: str, desk: Path, monkeypatch
     if language == "python":
         monkeypatch.chdir(desk)
         exec(compile(text, page, "exec"), {"__name__": page})
+        if "save_pretrained" in text:
+            assert "Mira Okafor" in plainly_continued(desk / "edited", "The chief executive of Brightwater Labs is")
         return
     started = "" if "activate" in text else ". .venv/bin/activate\n"
     done = subprocess.run(
@@ -41,6 +43,21 @@ def test_blocks_run(page: str, language: str, text: str, desk: Path, monkeypatch
     assert done.returncode == 0, done.stderr
     if "ask" in text:
         assert "Mira Okafor" in done.stdout.partition("with patch")[2], done.stdout
+
+
+def plainly_continued(folder: Path, prompt: str) -> str:
+    """What transformers alone makes of a prompt with the model in a folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    return tokenizer.decode(
+        model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=6, do_sample=False)[0]
+    )
+
+
+def test_the_readme_says_how_to_take_the_edited_model_elsewhere() -> None:
+    assert any("save_pretrained" in text for page, language, text in blocks() if page + language == "README.mdpython")
 
 
 def test_the_readme_has_blocks_of_both_languages() -> None:

@@ -300,9 +300,14 @@ def test_a_failed_command_leaves_no_folder_on_the_way_to_out(errata, work, edit_
 def test_commands(errata) -> None:
     for arguments, named in [
         (("edti",), "edti"),
+        (("edti",), "See errata --help."),
         (("--nonsense",), "--nonsense"),
         (("edit",), "Missing argument 'facts'"),
         (("edit", "facts.jsonl"), "--out"),
+        (("edit", "facts.jsonl"), "See errata edit --help."),
+        (("edit", "facts.jsonl", "--limit", "many"), "See errata edit --help."),
+        (("train", "mend", "--nonsense"), "See errata train mend --help."),
+        (("train", "nonsense"), "See errata train --help."),
         (("ask",), "Missing argument 'prompt'"),
         (("stats", "--layers", "1", "--model", "./nowhere"), "nowhere"),
         (("demo", "--model", "./nowhere"), "nowhere"),

@@ -2,12 +2,14 @@
 
 import re
 import shlex
+from typing import get_args
 
 import pytest
 from typer.main import get_command
 
 from errata.cli.app import app
 from errata.cli.help import EXAMPLES, GROUPS
+from errata.facts.readers import CONTAINERS, Format
 
 ROOT = get_command(app)
 
@@ -70,3 +72,13 @@ def test_help_page(errata, name: str) -> None:
 def test_a_parameter_stands_in_one_group() -> None:
     names = [name for group in GROUPS.values() for name in group.split()]
     assert len(names) == len(set(names))
+
+
+def test_every_command_that_reads_facts_names_every_format() -> None:
+    helps = {param.help for command in COMMANDS.values() for param in command.params if param.name == "format"}
+    assert len(helps) == 1, "it is said in one place"
+    named = set(re.findall(r"[a-z]+(?:-[a-z]+)*", helps.pop()))
+    assert set(get_args(Format)) <= named
+    facts = [command.params[0].help for name, command in COMMANDS.items() if name in ("edit", "tune", "train mend")]
+    assert len(set(facts)) == 1
+    assert all(name in facts[0].lower() for name in CONTAINERS if name != "arrow")

@@ -2,7 +2,9 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
+import torch
 
 from errata.edit.method_config import parse_override
 from errata.edit.methods import memit as memit_module
@@ -98,6 +100,19 @@ def test_the_configuration_is_frozen_and_replace_checks_again():
         config.replace(clamp=-1)
     with pytest.raises(ConfigError, match="'prior_weight'"):
         config.replace(prior_wieght=3)
+
+
+@pytest.mark.parametrize("layers", [np.array([0, 3]), torch.tensor([0, 3]), [np.int32(0), 3], range(0, 4, 3)])
+def test_layers_are_integers_of_any_kind(layers):
+    config = MemitConfig(layers=(1, 2)).replace(layers=layers)
+    assert config.layers == (0, 3)
+    assert {type(layer) for layer in config.layers} == {int}
+
+
+@pytest.mark.parametrize("layers", [5, np.array(5), np.array([5.0]), np.array([[5]] * 2), [True], None, "7-9"])
+def test_what_is_no_layer_number_is_refused_in_words(layers):
+    with pytest.raises(ConfigError, match="layers must be a tuple of layer numbers"):
+        MemitConfig(layers=(1, 2)).replace(layers=layers)
 
 
 @pytest.mark.parametrize(

@@ -331,6 +331,11 @@ WHOLE = [
     ("extension", "facts.txt", "Cannot tell the format"),
     ("no-extension", "facts", "Cannot tell the format"),
     ("utf-16", "wide.jsonl", "is UTF-16 or UTF-32; save it as UTF-8"),
+    ("excel", "facts.XLSX", "save it as CSV"),
+    ("libreoffice", "facts.ods", "save it as CSV"),
+    ("renamed-spreadsheet", "sheet.csv", "is a spreadsheet or another archive, not text; save it as CSV"),
+    ("yaml", "f.yaml", "save it as JSON or JSONL"),
+    ("yml", "f.yml", "save it as JSON or JSONL"),
     ("nul-in-path", "a\0.jsonl", "No fact file at"),
     ("long-path", "a" * 5000 + ".json", "Cannot read"),
 ]
@@ -342,8 +347,16 @@ def test_file_as_a_whole(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "facts.txt").write_text(line())
     (tmp_path / "facts").write_text(line())
     (tmp_path / "wide.jsonl").write_text(line(), encoding="utf-16")
+    (tmp_path / "sheet.csv").write_bytes(b"PK\x03\x04")
     with pytest.raises(FactsError, match=message):
         read_facts(tmp_path / name)
+
+
+def test_a_shape_s_name_does_not_open_a_spreadsheet_and_a_container_s_name_outranks_the_ending(tmp_path: Path) -> None:
+    with pytest.raises(FactsError, match="save it as CSV"):
+        read_facts(tmp_path / "facts.xlsx", format="counterfact")
+    (tmp_path / "facts.yaml").write_text(line())
+    assert read_facts(tmp_path / "facts.yaml", format="jsonl").facts
 
 
 def test_device_is_not_read() -> None:

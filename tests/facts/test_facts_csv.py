@@ -37,6 +37,16 @@ def test_capitals_of_the_header_do_not_count(tmp_path_factory, styles):
     assert (found.facts, found.problems) == ((Fact(**ROW, target_true="nurse"),), ())
 
 
+@pytest.mark.parametrize("delimiter", ",;\t")
+@pytest.mark.parametrize("between", [" ", "-", "  ", " - "])
+def test_a_space_or_hyphen_in_a_header_is_an_underscore(tmp_path, between, delimiter):
+    header = ["Subject", "Prompt", f"Target{between}New", f"Target{between}True"]
+    cells = [*ROW.values(), "nurse"]
+    (tmp_path / "facts.csv").write_text("\n".join(delimiter.join(row) for row in (header, cells)))
+    found = read_facts(tmp_path / "facts.csv")
+    assert (found.facts, found.problems) == ((Fact(**ROW, target_true="nurse"),), ())
+
+
 @pytest.mark.parametrize("name", ["", "Unnamed: 0"])
 @pytest.mark.parametrize("numbers", [["0", "1"], ["1", "2"], ["17", "4"], ["", ""]])
 @pytest.mark.parametrize("last", [False, True])
@@ -87,7 +97,8 @@ def test_cells(tmp_path, column, cell, field, value):
         ("metadata", "{x", "metadata begins like a JSON object but is broken"),
         ("metadata", "x", "metadata is text; it must be an object"),
         ("locality", "{'near'", "locality begins like a list or an object but is broken; write it as JSON"),
-        ("Target New", "x", "unknown column 'Target New'; did you mean 'target_new'?"),
+        ("Target New", "x", "column 'target_new' is there more than once"),
+        ("Tagret New", "x", "unknown column 'Tagret New'; did you mean 'target_new'?"),
     ],
 )  # fmt: skip
 def test_bad_cells(tmp_path, column, cell, reason):
@@ -101,11 +112,21 @@ def test_bad_cells(tmp_path, column, cell, reason):
     [
         (["subject", "prompt", "Completion"], "missing column 'target_new'; is it what 'Completion' holds?"),
         (["subject", "question", "target_new"], "missing column 'prompt'; is it what 'question' holds?"),
+        (["subject", "prompt", "Ziel_neu"], "missing column 'target_new'; the file has: Ziel_neu"),
     ],
 )
 def test_a_missing_column_names_what_may_stand_for_it(tmp_path, header, reason):
     (problem,) = read(tmp_path, [header, ["a", "a is", "b"]]).problems
     assert reason in problem.reason
+
+
+def test_other_columns_are_named_once_where_several_are_missing(tmp_path):
+    header = ["subject", "Satz", "Ziel_neu", *(f"Spalte {number}" for number in range(9))]
+    found = read(tmp_path, [header, ["x"] * len(header)])
+    assert [problem.reason.partition("; the file has: ")[::2] for problem in found.problems] == [
+        ("missing column 'prompt'", ""),
+        ("missing column 'target_new'", ", ".join(header[1:9]) + ", ..."),
+    ]
 
 
 def test_other_shapes_in_a_table(tmp_path):

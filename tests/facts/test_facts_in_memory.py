@@ -66,6 +66,14 @@ def test_what_holds_no_facts(source, kind):
         facts_of(source)
 
 
+@pytest.mark.parametrize(("one", "kind"), [("text", "str"), (7, "int"), (None, "NoneType"), ([RECORD], "list")])
+def test_what_is_no_fact_in_a_list_is_named_as_python_names_it(one, kind):
+    for others in ([], [RECORD]):
+        (problem,) = facts_of([*others, one]).problems
+        assert problem.where == f"record {len(others) + 1}"
+        assert problem.reason == f"found {kind}; it must be a dictionary or an errata.Fact"
+
+
 def test_taken_raises_all_errors_or_goes_on():
     with pytest.raises(FactsError, match=r"2 bad records in the facts given:(.|\n)*record 2(.|\n)*record 3"):
         taken([RECORD, BAD, BAD | {"subject": "Eve"}])

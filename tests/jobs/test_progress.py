@@ -48,7 +48,14 @@ def test_a_line_at_most_every_interval(lines, clock):
             advance(10)
     between = written(lines)[1:-1]
     assert between[0] == "keys: 200 of 1,000 facts, about 20 s left"
-    assert [line.split()[1] for line in between] == ["200", "400", "600", "800", "1,000"]
+    assert [line.split()[1] for line in between] == ["200", "400", "600", "800"]
+
+
+def test_nothing_is_estimated_when_all_is_done(lines, clock):
+    with lines.stage("held-out text after", 1, "texts") as advance:
+        clock.now += 6
+        advance(1)
+    assert written(lines) == ["held-out text after: 0 of 1 text", "held-out text after: 1 of 1 text in 6.0 s"]
 
 
 def test_what_an_earlier_run_did_does_not_hasten_the_estimate(lines, clock):

@@ -42,7 +42,7 @@ def test_written_and_read_back(result: EditResult, tmp_path: Path) -> None:
 def test_an_empty_folder_is_used_and_a_run_only_replaced_on_demand(result: EditResult, tmp_path: Path) -> None:
     check_out(tmp_path, overwrite=False)
     save_run(result, tmp_path, overwrite=False)
-    with pytest.raises(StorageError, match="--overwrite"):
+    with pytest.raises(StorageError, match=r"exists already: add --overwrite to replace it, or name another folder\.$"):
         check_out(tmp_path, overwrite=False)
     check_out(tmp_path, overwrite=True)
     (tmp_path / "report.md").write_text("old")
@@ -53,7 +53,7 @@ def test_an_empty_folder_is_used_and_a_run_only_replaced_on_demand(result: EditR
 def test_foreign_folders_are_refused_even_with_overwrite(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(StorageError, match="never overwritten"):
+        with pytest.raises(StorageError, match=r"notes\.txt', which is never overwritten: name another folder\.$"):
             check_out(tmp_path, overwrite=overwrite)
 
 

@@ -50,7 +50,8 @@ def run() -> None:
     except Exception as error:
         # click's own usage errors, without importing click by name: typer may vendor it.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            _fail(f"{error.format_message().rstrip('.')}. See errata --help.", 2)  # type: ignore[attr-defined]
+            asked = getattr(getattr(error, "ctx", None), "command_path", "errata")
+            _fail(f"{error.format_message().rstrip('.')}. See {asked} --help.", 2)  # type: ignore[attr-defined]
         raise
     if code:
         raise SystemExit(code)

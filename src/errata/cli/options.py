@@ -25,7 +25,7 @@ Format = Annotated[
     typer.Option(
         help="How the facts are written (jsonl, json, csv, parquet, arrow) or what their records are (errata, "
         "easyedit, knowedit, rome, fastedit, counterfact, zsre, known, mquake, ripple, wikibigedit, unke, "
-        "counterfact-tracing)."
+        "counterfact-tracing); auto: by the file's ending and each record's fields."
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
@@ -64,4 +64,9 @@ PatchDtype = Annotated[str | None, typer.Option(help="Default: the patch's, or f
 Chat = Annotated[
     bool, typer.Option("--chat", help="The prompt is a user's message: put it through the model's chat template.")
 ]
-Facts = Annotated[Path, typer.Option("--facts", "-f", help="Facts: JSONL, JSON, CSV or Parquet; ours or a data set's.")]
+_FACTS = (
+    "Facts: JSONL, JSON, CSV or Parquet, or a folder that datasets saved; in errata's fields or a data set's, which "
+    "--format lists."
+)
+Facts = Annotated[Path, typer.Option("--facts", "-f", help=_FACTS)]
+FactsArgument = Annotated[Path, typer.Argument(help=_FACTS)]

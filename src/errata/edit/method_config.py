@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from operator import index
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from errata.errors import ConfigError
@@ -45,7 +46,7 @@ class MethodConfig:
         """A copy with some fields changed; ConfigError for an unknown field or a bad value."""
         check_field_names(type(self), overrides)
         if "layers" in overrides:
-            overrides["layers"] = tuple(overrides["layers"])
+            overrides["layers"] = _layer_numbers(overrides["layers"])
         return dataclasses.replace(self, **overrides)
 
     def recorded(self) -> dict[str, Any]:
@@ -110,6 +111,15 @@ def parse_layers(text: str) -> tuple[int, ...]:
             raise ConfigError(f"layers={text[:40]!r}: more layers than any model has.")
         layers += range(int(low), int(high or low) + 1)
     return tuple(layers)
+
+
+def _layer_numbers(layers: Any) -> Any:
+    """Layers as a tuple of Python's integers where they are integers of any kind (NumPy's, say), else as given."""
+    try:
+        # True has an index too, and is no layer.
+        return tuple(layer if isinstance(layer, bool) else index(layer) for layer in layers)
+    except TypeError:
+        return layers
 
 
 def _kinds(config_type: type[MethodConfig]) -> dict[str, Any]:

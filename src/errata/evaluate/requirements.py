@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -13,6 +14,8 @@ from errata.evaluate.metrics import METRICS, Metric
 from errata.evaluate.verdict import VERDICT_NAMES
 
 _DROP = "_drop"
+# What people write for =, where a name says by itself which way its bound goes.
+_COMPARED = re.compile(r"([\w-]+)\s*(?:[<>]=?|=[<>=]|[≤≥:])\s*(.*)")
 _SHORT = {"kl": "kl_drift"}
 _NO_SHARES = frozenset(info.key for info in METRICS if info.unit != "%")
 # Groups of METRICS that every edit measures before and after, where facts have what they take.
@@ -81,6 +84,9 @@ def parse_requirements(texts: Sequence[str], groups: Collection[str] = EDIT_GROU
 
 
 def _parsed(text: str, known: Mapping[str, bool]) -> Requirement:
+    if compared := _COMPARED.fullmatch(text.strip()):
+        name, number = compared.groups()
+        raise ConfigError(f"{text!r}: write {name}={number or 'NUMBER'}; its name says which way the bound goes.")
     name, equals, raw = (part.strip() for part in text.partition("="))
     name = name.replace("-", "_").lower()
     name = _SHORT.get(name, name)

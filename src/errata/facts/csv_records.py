@@ -18,9 +18,15 @@ from errata.facts.shapes import FLAT, SHAPES, recognize
 DELIMITERS = ",;\t"
 _ALIASES = ALIASES | {"neighbor_prompt": "neighbour_prompt", "neighbor_answer": "neighbour_answer"}
 _OURS = FLAT.names | {"neighbour_prompt", "neighbour_answer", *_ALIASES}
-# Headers are typed by hand, so capitals do not count.
-_BY_FOLDED = {name.casefold(): name for shape in SHAPES for name in shape.names}
-_BY_FOLDED |= {name.casefold(): name for name in _OURS}
+
+
+def _folded(name: str) -> str:
+    """A column's name as it is looked up: headers are typed by hand, so "Target New" is target_new."""
+    return re.sub(r"[\s-]+", "_", name.strip().casefold())
+
+
+_BY_FOLDED = {_folded(name): name for shape in SHAPES for name in shape.names}
+_BY_FOLDED |= {_folded(name): name for name in _OURS}
 _NUMBERED = re.compile(r"|Unnamed: \d+")
 _Row = tuple[int, list[str]]
 
@@ -41,7 +47,7 @@ def csv_records(text: str) -> Iterator[Record | Problem]:
         yield header
         return
     line, names = header
-    columns = [_BY_FOLDED.get(name.strip().casefold(), name.strip()) for name in names]
+    columns = [_BY_FOLDED.get(_folded(name), name.strip()) for name in names]
     kept = [place for place, name in enumerate(columns) if not _numbers_rows(name, place, len(columns), rest)]
     if reasons := _header_reasons([columns[place] for place in kept]):
         yield from (Problem("error", reason, line) for reason in reasons)
@@ -69,7 +75,7 @@ def _delimiter(text: str) -> str:
     header = next(io.StringIO(text.lstrip(), newline=None), "")
 
     def known(delimiter: str) -> int:
-        return sum(name.strip(' "\n').casefold() in _BY_FOLDED for name in header.split(delimiter))
+        return sum(_folded(name.strip(' "\n')) in _BY_FOLDED for name in header.split(delimiter))
 
     return max(DELIMITERS, key=known)
 
@@ -99,11 +105,11 @@ def _header_reasons(columns: Sequence[str]) -> list[str]:
         typos["target"] = "target_true"
     required = [name for name in REQUIRED if name != "target_new" or "target" not in columns]
     missing = [name for name in required if name not in columns and name not in typos.values()]
-    return (
-        [f"unknown column {name!r}; did you mean {meant!r}?" for name, meant in typos.items()]
-        + reasons
-        + [missing_reason(name, columns, what="column") for name in missing]
-    )
+    absent = [missing_reason(name, columns, what="column") for name in missing]
+    others = [name for name in columns if name and name not in _BY_FOLDED.values() and name not in typos]
+    if absent and others:
+        absent[-1] += f"; the file has: {', '.join(others[:8])}" + ", ..." * (len(others) > 8)
+    return [f"unknown column {name!r}; did you mean {meant!r}?" for name, meant in typos.items()] + reasons + absent
 
 
 def _records(rows: Sequence[_Row | Problem], columns: Sequence[str], kept: Sequence[int]) -> Iterator[Record | Problem]:

@@ -12,7 +12,7 @@ from typing import Any
 from errata.errors import FactsError
 from errata.facts.fact import Fact
 from errata.facts.fact_file import FactFile, collect, require
-from errata.facts.problems import format_problems
+from errata.facts.problems import Problem, format_problems
 from errata.facts.readers import Format, read_facts
 from errata.facts.records import Record
 from errata.facts.shapes import BY_NAME
@@ -35,8 +35,7 @@ def facts_of(source: Any, *, format: Format = "auto", limit: int | None = None) 
     # Facts are what the caller made of them: whether they agree is judged where they are used.
     if all(isinstance(one, Fact) for one in items):
         return FactFile(tuple(items), ())
-    records = [Record(one, None, index, f"record {index + 1}") for index, one in enumerate(items)]
-    return collect(records, BY_NAME.get(format), Path())
+    return collect([_record(one, index) for index, one in enumerate(items)], BY_NAME.get(format), Path())
 
 
 def taken(
@@ -72,6 +71,14 @@ def _listed(source: Any) -> list[Any]:
         f"facts are a path, a Fact, a dictionary, or a list of these; found {type(source).__name__}. For example: "
         '[{"subject": "Eiffel Tower", "prompt": "The Eiffel Tower is in the city of", "target_new": "Rome"}].'
     )
+
+
+def _record(one: Any, index: int) -> Record | Problem:
+    """One of a list as a record; what holds no fact is named as Python names it."""
+    where = f"record {index + 1}"
+    if isinstance(one, (Fact, Mapping)):
+        return Record(one, None, index, where)
+    return Problem("error", f"found {type(one).__name__}; it must be a dictionary or an errata.Fact", where=where)
 
 
 def _row(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -31,6 +31,10 @@ _SUFFIXES = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
     ".arrow": "arrow",
 }  # fmt: skip
+# Containers that are not read, and what their own programs can save instead.
+_SAVE_AS = dict.fromkeys((".xlsx", ".xlsm", ".xls", ".ods"), "CSV") | dict.fromkeys((".yaml", ".yml"), "JSON or JSONL")
+# Spreadsheets are ZIP archives, whatever their name.
+_ZIP = b"PK\x03\x04"
 _WIDE_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 
 
@@ -60,7 +64,10 @@ def _container(path: Path, format: str) -> str:
         return format
     if is_dataset(path):
         return "arrow"
-    found = _SUFFIXES.get(path.suffix.lower())
+    suffix = path.suffix.lower()
+    if suffix in _SAVE_AS and not path.is_dir():
+        raise FactsError(f"{path}: {suffix} files are not read; save it as {_SAVE_AS[suffix]}.")
+    found = _SUFFIXES.get(suffix)
     if format in BY_NAME:
         return found or "json"
     if found is None:
@@ -96,6 +103,8 @@ def _text(path: Path) -> str:
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         raise FactsError(f"Cannot read {str(path)!r}: {error}.") from error
+    if data.startswith(_ZIP):
+        raise FactsError(f"{path} is a spreadsheet or another archive, not text; save it as CSV.")
     if data.startswith(_WIDE_BOMS):
         raise FactsError(f"{path} is UTF-16 or UTF-32; save it as UTF-8.")
     return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="surrogateescape")

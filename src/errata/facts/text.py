@@ -8,6 +8,7 @@ from bisect import bisect_right
 from typing import NamedTuple
 
 PLACEHOLDER = "{}"
+_GUILLEMETS = "«»‹›"
 
 # First and last code point of the blocks of scripts written without spaces, their punctuation and full-width forms.
 UNSPACED_BLOCKS = (
@@ -107,9 +108,26 @@ def _opens(text: str, following: str) -> bool:
         return text.count(last) % 2 == 1 and not before.isalnum()
     if last in "“‘":  # English opens with them, German closes
         return text.rfind("„‚"["“‘".index(last)]) <= text.rfind(last, 0, -1)
+    if last in _GUILLEMETS:
+        return _opening(text)
     if last in "#-":  # a "#1" and a "GPT-2", but a "C# is" and a dash between words
         return before.isalnum() == (last == "-")
     return last in "$/@" or kind in ("Ps", "Pi") or (kind == "Sc" and following.isdigit())
+
+
+def _opening(text: str) -> bool:
+    """Whether the guillemet that ends a text opens: German and Danish write »…«, French «…», Swedish and Finnish »…».
+
+    One that points right closes what is open; one that points left closes only what such a one opened.
+    """
+    left, right = "«»" if text[-1] in "«»" else "‹›"
+    opened: list[str] = []
+    last_opens = False
+    for char in text:
+        if char in (left, right):
+            last_opens = not opened or (char == left and opened[-1] == left)
+            opened.append(char) if last_opens else opened.pop()
+    return last_opens
 
 
 def _closes(text: str, target: str) -> bool:
@@ -119,4 +137,6 @@ def _closes(text: str, target: str) -> bool:
         return True
     if first in "\"`'":
         return text.count(first) % 2 == 1 and not after.isalnum()
+    if first in _GUILLEMETS:
+        return not _opening(text + first) and not after.isalnum()
     return (first in ".,;:!?…%" or unicodedata.category(first) in ("Pe", "Pf")) and not after.isalnum()

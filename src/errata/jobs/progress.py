@@ -100,7 +100,8 @@ class LineProgress:
             nonlocal last_line
             now = self._clock()
             stage.advance(amount, now)
-            if now - last_line >= self._interval:
+            # The last advance needs no line: that of the stage's end says as much.
+            if now - last_line >= self._interval and stage.done < total:
                 last_line = now
                 self.note(f"{what}: {stage.count(unit)}, {stage.estimate(now)}")
 

@@ -43,8 +43,9 @@ def _check_replaceable(out: Path, overwrite: bool, ours: Collection[str]) -> Non
         raise StorageError(f"--out {out} is the folder you are in, or holds it; name one below it.")
     foreign = foreign_file(out, ours)
     if any(out.iterdir()) and not (overwrite and foreign is None):
-        hint = f"it holds {foreign!r}, which is never overwritten" if foreign else "add --overwrite to replace it"
-        raise StorageError(f"--out {out} exists already: {hint}, or name another folder.")
+        held = f"and holds {foreign!r}, which is never overwritten: name another folder"
+        replaceable = "already: add --overwrite to replace it, or name another folder"
+        raise StorageError(f"--out {out} exists {held if foreign else replaceable}.")
 
 
 def save_run(result: "EditResult", out: Path, *, overwrite: bool) -> Path:

@@ -13,7 +13,9 @@ from errata.cli.options import (
     CorpusPath,
     Device,
     Dtype,
+    FactsArgument,
     Field,
+    Format,
     InBatches,
     Model,
     OneByOne,
@@ -54,7 +56,7 @@ def init(
 
 
 def edit(
-    facts: Annotated[Path, typer.Argument(help="Facts: JSONL, JSON, CSV, CounterFact or zsRE.")],
+    facts: FactsArgument,
     out: Out,
     model: Model = "smollm2",
     device: Device = "cpu",
@@ -72,9 +74,7 @@ def edit(
     in_batches: InBatches = None,
     one_by_one: OneByOne = False,
     settings: Set = None,
-    format: Annotated[
-        str, typer.Option(help="auto (by extension and fields), jsonl, json, csv, counterfact, zsre or known.")
-    ] = "auto",
+    format: Format = "auto",
     limit: Annotated[int | None, typer.Option(help="Use only the first N records.")] = None,
     skip_bad: SkipBad = False,
     evaluate: Annotated[bool, typer.Option(help="Measure the model before and after.")] = True,

@@ -179,7 +179,7 @@ def tune(
     ] = 500,
     batch_size: BatchSize = 32,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
-    format: Annotated[str, typer.Option(help="Of the facts: auto, jsonl, json, csv, counterfact or zsre.")] = "auto",
+    format: Format = "auto",
     device: Device = "cpu",
     dtype: Dtype = "float32",
     revision: Revision = None,
