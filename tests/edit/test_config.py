@@ -12,7 +12,7 @@ from errata.edit.methods.alphaedit import AlphaEditConfig
 from errata.edit.methods.memit import guess
 from errata.edit.methods.rome import RomeConfig
 from errata.edit.presets import PRESETS, presets_of
-from errata.edit.registry import METHODS
+from errata.edit.registry import METHODS, find_method
 from errata.edit.settings import find_preset, settings_for
 from errata.errors import ConfigError
 from tiny import LAYERS, fresh_model, tiny_model
@@ -100,6 +100,15 @@ def test_the_configuration_is_frozen_and_replace_checks_again():
         config.replace(clamp=-1)
     with pytest.raises(ConfigError, match="'prior_weight'"):
         config.replace(prior_wieght=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("MEMITT", "memit"), ("FT", "ft"), ("R-ROME", "r-rome"), ("Memit", "memit"), ("memitt", "memit")],
+)
+def test_a_method_s_name_in_other_capitals_or_misspelt_is_answered_with_the_nearest(name, meant):
+    with pytest.raises(ConfigError, match=f"Unknown method '{name}'; did you mean '{meant}'"):
+        find_method(name)
 
 
 @pytest.mark.parametrize("layers", [np.array([0, 3]), torch.tensor([0, 3]), [np.int32(0), 3], range(0, 4, 3)])

@@ -25,7 +25,7 @@ METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 def find_method(name: str) -> Method:
     """The method of this name; ConfigError, with the nearest known one, where there is none."""
     if name not in METHODS:
-        near = get_close_matches(name, METHODS, n=1)
+        near = get_close_matches(name.lower(), METHODS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(METHODS)}."
         raise ConfigError(f"Unknown method {name!r}; {hint}")
     return METHODS[name]

@@ -90,5 +90,5 @@ def settings_for(
         return Settings(config, source, False, warnings)
     if row:
         kind = "preset" if opened is None else "preset file for"
-        return Settings(config, f"{kind} {row.name} ({row.source})", False, warnings)
+        return Settings(config, f"{kind} {row.name}, {row.source}", False, warnings)
     return Settings(config, "guessed from the model's size", not found.certain <= set(overrides))
