@@ -99,7 +99,12 @@ def few_said(said: int, facts: int) -> str | None:
 def said_with(lm: LanguageModel, facts: Sequence[Fact], updates: Mapping[Place, WeightUpdate]) -> int:
     """How many facts' whole answers are the model's first choice, token after token, with the updates on."""
     with updates_applied(lm, updates):
-        return sum(answered(lm, rewriting_rows(lm, facts, ("",))))
+        return said_now(lm, facts)
+
+
+def said_now(lm: LanguageModel, facts: Sequence[Fact]) -> int:
+    """The same of the model as it is."""
+    return sum(answered(lm, rewriting_rows(lm, facts, ("",))))
 
 
 def _out_of_proportion(norms: Mapping[str, float], said: int, facts: int) -> str | None:
