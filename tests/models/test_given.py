@@ -45,7 +45,11 @@ def test_a_transformers_model_is_wrapped():
         ),
         ("smollm2", ["the text 'smollm2': errata.load('smollm2') loads it"]),
         (7, ["errata.load or errata.wrap(model, tokenizer), not an int"]),
-        (None, ["not a NoneType"]),
+        (None, ["not a NoneType."]),
+        (
+            torch.nn.DataParallel(tiny_hf("llama")),
+            ["not a DataParallel (DataParallel and its kin); hand over the model in it: name_of(it.module, ...)."],
+        ),
     ],
 )
 def test_anything_else_is_a_type_error_that_says_what_to_do(model, words):

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from errata.models.handover import way_out
 from errata.models.language_model import LanguageModel
 from errata.models.load import wrap
 
@@ -68,7 +69,11 @@ def given_model(model: Any, asked_by: str, tokenizer: Any = None) -> LanguageMod
         return model
     if not (hasattr(model, "config") and hasattr(model, "forward")):
         what = f"the text {model!r}: errata.load({model!r}) loads it" if isinstance(model, str) else _kind(model)
-        raise TypeError(f"{asked_by} takes a model from errata.load or errata.wrap(model, tokenizer), not {what}.")
+        advice = way_out(model, asked_by)
+        raise TypeError(
+            f"{asked_by} takes a model from errata.load or errata.wrap(model, tokenizer), not {what}"
+            + (f" {advice}" if advice else ".")
+        )
     if tokenizer is None:
         raise TypeError(
             f"{asked_by} takes a model from errata.load or errata.wrap, not {_kind(model)} alone, which has no "

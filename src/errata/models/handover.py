@@ -134,13 +134,17 @@ def _listed(paths: list[str]) -> str:
     return f"{paths[0]} and {rest} more weights are" if rest else f"{paths[0]} is"
 
 
-def _no_model(found: Any) -> str:
+def way_out(found: Any, call: str) -> str | None:
+    """What to hand over instead of an object that only holds a model, as a call; None where it holds none."""
     for attribute, what in _HOLDERS.items():
-        held = getattr(found, attribute, None)
-        if isinstance(held, nn.Module):
-            return (
-                f"Found a {type(found).__name__} ({what}); hand over the model in it: errata.wrap(it.{attribute}, ...)."
-            )
+        if isinstance(getattr(found, attribute, None), nn.Module):
+            return f"({what}); hand over the model in it: {call}(it.{attribute}, ...)."
+    return None
+
+
+def _no_model(found: Any) -> str:
+    if advice := way_out(found, "errata.wrap"):
+        return f"Found a {type(found).__name__} {advice}"
     return (
         f"errata.wrap takes a transformers model and its tokenizer; found a {type(found).__name__}. "
         "A name or a folder is for errata.load."
