@@ -45,6 +45,8 @@ def check_parts(hf: nn.Module, name: str) -> None:
     for path, module in hf.named_modules():
         where = f" ({path} is a {type(module).__name__})" if path else ""
         if type(module).__module__.partition(".")[0] == "peft":
+            # Their own Linear is called as torch's.
+            where = f" ({path} is a {type(module).__module__}.{type(module).__name__})" if path else ""
             raise UnsupportedModelError(
                 f"{name} carries PEFT adapters{where}, which are no part of the weights that errata reads and edits. "
                 "Merge them into the weights (model.merge_and_unload() of the PeftModel) or load the model without "
