@@ -292,3 +292,11 @@ def test_a_row_of_ours_is_blamed_where_the_class_is_transformers_own():
     lm = tiny_model("granite")
     with pytest.raises(UnsupportedModelError, match=r"family row 'granite'.*Correct the row in models/families\.py"):
         verify(LanguageModel(lm.hf, lm.tokenizer, replace(lm.family, logit_divisor_attr=None), "mine"))
+
+
+@pytest.mark.parametrize(("variant", "name"), [("llama", "LlamaForCausalLM"), ("gpt_neo", "GPTNeoForCausalLM")])
+def test_printed_a_model_is_one_line(variant, name):
+    lm = tiny_model(variant)
+    assert repr(lm) == f"LanguageModel tiny-{variant}: {name}, 4 layers of width 32, float32 on cpu"
+    patched = replace(lm, applied=["one patch"])
+    assert repr(patched) == f"{lm!r}, with 1 patch on it"
