@@ -90,7 +90,15 @@ def test_a_failed_edit_is_exit_code_1_and_marked(errata, edit_arguments, work, m
     assert report(work / "out")["failed"] == "The update is out of proportion."
     assert json.loads((work / "out" / "patch.json").read_text())["failed"] == "The update is out of proportion."
     told = errata("eval", "out", "--text-tokens", "0", "--quiet")
-    assert "The edit behind this patch FAILED: The update is out of proportion." in told.out
+    warning = "The edit behind this patch FAILED: The update is out of proportion."
+    assert (told.out + told.err).count(warning) == told.out.count(warning) == 1
+    prompt = "The Eiffel Tower is located in the city of"
+    for command in (["ask"], ["lens", "--target", " Rome"], ["trace", "--subject", "Eiffel Tower", "--no-exact"]):
+        used = errata(command[0], prompt, "--patch", "out", *command[1:])
+        assert used.code == 0, used.err
+        assert used.err.count(f"errata: {warning}") == 1
+        assert warning not in used.out
+    assert warning not in errata("ask", prompt, "--patch", "first").err
 
 
 def test_the_verdict_of_the_real_model(errata, work, smollm2, monkeypatch) -> None:

@@ -87,6 +87,12 @@ def test_fewer_than_a_tenth_said_is_no_success():
     assert "of 1 fact the model says none afterwards" in (few_said(0, 1) or "")
 
 
+def test_of_few_facts_one_that_is_preferred_is_enough():
+    assert few_said(0, 1, preferred=1) is None
+    assert few_said(0, 9, preferred=1) is None
+    assert "of 10 facts the model says none afterwards" in (few_said(0, 10, preferred=9) or "")
+
+
 SMALL = {"layers": (1, 2), "value_steps": 8, "prefixes": 0, "weight_decay": 0.0, "evaluate": False, "passes": 1}
 
 

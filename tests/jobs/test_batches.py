@@ -12,7 +12,7 @@ from errata.edit import METHODS, Edit, EditTask, settings_for
 from errata.errors import ConfigError, NumericsError
 from errata.jobs import batches as batches_module
 from errata.jobs.summary import summary
-from errata.models import Place, weights_restored
+from errata.models import Place, run_taps, weights_restored
 from errata.stats import Corpus, second_moments
 from tiny import tiny_model
 
@@ -148,6 +148,31 @@ def test_measured_right_after_each_batch_and_at_the_end(lm, moments, tmp_path):
     last = result.after.facts[-1]
     assert told[-1]["immediately"]["es"] == 100.0 * (last.prompt.true.nll > last.prompt.new.nll)
     assert "3 batches" in summary(result)
+
+
+def test_facts_that_later_batches_take_away_are_not_said(lm, tmp_path, monkeypatch):
+    """Each batch teaches its fact and undoes the one before, the last one only undoes."""
+    place, facts, written = Place(3, "down"), FACTS[:3], []
+
+    def teach(fact):
+        ids = torch.tensor([lm.tokenizer(fact.text)["input_ids"]])
+        target = lm.tokenizer(" " + fact.target_new)["input_ids"]
+        assert len(target) == 1
+        key = run_taps(lm, ids, torch.ones_like(ids), [place])[0][place][0, -1]
+        return WeightUpdate.from_factors((key / key.norm())[None], 3 * lm.lm_head.weight[target[0]].detach()[None])
+
+    def edit(task):
+        update = WeightUpdate(dense=-written[-1].matrix()) if written else None
+        if len(written) < len(facts) - 1:
+            written.append(teach(task.facts[0]))
+            update = written[-1].plus(update) if update else written[-1]
+        return Edit({place: update}, {})
+
+    monkeypatch.setitem(METHODS, "sgd", batches_module.replace(METHODS["sgd"], edit=edit))
+    report = edit_facts(lm, facts, method="sgd", in_batches=1, layers=(3,), evaluate=False, cache=tmp_path).report
+    assert report["guard"] == {"said": 0, "said_right_after": [1, 1, 0]}
+    assert [batch["guard"]["excess"] for batch in report["batches"]] == [None] * 3
+    assert "of 3 facts the model says none afterwards" in report["failed"]
 
 
 def test_a_patch_of_batches_is_saved_applied_and_undone(lm, moments, tmp_path):

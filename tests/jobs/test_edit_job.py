@@ -3,16 +3,20 @@
 import importlib
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
 import errata
 from errata import Fact, Patch, edit_facts
+from errata.core.updates import WeightUpdate
+from errata.edit import METHODS, Edit
 from errata.errors import ConfigError, CorpusError, FactsError
 from errata.jobs import edit_job
 from errata.jobs.demo_job import demo_facts
 from errata.jobs.summary import summary
+from errata.models import Place, run_taps
 from errata.models.generate import continue_texts
 from errata.stats import Corpus, second_moments
 from tiny import tiny_model
@@ -260,6 +264,29 @@ PARTS = [
     ["in the harbour", "near Lisbon", "during winter", "after lunch", "for 300 dollars", "at school", "on Monday"],
     ["because it rained.", "and then left.", "without a word!", "as the law demands.", "so we laughed.", "(again)."],
 ]
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "size", "outcome", "failed"),
+    [
+        ("China", "Japan", -2.0, "preferred", False),
+        ("China", "Japan", 2.0, "not learned", True),
+        ("Japan", "China", -1e-6, "preferred", True),
+    ],
+)
+def test_one_fact_that_is_only_preferred_is_no_failure(tmp_path, monkeypatch, new, old, size, outcome, failed) -> None:
+    """An edit that takes the old answer away, one that gives it more weight, and one with nothing left to do."""
+    lm, fact, place = tiny_model("llama"), replace(FACTS[0], target_new=new, target_true=old), Place(3, "down")
+    ids = torch.tensor([lm.tokenizer(fact.text)["input_ids"]])
+    key = run_taps(lm, ids, torch.ones_like(ids), [place])[0][place][0, -1]
+    row = lm.lm_head.weight[lm.tokenizer(" " + fact.target_true)["input_ids"][0]].detach()
+    update = WeightUpdate.from_factors((key / key.norm())[None], size * row[None])
+    stub = replace(METHODS["sgd"], edit=lambda _: Edit({place: update}, {}))
+    monkeypatch.setitem(METHODS, "sgd", stub)
+    result = edit_facts(lm, fact, method="sgd", layers=(3,), cache=tmp_path)
+    assert [one["outcome"] for one in result.report["verdict"]["of_facts"]] == [outcome]
+    assert bool(result.report["failed"]) == bool(result.patch.info.get("failed")) == failed
+    assert ("FAILED" in repr(result)) == failed
 
 
 def varied_sentences(count: int) -> list[str]:

@@ -383,3 +383,11 @@ def test_parameters_stay_frozen_and_untouched():
     assert not any(p.requires_grad or p.grad is not None for p in lm.hf.parameters())
     assert lm.hf.config._attn_implementation != "eager"
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.hf.modules())
+
+
+def test_printed_it_is_two_lines():
+    lens = backward_lens(tiny_model("llama"), "The tower\n" * 12 + "is in the city of", " Rome", loss="target")
+    first, second = repr(lens).splitlines()
+    assert first.startswith("BackwardLens of tiny-llama at “The tower The tower ")
+    assert first.endswith(f"…”: loss “target” = {lens.loss:.4g}.")
+    assert second == f"4 layers, {len(lens.example.ids)} tokens; tapped: {', '.join(lens.matrices)}."

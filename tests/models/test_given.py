@@ -45,7 +45,11 @@ def test_a_transformers_model_is_wrapped():
         ),
         ("smollm2", ["the text 'smollm2': errata.load('smollm2') loads it"]),
         (7, ["errata.load or errata.wrap(model, tokenizer), not an int"]),
-        (None, ["not a NoneType"]),
+        (None, ["not a NoneType."]),
+        (
+            torch.nn.DataParallel(tiny_hf("llama")),
+            ["not a DataParallel (DataParallel and its kin); hand over the model in it: name_of(it.module, ...)."],
+        ),
     ],
 )
 def test_anything_else_is_a_type_error_that_says_what_to_do(model, words):
@@ -92,3 +96,70 @@ def test_a_transformers_model_gives_the_same_numbers():
     other = errata.backward_lens(lm, "Toyota builds cars in", " Japan")
     assert torch.equal(one.project("down").top_ids, other.project("down").top_ids)
     assert errata.ask(hf, "Toyota builds", tokenizer=tiny_tokenizer()) == errata.ask(lm, "Toyota builds")
+
+
+def half_trained():
+    """A model in the midst of training: some parts frozen, one in eval mode, the rest as training wants them."""
+    hf = tiny_hf("llama").train()
+    hf.model.embed_tokens.requires_grad_(False)
+    hf.model.layers[1].eval()
+    return hf
+
+
+def flags(hf):
+    return [module.training for module in hf.modules()], [weight.requires_grad for weight in hf.parameters()]
+
+
+def test_a_transformers_model_is_as_it_was_afterwards_also_after_an_error():
+    hf = half_trained()
+    before, during = flags(hf), []
+
+    @takes_model
+    def look(lm, error=None):
+        during.append(flags(lm.hf))
+        if error:
+            raise error
+
+    look(hf, tokenizer=tiny_tokenizer())
+    assert flags(hf) == before
+    with pytest.raises(KeyError):
+        look(lm=hf, tokenizer=tiny_tokenizer(), error=KeyError())
+    assert flags(hf) == before
+    assert not any(flag for found in during for part in found for flag in part)
+    lm = errata.wrap(hf, tiny_tokenizer())
+    look(lm)
+    assert not hf.training  # wrap is asked to freeze it, and what it made stays so
+
+
+def test_lenses_that_are_made_one_by_one_freeze_the_model_only_meanwhile():
+    hf, asked = half_trained(), (["Toyota builds cars in", "The tower is in"], [" Japan", " Paris"])
+    before = flags(hf)
+    lenses = errata.backward_lenses(hf, *asked, batch_size=1, tokenizer=tiny_tokenizer())
+    expected = errata.backward_lenses(tiny_model("llama"), *asked, batch_size=1)
+    for one, other in zip(lenses, expected, strict=True):
+        assert flags(hf) == before
+        assert torch.equal(one.gradient(1, "down"), other.gradient(1, "down"))
+    assert flags(hf) == before
+
+
+def test_what_was_given_back_works_on_a_model_that_trains_again(tmp_path):
+    hf, lm = half_trained(), tiny_model("llama")
+    before = flags(hf)
+    one = errata.backward_lens(hf, "Toyota builds cars in", " Japan", tokenizer=tiny_tokenizer())
+    other = errata.backward_lens(lm, "Toyota builds cars in", " Japan")
+    assert one._repr_html_().replace(one.lm.name, lm.name) == other._repr_html_()
+    assert torch.equal(one.forward("mlp").top_ids, other.forward("mlp").top_ids)
+    assert torch.equal(one.neurons(1).top_overlap, other.neurons(1).top_overlap)
+    assert one.neuron_tokens(1, "down", [3]) == other.neuron_tokens(1, "down", [3])
+    for place, shift in one.predict_shift("The tower is in").items():
+        assert torch.equal(shift, other.predict_shift("The tower is in")[place])
+    facts = [{"subject": "Toyota", "prompt": "Toyota builds cars in", "target_new": "China", "ground_truth": "Japan"}]
+    options = {"method": "sgd", "layers": (1,), "cache": tmp_path}
+    patch = errata.edit_facts(hf, facts, tokenizer=tiny_tokenizer(), **options).patch
+    assert patch.id == errata.edit_facts(lm, facts, **options).patch.id
+    assert flags(hf) == before
+    assert not any(tensor.requires_grad for update in patch.updates.values() for tensor in update.tensors().values())
+    with patch.applied(one.lm):
+        assert errata.measure(one.lm, facts) != errata.measure(lm, facts)
+    patch.save(tmp_path / "patch")
+    assert flags(hf) == before

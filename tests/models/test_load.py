@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, LlamaForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from errata.errors import ModelError, ModelNotFoundError, UnsupportedModelError
@@ -263,3 +263,40 @@ def test_code_in_a_model_s_folder_is_not_run(saved):
     with pytest.raises(ModelError):
         load(saved)
     assert not (saved / "ran").exists()
+
+
+class Halving(LlamaForCausalLM):
+    """A user's own model: its head says half as much."""
+
+    def forward(self, *args, **kwargs):
+        found = super().forward(*args, **kwargs)
+        found.logits = found.logits / 2
+        return found
+
+
+def test_a_class_of_the_user_s_own_is_named_and_no_row_of_ours_is_blamed():
+    hf = tiny_hf("llama")
+    halving = Halving(hf.config)
+    halving.load_state_dict(hf.state_dict())
+    with pytest.raises(
+        UnsupportedModelError, match="forward computes something else than the family 'llama'"
+    ) as caught:
+        wrap(halving, tiny_tokenizer(), name="mine")
+    message = str(caught.value)
+    assert message.startswith(f"mine is a {__name__}.Halving, a class of its own")
+    assert "load the weights as a LlamaForCausalLM" in message
+    assert "families.py" not in message
+
+
+def test_a_row_of_ours_is_blamed_where_the_class_is_transformers_own():
+    lm = tiny_model("granite")
+    with pytest.raises(UnsupportedModelError, match=r"family row 'granite'.*Correct the row in models/families\.py"):
+        verify(LanguageModel(lm.hf, lm.tokenizer, replace(lm.family, logit_divisor_attr=None), "mine"))
+
+
+@pytest.mark.parametrize(("variant", "name"), [("llama", "LlamaForCausalLM"), ("gpt_neo", "GPTNeoForCausalLM")])
+def test_printed_a_model_is_one_line(variant, name):
+    lm = tiny_model(variant)
+    assert repr(lm) == f"LanguageModel tiny-{variant}: {name}, 4 layers of width 32, float32 on cpu"
+    patched = replace(lm, applied=["one patch"])
+    assert repr(patched) == f"{lm!r}, with 1 patch on it"

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from errata.errors import InputError
 from errata.tracing import TraceConfig, propose_layers, trace
 from errata.tracing.average import AverageTrace, FactTrace, fact_trace, mean_of
+from errata.tracing.document import points
 from tiny import tiny_model
 
 OPTIONS = {"samples": 2, "window": 2}
@@ -129,3 +131,11 @@ def test_without_severed_effects_there_is_no_proposal(traces, average):
         propose_layers(lonely)
     with pytest.raises(InputError, match="widths"):
         propose_layers(average, widths=())
+
+
+def test_printed_it_is_two_lines(average):
+    first, second = repr(average).splitlines()
+    assert first.startswith(f"AverageTrace of {len(average.facts)} facts in {average.model}")
+    assert first.endswith(f"; total effect {points(average.total_effect.value, 1)} points.")
+    assert second == f"4 layers; restored: {', '.join(average.restored)}."
+    assert repr(replace(average, facts=())).startswith(f"AverageTrace of 0 facts in {average.model}.")

@@ -253,3 +253,13 @@ def test_a_space_of_its_own_belongs_to_the_answer(smollm2):
     found = trace(smollm2, prompt, subject, "1889", exact=False, samples=1)
     assert sum("only the space before the rest" in note for note in found.notes) == 1
     assert not any("space" in note for note in trace(smollm2, prompt, subject, "Paris", exact=False, samples=1).notes)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_printed_it_is_two_lines(lm, exact):
+    one = trace(lm, PROMPT, SUBJECT, exact=exact, **OPTIONS)
+    first, second = repr(one).splitlines()
+    assert first.startswith(f"Trace of tiny-llama at “{PROMPT}” → “")
+    assert first.endswith(f"{one.clean:.1%}, with “{SUBJECT}” corrupted {one.corrupted:.1%}.")
+    did = "restored" if exact else "attributed"
+    assert second == f"4 layers, {len(one.ids)} tokens; {did}: {', '.join(one.kinds)}."

@@ -52,7 +52,8 @@ def run_eval(
         found = read_fact_file(expanded(facts_file, "--facts"), format=format, limit=limit, skip_bad=skip_bad)
     elif limit is not None and limit < 1:
         raise ConfigError(f"--limit must be at least 1, found {limit}.")
-    with with_patch(expanded(patch_folder, "PATCH"), load, progress) as (lm, patch):
+    # The evaluation has the patch's warning among its own.
+    with with_patch(expanded(patch_folder, "PATCH"), load, progress, warn=False) as (lm, patch):
         from errata.jobs.eval_job import evaluate_patch
         from errata.jobs.eval_report import evaluation_text, save_evaluation
 

@@ -16,6 +16,10 @@ EXIT_CODES = {
     "3": "a --require was not met",
     "130": "interrupted; the same command goes on from there",
 }
+# What a command says of a code in other words: its own edit may fail.
+OWN_CODES = {name: {"1": "no meaningful result (numerics, or an edit that failed)"} for name in ("demo", "edit")}
+# Nothing is computed here that could go wrong so.
+WITHOUT_NUMERICS = frozenset({"init", "methods", "models"})
 
 # Headings in the order of the page, with the parameters under them. A name means the same in every command.
 GROUPS = {
@@ -90,9 +94,14 @@ class GroupedCommand(TyperCommand):
         with formatter.section("Examples"):
             # As they are: wrapped, they could not be pasted.
             formatter.write("".join(f"  {line}\n" for line in EXAMPLES[_named(ctx)]))
-        can_require = any(param.name == "require" for param in self.params)
-        codes = [(code, meaning) for code, meaning in EXIT_CODES.items() if code != "3" or can_require]
-        _section(formatter, "Exit codes", codes)
+        _section(formatter, "Exit codes", self._exit_codes(_named(ctx)))
+
+    def _exit_codes(self, name: str) -> list[tuple[str, str]]:
+        left_out = {"3"} - {"3" for param in self.params if param.name == "require"}
+        left_out |= {"1"} if name in WITHOUT_NUMERICS else set()
+        return [
+            (code, text) for code, text in {**EXIT_CODES, **OWN_CODES.get(name, {})}.items() if code not in left_out
+        ]
 
 
 def _named(ctx: Any) -> str:

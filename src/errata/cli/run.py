@@ -168,14 +168,19 @@ def run_ask(
 
 @contextmanager
 def with_patch(
-    folder: Path | None, load: dict[str, Any], progress: ProgressSink | None = None
+    folder: Path | None, load: dict[str, Any], progress: ProgressSink | None = None, *, warn: bool = True
 ) -> Iterator[tuple[LanguageModel, Patch | None]]:
-    """The model and, if a folder is given, the patch (not applied), whose model and dtype are then the defaults."""
+    """The model and, if a folder is given, the patch (not applied), whose model and dtype are then the defaults.
+
+    warn: say on stderr where the edit behind the patch failed.
+    """
     patch = None
     if folder is not None:
         from errata.patches import Patch
 
         patch = Patch.load(folder)
+        if warn and patch.warning:
+            typer.echo(f"errata: {patch.warning}", err=True)
         made_on = patch.info["model"]
         if load["model"] is None:
             load = {**load, "model": made_on["name"], "revision": load["revision"] or made_on["revision"]}

@@ -3,7 +3,7 @@
 from errata.edit.check import check_facts
 from errata.edit.collect import collect_values
 from errata.edit.contexts import context_prefixes
-from errata.edit.guard import few_said, with_guard
+from errata.edit.guard import few_said, said_now, with_guard
 from errata.edit.keys import bare_keys
 from errata.edit.layer_loop import LayerEdit, Solution, solve
 from errata.edit.mend.config import MendConfig
@@ -48,6 +48,7 @@ __all__ = [
     "parse_override",
     "presets_of",
     "read_preset",
+    "said_now",
     "settings_for",
     "solve",
     "target_values",

@@ -24,6 +24,7 @@ LARGEST_UPDATE = 3.0
 # Beside too few facts said, an update of this size shows that it is the weights that suffer.
 _LARGE_UPDATE = 1.0
 _LEAST_SAID = 0.1
+_FEWEST_FOR_A_SHARE = 10
 _FACTOR, _RAISES = 10.0, 3
 # Of the values' own size: less growth is rounding, where nothing was missing to begin with.
 _GROWTH = 1e-3
@@ -89,9 +90,13 @@ def failure(excess: str) -> str:
     return f"This edit is no success: {excess}. Its patch is kept to look at, not to use."
 
 
-def few_said(said: int, facts: int) -> str | None:
-    """`Edit.failed` where fewer than a tenth of the facts are said."""
-    if said >= _LEAST_SAID * facts:
+def few_said(said: int, facts: int, preferred: int = 0) -> str | None:
+    """`Edit.failed` where fewer than a tenth of the facts are said.
+
+    preferred: of the others, how many new answers are known to have become likelier than the old ones. With fewer than
+    ten facts a tenth means one, and one that came half the way is enough.
+    """
+    if said >= _LEAST_SAID * facts or (preferred and facts < _FEWEST_FOR_A_SHARE):
         return None
     return failure(f"of {counted(facts, 'fact')} the model says {said or 'none'} afterwards")
 
@@ -99,7 +104,12 @@ def few_said(said: int, facts: int) -> str | None:
 def said_with(lm: LanguageModel, facts: Sequence[Fact], updates: Mapping[Place, WeightUpdate]) -> int:
     """How many facts' whole answers are the model's first choice, token after token, with the updates on."""
     with updates_applied(lm, updates):
-        return sum(answered(lm, rewriting_rows(lm, facts, ("",))))
+        return said_now(lm, facts)
+
+
+def said_now(lm: LanguageModel, facts: Sequence[Fact]) -> int:
+    """The same of the model as it is."""
+    return sum(answered(lm, rewriting_rows(lm, facts, ("",))))
 
 
 def _out_of_proportion(norms: Mapping[str, float], said: int, facts: int) -> str | None:

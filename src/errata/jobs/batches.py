@@ -10,7 +10,7 @@ from torch import Tensor
 from errata.core.progress import SILENT
 from errata.core.updates import WeightUpdate, added
 from errata.core.words import counted
-from errata.edit import Edit, EditTask, Method, with_guard
+from errata.edit import Edit, EditTask, Method, said_now, with_guard
 from errata.errors import NumericsError
 from errata.evaluate import measure
 from errata.facts import Fact
@@ -25,6 +25,7 @@ AfterBatch = Callable[[Sequence[Fact]], dict[str, Any]]
 def edit_in_batches(task: EditTask, method: Method, size: int, after_batch: AfterBatch) -> Edit:
     """All facts of the task, `size` at a time and in their order; the model is as it was in the end.
 
+    `guard` holds how many facts are said in the end, and under `said_right_after` how many of each batch were at first.
     `after_batch` is told each batch's facts while the model is edited as far as they are; what it gives stands beside
     the method's own metrics under `batches`. Second moments are those of the unedited model throughout, as in the
     papers. Keys of earlier batches reach methods that use them as `past_keys`. Raises what the method raises.
@@ -40,9 +41,11 @@ def edit_in_batches(task: EditTask, method: Method, size: int, after_batch: Afte
                 edits.append(edit)
                 told.append({"facts": len(batch), **edit.metrics, "immediately": after_batch(batch)})
                 advance(len(batch))
+        # Not the sum over batches: a later one may take away what an earlier one wrote.
+        said = said_now(task.lm, task.facts)
     finally:
         sums.restore_()
-    return _together(sums, edits, told, len(task.facts))
+    return _together(sums, edits, told, len(task.facts), said)
 
 
 def right_after(lm: LanguageModel, batch: Sequence[Fact]) -> dict[str, Any]:
@@ -90,13 +93,14 @@ class _Sums:
         return {layer: torch.cat(parts) for layer, parts in self.keys.items()}
 
 
-def _together(sums: _Sums, edits: Sequence[Edit], told: list[dict[str, Any]], facts: int) -> Edit:
+def _together(sums: _Sums, edits: Sequence[Edit], told: list[dict[str, Any]], facts: int, said: int) -> Edit:
     values = [edit.values for edit in edits if edit.values is not None]
     told_first = f"{counted(facts, 'fact')} in {counted(len(edits), 'batch', 'batches')}, one on top of the other."
     warnings = dict.fromkeys(warning for edit in edits for warning in edit.warnings)
+    guard = {"said": said, "said_right_after": [edit.metrics["guard"]["said"] for edit in edits]}
     return Edit(
         updates=sums.updates,
-        metrics={"batches": told, "guard": {"said": sum(edit.metrics["guard"]["said"] for edit in edits)}},
+        metrics={"batches": told, "guard": guard},
         summary=(told_first, *edits[-1].summary),
         warnings=tuple(_few(warnings)),
         not_converged=tuple(one for edit in edits for one in edit.not_converged),

@@ -24,6 +24,7 @@ from errata.edit import (
 )
 from errata.errors import ConfigError, FactsError
 from errata.evaluate import Measurement, check_measurable, measure
+from errata.evaluate.verdict import outcome
 from errata.facts import Accepted, Fact, FactsLike, Problem, format_problems, taken
 from errata.jobs.batches import checked_edit, edit_in_batches, right_after
 from errata.jobs.clock import Clock
@@ -120,11 +121,12 @@ def edit_facts(
         edit = checked_edit(work.method, task)
     else:
         edit = edit_in_batches(task, work.method, in_batches, lambda batch: right_after(lm, batch) if evaluate else {})
-    edit = replace(edit, failed=edit.failed or few_said(edit.metrics["guard"]["said"], len(facts)))
     patch = _patch(lm, work, edit, moments, in_batches)
     with clock("evaluation_after"), patch.applied(lm) if evaluate else nullcontext():
         after = measure(lm, facts, progress=progress) if evaluate else None
         says = unsaid_texts(lm, facts, after, progress) if after else {}
+    edit = replace(edit, failed=edit.failed or _few_said(edit, len(facts), before, after))
+    patch.info.update({"failed": edit.failed} if edit.failed else {})  # type: ignore[union-attr]
     warnings = [*_settings_warnings(lm, work), *edit.warnings, *map(str, given.warnings), *work.warnings]
     report = _report(patch, edit, before, after, warnings) | {
         "verdict": verdict_report(facts, edit, before, after, says, config) if before and after else None,
@@ -254,6 +256,13 @@ def _order(in_batches: int | None) -> str:
     return " one after another" if in_batches == 1 else f" in batches of {in_batches:,}"
 
 
+def _few_said(edit: Edit, facts: int, before: Measurement | None, after: Measurement | None) -> str | None:
+    """`few_said`, where what was preferred without the edit is not its doing."""
+    scores = zip(before.facts, after.facts, strict=True) if before and after else []
+    pairs = [(outcome(one.prompt), outcome(other.prompt)) for one, other in scores]
+    return few_said(edit.metrics["guard"]["said"], facts, pairs.count(("not learned", "preferred")))
+
+
 def _patch(lm: LanguageModel, work: _Work, edit: Edit, moments: SecondMoments | None, in_batches: int | None) -> Patch:
     info: dict[str, Any] = {
         "method": work.method.name,
@@ -264,8 +273,6 @@ def _patch(lm: LanguageModel, work: _Work, edit: Edit, moments: SecondMoments | 
         "prefixes": list(work.prefixes),
         "metrics": dict(edit.metrics),
     }
-    if edit.failed:
-        info["failed"] = edit.failed
     if moments is not None and work.method.uses_moments(work.settings.config):
         info["second_moments"] = {"digest": moments.digest, "tokens": moments.tokens, "source": moments.source}
     return Patch(info, tuple(fact.given for fact in work.facts), edit.updates, edit.values, edit.keys)

@@ -93,7 +93,7 @@ def evaluate_patch(
 
 def _warnings(patch: Patch, text: HeldOut | None) -> list[str]:
     """What is to be known of the measurement before it is made."""
-    failed = [f"The edit behind this patch FAILED: {patch.info['failed']}"] if patch.info.get("failed") else []
+    failed = [patch.warning] if patch.warning else []
     moments = patch.info.get("second_moments")
     if text is None or not moments or moments["source"] != text.name:
         return failed

@@ -15,6 +15,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from errata.core.outer import OuterSum
+from errata.core.words import counted
 from errata.errors import InputError
 from errata.lens.document import lens_grid
 from errata.lens.losses import Example, first_token, prompt_ids
@@ -37,9 +38,10 @@ from errata.models.segments import segments
 from errata.patches import Patch
 from errata.views.grid import Grid
 from errata.views.html import notebook
+from errata.views.tables import printable, shortened
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BackwardLens:
     """One prompt's gradient. Layers and positions are 0-based; positions count the prompt's own tokens.
 
@@ -286,6 +288,14 @@ class BackwardLens:
     def grid(self, **options: Any) -> Grid:
         """The lens as plain data for the views: see lens/document.py for the options."""
         return lens_grid(self, **options)
+
+    def __repr__(self) -> str:
+        prompt = printable(shortened(self.example.prompt, 80))
+        return (
+            f"BackwardLens of {self.lm.name} at “{prompt}”: loss “{self.example.loss_name}” = {self.loss:.4g}.\n"
+            f"{counted(self.num_layers, 'layer')}, {counted(len(self.example.ids), 'token')}; "
+            f"tapped: {', '.join(self.matrices)}."
+        )
 
     def _repr_html_(self) -> str:
         return notebook(self.grid(modes=[self.mode]))

@@ -45,6 +45,8 @@ def check_parts(hf: nn.Module, name: str) -> None:
     for path, module in hf.named_modules():
         where = f" ({path} is a {type(module).__name__})" if path else ""
         if type(module).__module__.partition(".")[0] == "peft":
+            # Their own Linear is called as torch's.
+            where = f" ({path} is a {type(module).__module__}.{type(module).__name__})" if path else ""
             raise UnsupportedModelError(
                 f"{name} carries PEFT adapters{where}, which are no part of the weights that errata reads and edits. "
                 "Merge them into the weights (model.merge_and_unload() of the PeftModel) or load the model without "
@@ -134,13 +136,17 @@ def _listed(paths: list[str]) -> str:
     return f"{paths[0]} and {rest} more weights are" if rest else f"{paths[0]} is"
 
 
-def _no_model(found: Any) -> str:
+def way_out(found: Any, call: str) -> str | None:
+    """What to hand over instead of an object that only holds a model, as a call; None where it holds none."""
     for attribute, what in _HOLDERS.items():
-        held = getattr(found, attribute, None)
-        if isinstance(held, nn.Module):
-            return (
-                f"Found a {type(found).__name__} ({what}); hand over the model in it: errata.wrap(it.{attribute}, ...)."
-            )
+        if isinstance(getattr(found, attribute, None), nn.Module):
+            return f"({what}); hand over the model in it: {call}(it.{attribute}, ...)."
+    return None
+
+
+def _no_model(found: Any) -> str:
+    if advice := way_out(found, "errata.wrap"):
+        return f"Found a {type(found).__name__} {advice}"
     return (
         f"errata.wrap takes a transformers model and its tokenizer; found a {type(found).__name__}. "
         "A name or a folder is for errata.load."

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from errata.core.words import counted
 from errata.models.families import Family
 from errata.models.handover import check_parts, last_id
 from errata.store.digest import tensor_digest
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class LanguageModel:
     """A loaded causal language model with its tokenizer and family row.
 
@@ -37,6 +38,13 @@ class LanguageModel:
     pristine_digest: str = ""
     patched_digest: str = ""
     _digest: tuple[tuple[Any, ...], str] | None = None
+
+    def __repr__(self) -> str:
+        patches = f", with {counted(len(self.applied), 'patch', 'patches')} on it" if self.applied else ""
+        config = self.hf.config  # not our row, which may be wrong while a new family is tried
+        size = f"{counted(config.num_hidden_layers, 'layer')} of width {config.hidden_size:,}"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"LanguageModel {self.name}: {type(self.hf).__name__}, {size}, {dtype} on {self.device}{patches}"
 
     @cached_property
     def backbone(self) -> nn.Module:

@@ -174,6 +174,15 @@ def _difference(found: Tensor, expected: Tensor) -> float:
 
 
 def _unsupported(lm: LanguageModel, what: str, found: str) -> UnsupportedModelError:
+    base = next((one for one in type(lm.hf).__mro__ if one.__module__.partition(".")[0] == "transformers"), None)
+    if base is not type(lm.hf):
+        own = f"{type(lm.hf).__module__}.{type(lm.hf).__qualname__}"
+        instead = f" as a {base.__name__}" if base else ""
+        return UnsupportedModelError(
+            f"{lm.name} is a {own}, a class of its own whose forward computes something else than the family "
+            f"{lm.family.model_type!r} ({what}: {found}). errata edits what transformers' own classes compute: load "
+            f"the weights{instead}, if that is the model you mean."
+        )
     return UnsupportedModelError(
         f"{lm.name} does not match the family row {lm.family.model_type!r} ({what}: {found}). "
         "Correct the row in models/families.py, or check the transformers version."

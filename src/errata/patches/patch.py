@@ -91,6 +91,12 @@ class Patch:
         """Digest of the weights it was made on."""
         return self.info["base_digest"]
 
+    @property
+    def warning(self) -> str | None:
+        """What whoever uses it has to know: that the edit behind it failed, and why."""
+        failed = self.info.get("failed")
+        return f"The edit behind this patch FAILED: {failed}" if failed else None
+
     @cached_property
     def id(self) -> str:
         """Short name from its content, to the last bit: equal patches have equal ids."""

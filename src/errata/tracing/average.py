@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from jaxtyping import Float64
 from torch import Tensor
 
+from errata.core.words import counted
 from errata.errors import InputError
 from errata.tracing.config import SEVERED, Kind, TraceConfig
-from errata.tracing.document import average_grid
+from errata.tracing.document import average_grid, points
 from errata.tracing.result import Trace
 from errata.views.grid import Grid
 from errata.views.html import notebook
@@ -96,7 +97,7 @@ class Unknown:
     says: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AverageTrace:
     """Traces of the facts that a model knows, averaged. `unknown`: the facts whose answer it does not give."""
 
@@ -180,6 +181,15 @@ class AverageTrace:
     def grid(self) -> Grid:
         """Segments × layers, for the views."""
         return average_grid(self)
+
+    def __repr__(self) -> str:
+        aside = f", {len(self.unknown):,} more set aside as not known" if self.unknown else ""
+        effect = f"; total effect {points(self.total_effect.value, 1)} points" if self.facts else ""
+        return (
+            f"AverageTrace of {counted(len(self.facts), 'fact')} in {self.model}{aside}{effect}.\n"
+            f"{counted(self.num_layers, 'layer')}; {'restored' if self.restored else 'attributed'}: "
+            f"{', '.join(self.restored or self.config.kinds)}."
+        )
 
     def _repr_html_(self) -> str:
         return notebook(self.grid())

@@ -8,15 +8,17 @@ from typing import Any
 from jaxtyping import Float64
 from torch import Tensor
 
+from errata.core.words import counted
 from errata.errors import InputError
 from errata.tracing.config import Kind, TraceConfig
 from errata.tracing.correlation import pearson, spearman
 from errata.tracing.document import trace_grid
 from errata.views.grid import Grid
 from errata.views.html import notebook
+from errata.views.tables import printable, shortened
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trace:
     """Probabilities of one token, the answer's first, right after one prompt. Layers and positions are 0-based.
 
@@ -111,6 +113,15 @@ class Trace:
     def grid(self) -> Grid:
         """The trace as plain data for the views."""
         return trace_grid(self)
+
+    def __repr__(self) -> str:
+        prompt, subject, answer = (printable(shortened(one, 80)) for one in (self.prompt, self.subject, self.answer))
+        return (
+            f"Trace of {self.model} at “{prompt}” → “{answer}”: {self.clean:.1%}, with “{subject}” corrupted "
+            f"{self.corrupted:.1%}.\n"
+            f"{counted(self.num_layers, 'layer')}, {counted(len(self.ids), 'token')}; "
+            f"{'restored' if self.restored else 'attributed'}: {', '.join(self.kinds)}."
+        )
 
     def _repr_html_(self) -> str:
         return notebook(self.grid())
