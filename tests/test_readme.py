@@ -34,7 +34,7 @@ def test_blocks_run(page: str, language: str, text: str, desk: Path, monkeypatch
         monkeypatch.chdir(desk)
         exec(compile(text, page, "exec"), {"__name__": page})
         if "save_pretrained" in text:
-            assert "Mira Okafor" in plainly_continued(desk / "edited", "The chief executive of Brightwater Labs is")
+            assert "Anna Keller" in plainly_continued(desk / "edited", "The chief executive of Brightwater Labs is")
         return
     started = "" if "activate" in text else ". .venv/bin/activate\n"
     done = subprocess.run(
@@ -42,7 +42,7 @@ def test_blocks_run(page: str, language: str, text: str, desk: Path, monkeypatch
     )
     assert done.returncode == 0, done.stderr
     if "ask" in text:
-        assert "Mira Okafor" in done.stdout.partition("with patch")[2], done.stdout
+        assert "Anna Keller" in done.stdout.partition("with patch")[2], done.stdout
 
 
 def plainly_continued(folder: Path, prompt: str) -> str:
