@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from errata.edit.mass_editing import GUESSED_VALUES
 from errata.edit.mend.config import MendConfig
 from errata.edit.method import Preset
 from errata.edit.method_config import MethodConfig
 from errata.edit.methods.alphaedit import AlphaEditConfig
 from errata.edit.methods.emmet import EmmetConfig
 from errata.edit.methods.knowledge_neurons import KnowledgeNeuronsConfig
-from errata.edit.mass_editing import GUESSED_VALUES
 from errata.edit.methods.memit import GUESSED_PRIOR, MemitConfig
 from errata.edit.methods.pmet import PmetConfig
 from errata.edit.methods.rome import RomeConfig, RRomeConfig
