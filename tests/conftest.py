@@ -21,7 +21,12 @@ sys.path[:0] = [str(ROOT / "tests")]
 # What `--quick` keeps: of the families one with a gate and one that stores (in, out), no real model, no browser, and of
 # what runs whole jobs one command.
 _QUICK_FAMILIES, _QUICK_FOLDERS = {"llama", "gpt2"}, ("core", "store", "facts", "edit", "models", "patches")
-_QUICK_FILES = ("tests/test_house.py", "tests/cli/test_cli_edit.py")
+_QUICK_TESTS = ("tests/test_house.py", "tests/cli/test_cli_edit.py::test_what_it_writes")
+# Of the folders: what compiles, converts, kills processes or runs whole jobs.
+_SLOW_FILES = {
+    "test_chat.py", "test_undisturbed.py", "test_embedded.py", "test_handover.py", "test_collect.py", "test_hub.py",
+    "test_facts_properties.py", "test_facts_bad_files.py", "test_fine_tuning.py", "test_shift.py", "test_guard.py",
+}  # fmt: skip
 _SLOW_FIXTURES = {"smollm2", "browser", "data_dir", "gemma"}
 
 
@@ -41,7 +46,7 @@ def _is_quick(item):
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
     families = {value for value in parameters if isinstance(value, str) and value in _families()}
     return (
-        (path.as_posix() in _QUICK_FILES or path.parts[1] in _QUICK_FOLDERS)
+        (item.nodeid.startswith(_QUICK_TESTS) or (path.parts[1] in _QUICK_FOLDERS and path.name not in _SLOW_FILES))
         and families <= _QUICK_FAMILIES
         and not _SLOW_FIXTURES & set(item.fixturenames)
     )

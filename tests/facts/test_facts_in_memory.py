@@ -71,7 +71,7 @@ def test_what_is_no_fact_in_a_list_is_named_as_python_names_it(one, kind):
     for others in ([], [RECORD]):
         (problem,) = facts_of([*others, one]).problems
         assert problem.where == f"record {len(others) + 1}"
-        assert problem.reason == f"found {kind}; it must be a dictionary or an errata.Fact"
+        assert problem.reason == f"found {kind}; give a dictionary or an errata.Fact"
 
 
 def test_taken_raises_all_errors_or_goes_on():

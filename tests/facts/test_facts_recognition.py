@@ -140,7 +140,7 @@ def test_an_unknown_shape_is_one_error_with_the_shapes_and_an_example(tmp_path, 
 def test_what_is_no_record_is_told_beside_an_unknown_shape():
     found = facts_of([7, {"x": 1}])
     assert [problem.where for problem in found.problems] == ["record 1", "record 2"]
-    assert "the record is a number" in found.problems[0].reason
+    assert "found int; give a dictionary" in found.problems[0].reason
 
 
 @pytest.mark.parametrize(

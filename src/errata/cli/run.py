@@ -179,14 +179,15 @@ def with_patch(
         from errata.patches import Patch
 
         patch = Patch.load(folder)
-        if warn and patch.warning:
-            typer.echo(f"errata: {patch.warning}", err=True)
         made_on = patch.info["model"]
         if load["model"] is None:
             load = {**load, "model": made_on["name"], "revision": load["revision"] or made_on["revision"]}
         load = {**load, "dtype": load["dtype"] or made_on["dtype"]}
     defaults = {**load, "model": load["model"] or "smollm2", "dtype": load["dtype"] or "float32"}
     with _model_of(patch), command(defaults, progress or progress_on(quiet=True)) as lm:
+        if patch is not None and warn and patch.warning:
+            patch.check(lm)  # a patch that does not belong here is one error, without the warning
+            typer.echo(f"errata: {patch.warning}", err=True)
         yield lm, patch
 
 

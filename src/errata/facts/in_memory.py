@@ -78,7 +78,7 @@ def _record(one: Any, index: int) -> Record | Problem:
     where = f"record {index + 1}"
     if isinstance(one, (Fact, Mapping)):
         return Record(one, None, index, where)
-    return Problem("error", f"found {type(one).__name__}; it must be a dictionary or an errata.Fact", where=where)
+    return Problem("error", f"found {type(one).__name__}; give a dictionary or an errata.Fact", where=where)
 
 
 def _row(row: Mapping[Any, Any]) -> dict[str, Any]:
