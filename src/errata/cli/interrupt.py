@@ -1,7 +1,9 @@
 """Ctrl-C, noticed even where a library swallows it: transformers turns one that falls into a lazy import into an
 ImportError of its own, which must not be told as an error of the user's."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +26,12 @@ class Interrupts:
 
         def handler(_signal: int, _frame: FrameType | None) -> None:
             cls.pressed = True
+            if _loading("torch"):
+                # Native code that is loading turns an exception that passes through it into an abort. Nothing has begun
+                # yet, so the system may end the process as it ends others.
+                print("errata: interrupted.", file=sys.stderr, flush=True)
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                os.kill(os.getpid(), signal.SIGINT)
             raise KeyboardInterrupt
 
         previous = signal.signal(signal.SIGINT, handler)
@@ -31,3 +39,8 @@ class Interrupts:
             yield
         finally:
             signal.signal(signal.SIGINT, previous)
+
+
+def _loading(name: str) -> bool:
+    """Whether a module is being imported right now."""
+    return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))
