@@ -8,7 +8,9 @@ anything does.
 """
 
 import argparse
+import csv
 import difflib
+import io
 import json
 import os
 import re
@@ -91,7 +93,7 @@ COMMANDS: dict[str, list[str]] = {
 }  # fmt: skip
 _TIMES = re.compile(
     r"\d[\d,.]* ?(s|ms|min|h|MiB|GiB|s/edit)\b|\d+ min \d+ s"
-    r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?(Z|[+-]\d\d:\d\d)?"
+    r"|digest [0-9a-f]{12}\b|\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?(Z|[+-]\d\d:\d\d)?"
 )
 _MASKED_FIELDS = {"seconds", "kept_seconds", "peak_memory_mib", "created", "versions", "made", "time"}
 
@@ -178,7 +180,9 @@ def compared(before: Path, after: Path) -> list[str]:
 
 def counts(path: Path, side: Path) -> bool:
     """Kept things are named by digests of the code's versions; what is read of them stands in the results."""
-    return path.is_file() and not {"home", "records", "cells", "singles", "parts"} & set(path.relative_to(side).parts)
+    return path.is_file() and not {"home", "records", "cells", "singles", "parts", "prompts"} & set(
+        path.relative_to(side).parts
+    )
 
 
 def content(path: Path) -> str:
@@ -195,6 +199,8 @@ def content(path: Path) -> str:
         with safe_open(path, "pt") as file:
             return json.dumps({name: file.get_tensor(name).tolist() for name in sorted(file.keys())})
     text = path.read_text(encoding="utf-8")
+    if path.suffix == ".csv":
+        return json.dumps(masked(list(csv.DictReader(io.StringIO(text)))), indent=1)
     if path.suffix == ".json":
         return masked_text(json.dumps(masked(json.loads(text)), indent=1))
     return masked_text(text)
@@ -202,12 +208,20 @@ def content(path: Path) -> str:
 
 def masked(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: masked(item) for name, item in value.items() if name not in _MASKED_FIELDS}
+        kept = {name: item for name, item in value.items() if name not in _MASKED_FIELDS and "seconds_" not in name}
+        return {name: _without_key(item) if name == "second_moments" else masked(item) for name, item in kept.items()}
     return [masked(item) for item in value] if isinstance(value, list) else value
 
 
+def _without_key(moments: Any) -> Any:
+    """What second moments are kept under depends on the versions of the code."""
+    return {name: item for name, item in moments.items() if name != "digest"} if isinstance(moments, dict) else moments
+
+
 def masked_text(text: str) -> str:
-    return re.sub(r" +", " ", re.sub(r"-{3,}", "---", _TIMES.sub("TIME", text)))
+    plain = re.sub(r" +", " ", re.sub(r"-{3,}", "---", _TIMES.sub("TIME", text)))
+    # The last column of a benchmark's tables but for the notes: seconds of an edit.
+    return re.sub(r"\| [\d.]+ \| \|$", "| TIME | |", plain, flags=re.MULTILINE)
 
 
 if __name__ == "__main__":
