@@ -83,14 +83,14 @@ def test_rounding_is_no_growth_and_a_strength_of_nothing_cannot_be_raised(judge)
 
 def test_fewer_than_a_tenth_said_is_no_success():
     assert few_said(2, 20) is None
-    assert "of 20 facts the model says 1 afterwards" in (few_said(1, 20) or "")
-    assert "of 1 fact the model says none afterwards" in (few_said(0, 1) or "")
+    assert "Of 20 facts the model says 1 afterwards" in (few_said(1, 20) or "")
+    assert "Of 1 fact the model says none afterwards" in (few_said(0, 1) or "")
 
 
 def test_of_few_facts_one_that_is_preferred_is_enough():
     assert few_said(0, 1, preferred=1) is None
     assert few_said(0, 9, preferred=1) is None
-    assert "of 10 facts the model says none afterwards" in (few_said(0, 10, preferred=9) or "")
+    assert "Of 10 facts the model says none afterwards" in (few_said(0, 10, preferred=9) or "")
 
 
 SMALL = {"layers": (1, 2), "value_steps": 8, "prefixes": 0, "weight_decay": 0.0, "evaluate": False, "passes": 1}
@@ -105,7 +105,7 @@ def run(tmp_path, method="memit", **options):
 
 def test_an_edit_that_wrecks_the_weights_fails_marks_its_patch_and_says_what_was_tried(tmp_path):
     result = run(tmp_path, learning_rate=100.0, clamp=1e5, prior_weight=1e-9)
-    assert "no success" in result.report["failed"]
+    assert "kept to look at, not to use" in result.report["failed"]
     assert result.patch.info["failed"] == result.report["failed"]
     assert len(result.report["guard"]["given_up"]) == 3
     assert any("prior_weight was raised from 1e-09 to 1e-06" in text for text in result.report["warnings"])

@@ -172,7 +172,7 @@ def test_facts_that_later_batches_take_away_are_not_said(lm, tmp_path, monkeypat
     report = edit_facts(lm, facts, method="sgd", in_batches=1, layers=(3,), evaluate=False, cache=tmp_path).report
     assert report["guard"] == {"said": 0, "said_right_after": [1, 1, 0]}
     assert [batch["guard"]["excess"] for batch in report["batches"]] == [None] * 3
-    assert "of 3 facts the model says none afterwards" in report["failed"]
+    assert "Of 3 facts the model says none afterwards" in report["failed"]
 
 
 def test_a_patch_of_batches_is_saved_applied_and_undone(lm, moments, tmp_path):

@@ -83,7 +83,7 @@ def test_the_sentence_comes_first_and_the_tables_only_when_asked_for() -> None:
 
 def test_a_failed_edit_has_no_score_and_says_so_first() -> None:
     text = told(failed="The update is out of proportion.")
-    assert text.startswith("FAILED: The update is out of proportion. The patch is kept, marked as failed.\n")
+    assert text.startswith("FAILED: The update is out of proportion.\n")
     assert "| Score" not in text
     assert "| ES" in text
     assert "| Score" in told()

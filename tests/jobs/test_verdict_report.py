@@ -1,5 +1,7 @@
 """The verdict on an edit: its sentence, its cards with their reasons, and the fact that it shows."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -58,6 +60,11 @@ COUNTS = {"facts": 12, "said": 9, "preferred": 2, "not_learned": 1, "neighbours"
         ),
         (COUNTS | ONE | {"facts": 12, "preferred": 12}, "None of 12 facts is said, 12 only preferred."),
         (ONE | {"preferred": 1}, "The fact is only preferred, not said."),
+        (ONE | {"runs_on": 1}, "The fact is said, but the answer runs on."),
+        (
+            {"said": 7, "runs_on": 2, "neighbours": 0},
+            "7 of 12 facts are said, 2 said but run on, 2 only preferred, 1 not learned.",
+        ),
         (ONE | {"not_learned": 1}, "The fact is not learned."),
         ({"neighbours": 3, "neighbours_kept": 1, "said": 12, "preferred": 0, "not_learned": 0},
          "All 12 facts are said; 1 of 3 neighbours kept its answer."),
@@ -69,11 +76,20 @@ def test_the_sentence(changes, expected) -> None:
 
 FT = FineTuningConfig(layers=(1,), epochs=7)
 OTHER_WORDS = [prompt(0.1), prompt(0.9, said=True)]
+RIVAL = Fact(subject="The Louvre", prompt="The Louvre is in", target_new="Rome")
+LONG = replace(prompt(0.1), new=TargetScore(target="China", log_prob=-3.0, tokens=6, right=5))
+GOES_ON = replace(prompt(0.9, said=True), runs_on="town")
 REASONS = [
     # known, says, near, prompts, config, why, advice
     ({"nll": 2.0, "left": 0.9}, "x", None, [prompt(0.1)], CONFIG, "no target value was found: the", "clamp=1.5"),
     ({"nll": 2.0, "second_try": True}, "x", None, [prompt(0.1)], CONFIG, "nor one that would do", "value_steps=80"),
-    ({"nll": 0.1, "left": 0.9}, "x", (FACT, 0.97), [prompt(0.1)], CONFIG, "nearly the same (cosine 0.97)", "before"),
+    ({"nll": 0.4, "left": 0.1}, "x", None, [LONG], CONFIG, "of 6 tokens: the whole of it gets 9%", "steps=80"),
+    ({"nll": 0.1}, "Chinatown", None, [GOES_ON], CONFIG, "its last word or number: 'Chinatown'", "'China.'"),
+    ({"nll": 0.1, "left": 0.9}, "x", (RIVAL, 0.97), [prompt(0.1)], CONFIG, "nearly the same (cosine 0.97)", "before"),
+    ({"nll": 0.1, "left": 0.9}, "x", (FACT, 0.97), [prompt(0.1)], CONFIG, "about the same subject, ", "fewer facts"),
+    ({"nll": 0.1, "left": 0.1}, "x", (RIVAL, 0.97), [prompt(0.1)], CONFIG, "it is too weak", "passes=2"),
+    ({"nll": 0.1, "left": 0.1}, "in Indochina", None, [prompt(0.1)], CONFIG, "it is too weak", "passes=2"),
+    ({"nll": 0.1, "left": 0.1}, "China it is", None, [prompt(0.1)], CONFIG, "it is too weak", "passes=2"),
     ({"nll": 0.1}, "x", (FACT, 1.0), [prompt(0.1)], CONFIG, "their keys are the same, and", "edit one of them alone"),
     ({"nll": 0.1, "left": 0.9}, "x", None, [prompt(0.1)], CONFIG, "90% of the change did not land", "prior_weight=30 "),
     ({"nll": 0.1, "left": 0.1}, " the east of CHINA", None, [prompt(0.1)], CONFIG, "not right after", "ends where"),
@@ -135,13 +151,15 @@ def test_second_tries_are_told() -> None:
     counts = {**COUNTS, "of_facts": []}
     told = [
         headline({"verdict": {**counts, "second_tries": tries, "second_tries_found": found}}).splitlines()[1:]
-        for tries, found in ((0, 0), (1, 1), (1, 0), (2, 1))
+        for tries, found in ((0, 0), (1, 1), (1, 0), (2, 1), (2, 2), (2, 0))
     ]
     assert told == [
         [],
         ["1 fact needed a second try for its target value, which found one."],
         ["1 fact needed a second try for its target value, which found none either."],
-        ["2 facts needed a second try for their target values, 1 of them found one."],
+        ["2 facts needed a second try for their target values, and 1 of them found one."],
+        ["2 facts needed a second try for their target values, and all found one."],
+        ["2 facts needed a second try for their target values, and none found one."],
     ]
 
 

@@ -14,8 +14,8 @@ from errata.models import MERGED, LanguageModel, encode_targets, pad_right, run_
 
 # Tokens of a forward: more are no faster on a CPU.
 _AT_ONCE = 2048
-# Of five facts about a made-up firm SmolLM2 says four where the answers are names, and at most one where they are a
-# number, a date, an e-mail and a web address.
+# Of five facts about a made-up firm SmolLM2 says four where the answers are names, and none where they are a number, a
+# date, two addresses and a name.
 _CROWD = 5
 
 

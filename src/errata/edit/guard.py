@@ -87,7 +87,7 @@ def with_guard(lm: LanguageModel, facts: Sequence[Fact], edit: Edit) -> Edit:
 
 def failure(excess: str) -> str:
     """`Edit.failed` for what is wrong."""
-    return f"This edit is no success: {excess}. Its patch is kept to look at, not to use."
+    return f"{excess[0].upper()}{excess[1:]}. The patch is kept to look at, not to use."
 
 
 def few_said(said: int, facts: int, preferred: int = 0) -> str | None:

@@ -17,7 +17,7 @@ from errata.edit.targets import TargetValues
 from errata.edit.value_config import ValueConfig
 from errata.facts import Fact
 
-# With more, a model gives less than half of its probability.
+# NLL of half the probability: of a token of the answer, or of the whole of it.
 POOR_NLL = math.log(2)
 _CLAMP, _STEPS = 1.5, 2.5
 

@@ -45,7 +45,8 @@ def _continues_word(char: str) -> bool:
     return (char.isalnum() or char == "_" or unicodedata.category(char)[0] == "M") and not is_unspaced(char)
 
 
-def _at_word_boundaries(prompt: str, start: int, end: int) -> bool:
+def at_word_boundaries(prompt: str, start: int, end: int) -> bool:
+    """Whether characters `start` … `end` − 1 begin and end with words, as far as their scripts write spaces."""
     splits_before = start > 0 and _continues_word(prompt[start - 1]) and _continues_word(prompt[start])
     splits_after = end < len(prompt) and _continues_word(prompt[end - 1]) and _continues_word(prompt[end])
     return not (splits_before or splits_after)
@@ -58,7 +59,7 @@ def find_subject(prompt: str, subject: str) -> int:
     without spaces have a boundary at every character.
     """
     last = start = prompt.rfind(subject)
-    while start >= 0 and not _at_word_boundaries(prompt, start, start + len(subject)):
+    while start >= 0 and not at_word_boundaries(prompt, start, start + len(subject)):
         # One character short of a full overlap, so that overlapping occurrences are seen too.
         start = prompt.rfind(subject, 0, start + len(subject) - 1)
     return start if start >= 0 else last

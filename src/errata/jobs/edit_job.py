@@ -126,7 +126,8 @@ def edit_facts(
         after = measure(lm, facts, progress=progress) if evaluate else None
         says = unsaid_texts(lm, facts, after, progress) if after else {}
     edit = replace(edit, failed=edit.failed or _few_said(edit, len(facts), before, after))
-    patch.info.update({"failed": edit.failed} if edit.failed else {})  # type: ignore[union-attr]
+    if edit.failed:
+        patch = replace(patch, info={**patch.info, "failed": edit.failed})
     warnings = [*_settings_warnings(lm, work), *edit.warnings, *map(str, given.warnings), *work.warnings]
     report = _report(patch, edit, before, after, warnings) | {
         "verdict": verdict_report(facts, edit, before, after, says, config) if before and after else None,

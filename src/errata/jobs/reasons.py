@@ -11,6 +11,7 @@ from errata.edit import MethodConfig
 from errata.edit.second_try import POOR_NLL
 from errata.evaluate import FactScore, PromptScore
 from errata.facts import Fact
+from errata.facts.text import at_word_boundaries
 from errata.views.tables import shortened
 
 # Of the wanted change of a fact, this much must be left for it to be the cause; for a rival key to be, less.
@@ -38,7 +39,7 @@ def reason_of(
         _runs_on(fact, score)
         or _no_value(known, config)
         or _poor_value(score.prompt.new.tokens, known, config)
-        or _collides(near, known)
+        or _collides(fact, near, known)
         or _did_not_land(known, config)
         or _missed_by_method(known, config)
         or _later(fact, says)
@@ -82,15 +83,21 @@ def _poor_value(tokens: int, known: Mapping[str, Any], config: MethodConfig) -> 
     )
 
 
-def _collides(near: tuple[Fact, float] | None, known: Mapping[str, Any]) -> Reason | None:
+def _collides(fact: Fact, near: tuple[Fact, float] | None, known: Mapping[str, Any]) -> Reason | None:
     """A rival key is no cause where nearly all of the change landed."""
     if near is None or known.get("left", 1.0) < _SOME_LEFT:
         return None
     other, cosine = near
+    keys = "the same" if cosine > 0.9999 else f"nearly the same (cosine {cosine:.2f})"
+    if other.subject == fact.subject and cosine <= 0.9999:
+        return Reason(
+            f"another fact is about the same subject, {shortened(other.text, 80)!r} → "
+            f"{shortened(other.target_new, 40)!r}: their keys are {keys}, so that each is read for the other too.",
+            "fewer facts about this subject at once.",
+        )
     return Reason(
-        f"it collides with {named(other)} → {shortened(other.target_new, 40)!r}: their keys are "
-        f"{'the same' if cosine > 0.9999 else f'nearly the same (cosine {cosine:.2f})'}, and a key does not see what "
-        "follows the subject.",
+        f"it collides with {named(other)} → {shortened(other.target_new, 40)!r}: their keys are {keys}, and a key does "
+        "not see what follows the subject.",
         "put what tells the two apart before the subject or into it, or edit one of them alone.",
     )
 
@@ -120,9 +127,8 @@ def _missed_by_method(known: Mapping[str, Any], config: MethodConfig) -> Reason 
 
 
 def _later(fact: Fact, says: str) -> Reason | None:
-    answer = re.escape(fact.target_new.strip())
-    later = re.search(rf"(?<!\w){answer}(?!\w)", says, re.IGNORECASE)
-    if later is None or not says[: later.start()].strip():
+    places = re.finditer(re.escape(fact.target_new.strip()), says, re.IGNORECASE)
+    if not any(says[: one.start()].strip() and at_word_boundaries(says, *one.span()) for one in places):
         return None
     return Reason(
         "it says the answer, but not right after the prompt.",

@@ -59,11 +59,12 @@ def verdict_report(
     """The verdict as plain JSON: the counts, second tries, and under `of_facts` what became of each."""
     known, near = _known(edit, facts), _near(edit, facts, after)
     each = zip(facts, after.facts, known, near, strict=True)
-    tried = [one for one in known if one.get("second_try")]
+    tokens = [score.prompt.new.tokens for score in after.facts]
+    tried = [one["nll"] * count for one, count in zip(known, tokens, strict=True) if one.get("second_try")]
     return {
         **verdict_of(before.facts, after.facts).to_json(),
         "second_tries": len(tried),
-        "second_tries_found": sum(one["nll"] <= POOR_NLL for one in tried),
+        "second_tries_found": sum(nll <= POOR_NLL for nll in tried),
         "of_facts": [_of_fact(fact, score, one, says, config, other) for fact, score, one, other in each],
     }
 

@@ -14,7 +14,7 @@ _MOST_ROWS = 1000
 def headline(report: Mapping[str, Any]) -> str:
     """What an edit came to: the failure if it is one, the sentence, second tries, and cards of what is not said."""
     verdict = report.get("verdict")
-    parts = [f"FAILED: {report['failed']} The patch is kept, marked as failed."] if report.get("failed") else []
+    parts = [f"FAILED: {report['failed']}"] if report.get("failed") else []
     parts.append(verdict_sentence(report))
     if verdict is None:
         return "\n".join(parts)
@@ -97,7 +97,8 @@ def _second_tries(verdict: Mapping[str, Any]) -> str:
         return (
             f"1 fact needed a second try for its target value, which {'found one' if found else 'found none either'}."
         )
-    return f"{tries:,} facts needed a second try for their target values, {found:,} of them found one."
+    which = "and all" if found == tries else f"and {found:,} of them" if found else "and none"
+    return f"{tries:,} facts needed a second try for their target values, {which} found one."
 
 
 def _cards(of_facts: list[dict[str, Any]]) -> list[str]:
