@@ -14,6 +14,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -102,25 +103,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare the results of this tree with those of a commit.")
     parser.add_argument("commit")
     parser.add_argument("--only", help="names of commands, comma-separated")
-    parser.add_argument("--keep", type=Path, help="where the results stay")
+    parser.add_argument(
+        "--keep", type=Path, help="where the results stay: the commit's are not made again where they lie there"
+    )
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         base = (chosen.keep or Path(temporary)).resolve()
         base.mkdir(parents=True, exist_ok=True)
-        before = base / "commit"
-        subprocess.run(
-            ["git", "-C", ROOT, "worktree", "add", "--quiet", "--detach", "--force", before, chosen.commit], check=True
-        )
-        try:
-            make_inputs(base)
-            names = list(COMMANDS) if chosen.only is None else chosen.only.split(",")
-            sides = [run_all(base, name, tree, names) for name, tree in (("before", before), ("after", ROOT))]
-            differences = compared(*sides)
-        finally:
-            git("worktree", "remove", "--force", before)
+        names = list(COMMANDS) if chosen.only is None else chosen.only.split(",")
+        if not (base / "before").exists():
+            run_commit(base, chosen.commit, names)
+        differences = compared(base / "before", run_all(base, "after", ROOT, names), names)
     print(*differences, sep="\n")
     print(f"{len(differences)} differences." if differences else "Everything is the same.")
     sys.exit(bool(differences))
+
+
+def run_commit(base: Path, commit: str, names: list[str]) -> None:
+    """What the commit gives, in `before`, which takes its name when all of it is there."""
+    tree = base / "commit"
+    git("worktree", "add", "--quiet", "--detach", "--force", tree, commit)
+    try:
+        make_inputs(base)
+        run_all(base, "before.part", tree, names).rename(base / "before")
+    finally:
+        git("worktree", "remove", "--force", tree)
 
 
 def git(*words: str | Path) -> None:
@@ -141,6 +148,7 @@ def make_inputs(base: Path) -> None:
 def run_all(base: Path, name: str, tree: Path, commands: list[str]) -> Path:
     """Every command with `tree`'s code; what it prints stands beside what it writes."""
     work = base / name
+    shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     (work / "facts.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in FACTS))
     known = [fact for fact in FACTS if fact["subject"] in ("Toyota", "Rome")]
@@ -162,11 +170,12 @@ def run_all(base: Path, name: str, tree: Path, commands: list[str]) -> Path:
     return work
 
 
-def compared(before: Path, after: Path) -> list[str]:
-    """What differs, a line or a piece of a difference each."""
+def compared(before: Path, after: Path, commands: list[str]) -> list[str]:
+    """What differs, a line or a piece of a difference each; of some commands only what these wrote."""
     found = []
     names = [{path.relative_to(side) for path in side.rglob("*") if counts(path, side)} for side in (before, after)]
-    found += [f"only before: {name}" for name in sorted(names[0] - names[1])]
+    if len(commands) == len(COMMANDS):
+        found += [f"only before: {name}" for name in sorted(names[0] - names[1])]
     found += [f"only after: {name}" for name in sorted(names[1] - names[0])]
     for name in sorted(names[0] & names[1]):
         one, other = content(before / name), content(after / name)
