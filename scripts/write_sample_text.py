@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import errata
-from errata.models.generate import sample_ids
+from errata.models.run.generate import sample_ids
 
 
 def _words(text: str) -> list[str]:

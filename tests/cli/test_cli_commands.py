@@ -9,7 +9,7 @@ import pytest
 
 import errata as package
 from errata.edit import METHODS
-from errata.edit.descriptions import DESCRIPTIONS
+from errata.edit.settings.descriptions import DESCRIPTIONS
 
 
 @pytest.fixture

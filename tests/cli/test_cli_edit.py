@@ -30,7 +30,7 @@ def same(one, other) -> bool:
 @pytest.fixture
 def counted(monkeypatch) -> list[int]:
     """How many facts each call of target_values was given."""
-    from errata.edit import collect
+    from errata.edit.values import collect
 
     calls: list[int] = []
     real = collect.target_values
@@ -194,7 +194,7 @@ def test_interrupted_while_saving(errata, work, edit_arguments, monkeypatch, err
 def test_interrupted_between_batches_the_same_command_goes_on(
     errata, work, edit_arguments, counted, monkeypatch
 ) -> None:
-    from errata.edit import collect
+    from errata.edit.values import collect
 
     counting = collect.target_values
 
@@ -223,7 +223,7 @@ def test_a_numerical_failure_is_exit_code_1(errata, work, edit_arguments, monkey
     def fail(*_, **__):
         raise SingularSystemError("The system is singular.")
 
-    monkeypatch.setattr("errata.edit.mass_editing.solve", fail)
+    monkeypatch.setattr("errata.edit.methods.mass_editing.solve", fail)
     done = errata(*edit_arguments())
     assert (done.code, done.err) == (1, "errata: The system is singular.\n")
     assert not (work / "out").exists()

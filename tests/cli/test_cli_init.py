@@ -37,7 +37,7 @@ def test_the_embedded_model_takes_the_example(smollm2, tmp_path) -> None:
     from errata.facts import read_facts
     from errata.facts.example import write_example
     from errata.jobs.edit_job import edit_facts
-    from errata.models.generate import continue_texts
+    from errata.models.run.generate import continue_texts
     from errata.stats import Corpus
 
     write_example(tmp_path / "facts.jsonl")

@@ -84,10 +84,10 @@ def test_ctrl_c(work, command_line, edit_arguments) -> None:
 def test_ctrl_c_within_a_batch_loses_seconds_and_no_bit(
     errata, work, command_line, edit_arguments, monkeypatch
 ) -> None:
-    monkeypatch.setattr("errata.edit.halfway.EVERY", 0.0)
+    monkeypatch.setattr("errata.edit.values.halfway.EVERY", 0.0)
     arguments = edit_arguments("--no-evaluate", settings=SLOW)
     command = command_line(*arguments)
-    command[2] = f"import errata.edit.halfway; errata.edit.halfway.EVERY = 0.0; {command[2]}"
+    command[2] = f"import errata.edit.values.halfway; errata.edit.values.halfway.EVERY = 0.0; {command[2]}"
     halfway = work / "home" / "values" / "halfway"
     with stopped_midway(command, lambda: list(halfway.glob("*/*.safetensors"))) as process:
         process.send_signal(signal.SIGINT)

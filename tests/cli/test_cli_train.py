@@ -89,7 +89,7 @@ def test_options(train, work):
 
 
 def test_ctrl_c_keeps_what_was_done(train, work, monkeypatch):
-    from errata.edit.mend.training import Trainer
+    from errata.edit.methods.mend.trainer import Trainer
 
     advance = Trainer.advance
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from edit_helpers import FACTS, relative
 
-from errata.edit.attribution import Question, attributions
+from errata.edit.methods.knowledge_neurons.neuron_attribution import Question, attributions
 from errata.errors import NumericsError
 from errata.models import inputs_replaced, outputs_moved, run_layers
-from errata.models.projections import Place
+from errata.models.weights.projections import Place
 from reference import knowledge_neurons as reference
 from tiny import LAYERS, VARIANTS, fresh_model, proportioned_model, tiny_model
 

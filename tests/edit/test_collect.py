@@ -11,10 +11,10 @@ import pytest
 import torch
 from edit_helpers import FACTS, PREFIXES, InterruptingSink, relative
 
-from errata.edit import collect
-from errata.edit.collect import collect_values, plan_batches, value_keys
 from errata.edit.methods.memit import MemitConfig
-from errata.edit.targets import evaluations, target_values
+from errata.edit.values import collect
+from errata.edit.values.collect import collect_values, plan_batches, value_keys
+from errata.edit.values.targets import evaluations, target_values
 from errata.facts import Fact
 from tiny import fresh_model, tiny_model
 
@@ -296,7 +296,7 @@ class _Watching(InterruptingSink):
 @pytest.mark.parametrize("site", ["block", "attention and mlp"])
 def test_a_batch_that_is_stopped_goes_on_to_the_same_bits_wherever_it_was(tmp_path, monkeypatch, site) -> None:
     """Facts leave the batch at different steps; one run after another is stopped at its second step."""
-    monkeypatch.setattr("errata.edit.halfway.EVERY", 0.0)
+    monkeypatch.setattr("errata.edit.values.halfway.EVERY", 0.0)
     lm = tiny_model("llama")
     config = MemitConfig(layers=(1, 2), value_steps=8, learning_rate=0.5, stop_loss=5.9, weight_decay=0.0, clamp=20.0)
     whole = collect_values(lm, ALL, config, PREFIXES, site=site, cache=tmp_path / "whole")

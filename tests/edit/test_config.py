@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from errata.edit.method_config import parse_override
 from errata.edit.methods import memit as memit_module
 from errata.edit.methods.alphaedit import AlphaEditConfig
 from errata.edit.methods.memit import guess
 from errata.edit.methods.rome import RomeConfig
-from errata.edit.presets import PRESETS, presets_of
 from errata.edit.registry import METHODS, find_method
-from errata.edit.settings import find_preset, settings_for
+from errata.edit.settings.lookup import find_preset, settings_for
+from errata.edit.settings.method_config import parse_override
+from errata.edit.settings.presets import PRESETS, presets_of
 from errata.errors import ConfigError
 from tiny import LAYERS, fresh_model, tiny_model
 from type_checks import without_type_checks

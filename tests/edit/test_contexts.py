@@ -3,7 +3,7 @@
 import pytest
 
 from errata.edit import PRESETS, MemitConfig, context_prefixes
-from errata.edit.prefix_config import FIXED_PREFIXES
+from errata.edit.settings.prefix_config import FIXED_PREFIXES
 from errata.errors import ConfigError
 from tiny import tiny_model
 

@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from errata.edit import METHODS
-from errata.edit.descriptions import DESCRIPTIONS, field_meanings
-from errata.edit.method_config import MethodConfig
+from errata.edit.settings.descriptions import DESCRIPTIONS, field_meanings
+from errata.edit.settings.method_config import MethodConfig
 
 
 def test_every_method_is_described() -> None:

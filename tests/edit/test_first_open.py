@@ -7,10 +7,10 @@ import torch
 from edit_helpers import FACTS, relative
 
 from errata import edit_facts
-from errata.edit.first_open import first_open
-from errata.edit.methods.knowledge_neurons import KnowledgeNeuronsConfig
-from errata.edit.methods.shift import ShiftConfig
-from errata.edit.rows import rewriting_rows
+from errata.edit.methods.knowledge_neurons.knowledge_neurons import KnowledgeNeuronsConfig
+from errata.edit.methods.shift.shift import ShiftConfig
+from errata.edit.values.first_open import first_open
+from errata.edit.values.prompt_rows import rewriting_rows
 from errata.models import Place, encode_targets
 from reference import knowledge_neurons, shift
 from tiny import fresh_model

@@ -8,7 +8,7 @@ from errata import edit_facts
 from errata.core.updates import WeightUpdate
 from errata.edit import guard
 from errata.edit.guard import few_said
-from errata.edit.layer_loop import LayerEdit, Solution
+from errata.edit.values.layer_loop import LayerEdit, Solution
 from errata.stats import SecondMoments
 from tiny import tiny_model
 from type_checks import without_type_checks

@@ -17,10 +17,10 @@ from edit_helpers import (
 
 from errata.core.progress import SILENT
 from errata.core.updates import add_
-from errata.edit.keys import KeyFrontier
-from errata.edit.layer_loop import solve as solve_by
 from errata.edit.methods.memit import MemitConfig, RidgeRule
-from errata.edit.rows import key_rows
+from errata.edit.values.keys import KeyFrontier
+from errata.edit.values.layer_loop import solve as solve_by
+from errata.edit.values.prompt_rows import key_rows
 from errata.errors import NumericsError, SingularSystemError
 from errata.facts import Fact
 from errata.models import Place, contributed, run_layers, weights_restored
@@ -248,7 +248,7 @@ def test_equal_token_rows_are_run_once_and_have_one_key():
 
 @pytest.mark.parametrize("chunk_tokens", [1, 20, 50])
 def test_chunks_change_nothing(chunk_tokens, monkeypatch):
-    monkeypatch.setattr("errata.edit.keys._CHUNK_TOKENS", chunk_tokens)
+    monkeypatch.setattr("errata.edit.values.keys._CHUNK_TOKENS", chunk_tokens)
     _expect_reference(tiny_model("llama"), FACTS, CONFIG, PREFIXES)
 
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from errata.edit.mend.config import MendConfig, places_of
-from errata.edit.mend.editor import MendEditor, RunningMoments
-from errata.edit.mend.editor_file import load_editor, new_editor, save_editor
+from errata.edit.methods.mend.editor import MendEditor, RunningMoments
+from errata.edit.methods.mend.editor_file import load_editor, new_editor, save_editor
+from errata.edit.methods.mend.mend_config import MendConfig, places_of
 from errata.errors import ConfigError, CorruptFileError
 from errata.models import Place, mlp_matrices, weight_of
 from errata.store.tensors import load_tensors, save_tensors

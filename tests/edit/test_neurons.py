@@ -6,9 +6,9 @@ from edit_helpers import FACTS, InterruptingSink
 from hypothesis import given
 from hypothesis import strategies as st
 
-from errata.edit import neurons as module
-from errata.edit.attribution import Question
-from errata.edit.neurons import Search, collect_neurons, shared_neurons, strong_neurons
+from errata.edit.methods.knowledge_neurons import neuron_choice as module
+from errata.edit.methods.knowledge_neurons.neuron_attribution import Question
+from errata.edit.methods.knowledge_neurons.neuron_choice import Search, collect_neurons, shared_neurons, strong_neurons
 from reference import knowledge_neurons as reference
 from tiny import fresh_model, tiny_model
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from errata.edit.packing import packs, split_lengths
-from errata.edit.passes import Suffix, plan_passes
-from errata.edit.rows import Row
+from errata.edit.values.passes import Suffix, plan_passes
+from errata.edit.values.prompt_rows import Row
+from errata.models.run.packing import packs, split_lengths
 
 
 def _cost(counts, ranges, overhead):

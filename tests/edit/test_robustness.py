@@ -4,10 +4,10 @@ import pytest
 import torch
 from edit_helpers import FACTS, PREFIXES, REAL_FACTS, as_second_moments, relative
 
-from errata.edit.layer_loop import solve
 from errata.edit.methods.memit import MemitConfig, RidgeRule
-from errata.edit.robustness import REACH, robustness
-from errata.edit.targets import target_values
+from errata.edit.values.layer_loop import solve
+from errata.edit.values.robustness import REACH, robustness
+from errata.edit.values.targets import target_values
 from errata.evaluate import measure
 from errata.models import Place, updates_applied
 from reference import memit as reference

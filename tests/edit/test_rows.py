@@ -3,7 +3,7 @@
 import pytest
 from edit_helpers import FACTS
 
-from errata.edit.rows import essence_rows, key_rows, rewriting_rows, shared_lengths
+from errata.edit.values.prompt_rows import essence_rows, key_rows, rewriting_rows, shared_lengths
 from errata.errors import InputError
 from errata.facts import Fact, join_target
 from reference.answers import answer_tokens

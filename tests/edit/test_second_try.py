@@ -4,10 +4,10 @@ import pytest
 import torch
 from edit_helpers import FACTS, PREFIXES
 
-from errata.edit.collect import collect_values, value_keys
 from errata.edit.methods.memit import MemitConfig
-from errata.edit.second_try import POOR_NLL, later_config, with_second_try
-from errata.edit.targets import TargetValues
+from errata.edit.values.collect import collect_values, value_keys
+from errata.edit.values.second_try import POOR_NLL, later_config, with_second_try
+from errata.edit.values.targets import TargetValues
 from tiny import tiny_model
 
 ONE_TOKEN = [1] * len(FACTS)
@@ -76,7 +76,7 @@ def test_steps_stay_within_what_the_configuration_allows() -> None:
 def test_the_bits_of_what_was_found_at_once_do_not_change(tmp_path, monkeypatch) -> None:
     """On a model: with and without the second try, each kept under a key of its own."""
     poor = 5.0  # a random model is far from saying anything
-    monkeypatch.setattr("errata.edit.second_try.POOR_NLL", poor)
+    monkeypatch.setattr("errata.edit.values.second_try.POOR_NLL", poor)
     lm = tiny_model("llama")
     few = CONFIG.replace(value_steps=4, learning_rate=0.3)
 

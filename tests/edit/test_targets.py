@@ -4,9 +4,9 @@ import pytest
 import torch
 from edit_helpers import FACTS, PREFIXES, REAL_FACTS, relative, uneven_model
 
-from errata.edit.collect import collect_values
 from errata.edit.methods.memit import MemitConfig
-from errata.edit.targets import learning_rates, target_values
+from errata.edit.values.collect import collect_values
+from errata.edit.values.targets import learning_rates, target_values
 from errata.errors import NumericsError
 from errata.facts import Fact
 from errata.models import projection

@@ -5,7 +5,7 @@ import pytest
 from errata import Fact, measure
 from errata.evaluate.endings import run_on
 from errata.evaluate.verdict import outcome
-from errata.models.generate import continue_texts
+from errata.models.run.generate import continue_texts
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from errata.evaluate.generation import (
     words,
 )
 from errata.facts import Fact
-from errata.models.generate import sample_ids
+from errata.models.run.generate import sample_ids
 from reference import evaluation as reference
 from tiny import VARIANTS, tiny_model
 

@@ -96,8 +96,8 @@ def test_the_preset_is_the_one_for_a_batch(lm, moments, tmp_path, monkeypatch):
 
 def test_mend_in_batches(lm, tmp_path):
     """Its editor belongs to the unedited weights, which later batches no longer find."""
-    from errata.edit.mend.config import MendConfig
-    from errata.edit.mend.editor_file import new_editor, save_editor
+    from errata.edit.methods.mend.editor_file import new_editor, save_editor
+    from errata.edit.methods.mend.mend_config import MendConfig
 
     config = MendConfig(layers=(2,), matrices="down", rank=4, start_rate=1e-3)
     save_editor(tmp_path / "editor.safetensors", new_editor(lm, config), lm, config, {})

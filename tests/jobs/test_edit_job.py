@@ -17,7 +17,7 @@ from errata.jobs import edit_job
 from errata.jobs.demo_job import demo_facts
 from errata.jobs.summary import summary
 from errata.models import Place, run_taps
-from errata.models.generate import continue_texts
+from errata.models.run.generate import continue_texts
 from errata.stats import Corpus, second_moments
 from tiny import tiny_model
 
@@ -183,7 +183,7 @@ def test_moments_that_lack_a_layer_are_refused_before_any_value(edit, tmp_path, 
         tiny_model("llama"), [1], corpus=Corpus.from_texts(TEXTS), tokens=200, cache=tmp_path / "moments"
     )
     monkeypatch.setattr(
-        "errata.edit.mass_editing.collect_values", lambda *_, **__: pytest.fail("target values were begun")
+        "errata.edit.methods.mass_editing.collect_values", lambda *_, **__: pytest.fail("target values were begun")
     )
     with pytest.raises(ConfigError, match="2"):
         edit(moments=moments)
@@ -204,7 +204,9 @@ def test_bad_input_is_refused_before_any_work(edit, monkeypatch, options, error,
     for work in ("compute", "prepare"):
         if error is not CorpusError:
             monkeypatch.setattr(f"errata.jobs.stats_job.{work}", lambda *_, **__: pytest.fail("work was begun"))
-    monkeypatch.setattr("errata.edit.mass_editing.collect_values", lambda *_, **__: pytest.fail("work was begun"))
+    monkeypatch.setattr(
+        "errata.edit.methods.mass_editing.collect_values", lambda *_, **__: pytest.fail("work was begun")
+    )
     with pytest.raises(error, match=named):
         edit(**options)
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from errata.core.progress import SILENT
-from errata.edit.attribution import Question
-from errata.edit.checkpoint import Checkpoint
-from errata.edit.collect import value_keys
+from errata.edit.methods.knowledge_neurons.neuron_attribution import Question
+from errata.edit.methods.knowledge_neurons.neuron_choice import Search, _keys
 from errata.edit.methods.memit import MemitConfig
-from errata.edit.neurons import Search, _keys
-from errata.edit.training_config import FineTuningConfig
+from errata.edit.settings.training_config import FineTuningConfig
+from errata.edit.training.checkpoint import Checkpoint
+from errata.edit.values.collect import value_keys
 from errata.facts import Fact
 from errata.jobs.bench.job import _shared
 from errata.jobs.eval_states import model_digest

@@ -4,7 +4,7 @@ import pytest
 
 from errata.errors import CorpusError
 from errata.jobs.held_out import held_out
-from errata.models.generate import sample_ids
+from errata.models.run.generate import sample_ids
 from errata.stats import Corpus
 from tiny import tiny_model
 

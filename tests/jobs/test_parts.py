@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from errata.errors import StorageError
-from errata.jobs.parts import Parts, write_parquet
 from errata.store import digest
+from errata.store.tables import Parts, write_parquet
 
 COLUMNS = {"id": "string", "number": "int32", "value": "float64", "right": "bool"}
 

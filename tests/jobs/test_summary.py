@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from errata.edit import mass_editing
+from errata.edit.methods import mass_editing
 from errata.jobs.summary import metrics_table, summary
 
 NAMES = ("score", "es", "ps", "ns", "accuracy", "paraphrase_accuracy", "neighbour_accuracy")

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from errata import edit_facts
-from errata.edit.mend import training
-from errata.edit.mend.checkpoint import checkpoint_path
-from errata.edit.mend.editor_file import load_editor
+from errata.edit.methods.mend.editor_file import load_editor
+from errata.edit.methods.mend.mend import trainer as training
+from errata.edit.methods.mend.trainer_state import checkpoint_path
 from errata.errors import ConfigError, CorpusError, CorruptFileError, FactsError, NumericsError, StorageError
 from errata.facts import Fact, Neighbour
 from errata.jobs import train_job, train_work

@@ -13,7 +13,7 @@ from errata.jobs.demo_job import _mark
 from errata.jobs.reasons import reason_of
 from errata.jobs.verdict import best_example, verdict_report
 from errata.jobs.verdict_text import headline, sentence
-from errata.models.generate import continue_texts
+from errata.models.run.generate import continue_texts
 from errata.stats import Corpus
 from tiny import knowing_hf, tiny_tokenizer
 

@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from errata.edit import check_facts
-from errata.edit.rows import rewriting_rows
+from errata.edit.values.prompt_rows import rewriting_rows
 from errata.evaluate import measure
 from errata.facts import Fact, join_target, read_facts
 from errata.lens import backward_lens

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from errata.edit.rows import rewriting_rows
+from errata.edit.values.prompt_rows import rewriting_rows
 from errata.errors import FactsError, InputError, ModelError
 from errata.evaluate import measure
 from errata.facts import Fact, Neighbour

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from errata.errors import ModelError, ModelNotFoundError, StorageError
-from errata.models import embedded
-from errata.models.embedded import EmbeddedModel, embedded_model
+from errata.models.families.embedded import EmbeddedModel, embedded_model
+from errata.models.families.rows import embedded
 
 CONTENT = b"packed weights"
 PACKAGE = "toy_embedded_package"
@@ -163,7 +163,7 @@ def test_who_waits_finds_the_finished_folder(monkeypatch):
 
 KILLED = """
 import json, sys, time
-from errata.models import embedded
+from errata.models.families.rows import embedded
 def convert(source, folder):
     (folder / "model.safetensors").write_bytes(b"half")
     print("converting", flush=True)

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from errata.errors import ConfigError, InputError, NumericsError
 from errata.models import encode, wrap
-from errata.models.generate import continue_texts, next_tokens, sample_ids
+from errata.models.run.generate import continue_texts, next_tokens, sample_ids
 from reference import generation as reference
 from tiny import VARIANTS, tiny_hf, tiny_model, tiny_tokenizer
 

@@ -7,7 +7,7 @@ import torch
 
 import errata
 from errata.models import given_model, takes_model
-from errata.models.given import expect_wrapped
+from errata.models.families.given import expect_wrapped
 from tiny import tiny_hf, tiny_model, tiny_tokenizer
 
 # Every public function that works on a model.

@@ -10,7 +10,7 @@ from errata.jobs.ask_job import ask
 from errata.jobs.edit_job import edit_facts
 from errata.lens import backward_lens
 from errata.models import Place, pad_right, run_backward, run_layers, run_taps, tuned, wrap
-from errata.models.generate import sample_ids
+from errata.models.run.generate import sample_ids
 from errata.tracing import trace
 from tiny import fresh_model, tiny_hf, tiny_tokenizer
 

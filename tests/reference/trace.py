@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from errata.models import LanguageModel
-from errata.models.projections import Place, projection
+from errata.models.weights.projections import Place, projection
 
 
 def corrupted_batch(lm: LanguageModel, ids, first, last, subject):

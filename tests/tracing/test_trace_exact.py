@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from errata.models.interventions import token_embeddings
+from errata.models.run.interventions import token_embeddings
 from errata.tracing import KINDS, SEVERED, TraceConfig, trace
 from errata.tracing.corruption import corrupted_subject, subject_std
 from errata.tracing.prompts import traced_prompt

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def run_models() -> None:
     """The families, the known settings of every method, and what is installed."""
     from errata.edit import METHODS, presets_of
-    from errata.models.embedded import EMBEDDED_MODELS
-    from errata.models.families import FAMILIES
+    from errata.models.families.embedded import EMBEDDED_MODELS
+    from errata.models.families.rows import FAMILIES
     from errata.views.tables import text_table
 
     typer.echo("Families (dense decoders of any size):")
@@ -82,7 +82,7 @@ def _method_table(method: Method) -> str:
 
 def _method_page(method: Method, *, width: int) -> str:
     from errata.edit import presets_of
-    from errata.edit.descriptions import DESCRIPTIONS, field_meanings
+    from errata.edit.settings.descriptions import DESCRIPTIONS, field_meanings
 
     writes, paper = DESCRIPTIONS[method.name]
     meanings = field_meanings(method.config_type)

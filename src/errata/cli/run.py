@@ -210,7 +210,7 @@ def command(load: dict[str, Any], progress: ProgressSink) -> Iterator[LanguageMo
     """The model a command works on, in a process of our own (so its allocator may be tuned)."""
     from errata.core.allocator import keep_freed_memory
     from errata.models import load as load_model
-    from errata.models.embedded import quiet_transformers
+    from errata.models.families.embedded import quiet_transformers
 
     keep_freed_memory()
     _warn_of_slow(load)
@@ -258,7 +258,7 @@ def check_layers(asked: Sequence[tuple[int, ...]], load: dict[str, Any]) -> None
     """ConfigError where the model has fewer layers than are asked for, from its configuration alone."""
     from errata.edit import MethodConfig
     from errata.models import config_at_hand
-    from errata.models.embedded import quiet_transformers
+    from errata.models.families.embedded import quiet_transformers
 
     if not asked:
         return

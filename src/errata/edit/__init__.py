@@ -1,22 +1,22 @@
 """Editing: the methods, each behind one interface, and what they share."""
 
 from errata.edit.check import check_facts
-from errata.edit.collect import collect_values
-from errata.edit.contexts import context_prefixes
 from errata.edit.guard import few_said, said_now, with_guard
-from errata.edit.keys import bare_keys
-from errata.edit.layer_loop import LayerEdit, Solution, solve
-from errata.edit.mend.config import MendConfig
 from errata.edit.method import Edit, EditTask, Method, Preset
-from errata.edit.method_config import MethodConfig, parse_layers, parse_override
-from errata.edit.methods.knowledge_neurons import KnowledgeNeuronsConfig
+from errata.edit.methods.knowledge_neurons.knowledge_neurons import KnowledgeNeuronsConfig
 from errata.edit.methods.memit import MemitConfig
-from errata.edit.methods.shift import ShiftConfig
-from errata.edit.preset_file import PresetFile, read_preset, write_preset
-from errata.edit.presets import PRESETS, presets_of
+from errata.edit.methods.mend.mend_config import MendConfig
+from errata.edit.methods.shift.shift import ShiftConfig
 from errata.edit.registry import METHODS, find_method
-from errata.edit.settings import Settings, find_preset, method_of, opened_preset, settings_for
-from errata.edit.targets import TargetValues, target_values
+from errata.edit.settings.lookup import Settings, find_preset, method_of, opened_preset, settings_for
+from errata.edit.settings.method_config import MethodConfig, parse_layers, parse_override
+from errata.edit.settings.preset_file import PresetFile, read_preset, write_preset
+from errata.edit.settings.presets import PRESETS, presets_of
+from errata.edit.values.collect import collect_values
+from errata.edit.values.contexts import context_prefixes
+from errata.edit.values.keys import bare_keys
+from errata.edit.values.layer_loop import LayerEdit, Solution, solve
+from errata.edit.values.targets import TargetValues, target_values
 
 __all__ = [
     "METHODS",

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import torch
 
 from errata.core.words import counted
-from errata.edit.packing import packs
-from errata.edit.rows import Row, rewriting_rows
+from errata.edit.values.prompt_rows import Row, rewriting_rows
 from errata.errors import InputError
 from errata.facts import Fact, Problem
 from errata.models import MERGED, LanguageModel, encode_targets, pad_right, run_layers, token_reason
+from errata.models.run.packing import packs
 
 # Tokens of a forward: more are no faster on a CPU.
 _AT_ONCE = 2048

@@ -13,9 +13,9 @@ from typing import Any
 from errata.core.updates import WeightUpdate
 from errata.core.words import counted
 from errata.edit.check import answered
-from errata.edit.layer_loop import Solution
 from errata.edit.method import Edit
-from errata.edit.rows import rewriting_rows
+from errata.edit.values.layer_loop import Solution
+from errata.edit.values.prompt_rows import rewriting_rows
 from errata.facts import Fact
 from errata.models import LanguageModel, Place, relative_norm, updates_applied, weight_of
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from errata.core.progress import ProgressSink
 from errata.core.updates import WeightUpdate
-from errata.edit.method_config import MethodConfig
+from errata.edit.settings.method_config import MethodConfig
 from errata.facts import Fact
 from errata.models import LanguageModel, Place
 from errata.stats import SecondMoments

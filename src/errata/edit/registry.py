@@ -6,12 +6,12 @@ from errata.edit.method import Method
 from errata.edit.methods.alphaedit import ALPHAEDIT
 from errata.edit.methods.emmet import EMMET
 from errata.edit.methods.fine_tuning import FT, FT_L, FT_W
-from errata.edit.methods.knowledge_neurons import KNOWLEDGE_NEURONS
+from errata.edit.methods.knowledge_neurons.knowledge_neurons import KNOWLEDGE_NEURONS
 from errata.edit.methods.memit import MEMIT
-from errata.edit.methods.mend import MEND
+from errata.edit.methods.mend.mend import MEND
 from errata.edit.methods.pmet import PMET
 from errata.edit.methods.rome import R_ROME, ROME
-from errata.edit.methods.shift import SHIFT
+from errata.edit.methods.shift.shift import SHIFT
 from errata.edit.methods.single_step import ADAM, SGD
 from errata.errors import ConfigError
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from errata.facts.text import is_unspaced
 from errata.models import LanguageModel, TargetRow
-from errata.models.generate import appended_text, sample_ids
+from errata.models.run.generate import appended_text, sample_ids
 
 # Tokens looked at behind the answer: a number's separator and the digit after it.
 _LOOK = 2

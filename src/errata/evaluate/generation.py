@@ -18,7 +18,7 @@ from errata.errors import ConfigError
 from errata.facts import Fact, Problem
 from errata.facts.text import UNSPACED_BLOCKS
 from errata.models import LanguageModel
-from errata.models.generate import prompt_ids, sample_ids
+from errata.models.run.generate import prompt_ids, sample_ids
 
 # Words with their inner apostrophes and hyphens, numbers with their separators, every other sign by itself: near to the
 # Penn Treebank tokens of the published numbers, which nltk makes (that splits "don't" in two). In scripts written

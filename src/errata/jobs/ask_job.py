@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from errata.facts.checks import check_prompt
 from errata.models import LanguageModel, chat_prompt, has_chat, takes_model
-from errata.models.generate import continue_texts, end_ids, next_tokens
+from errata.models.run.generate import continue_texts, end_ids, next_tokens
 from errata.patches import Patch
 
 

@@ -13,7 +13,7 @@ from errata.jobs.results import check_out, save_run
 from errata.jobs.summary import summary
 from errata.jobs.verdict import best_example
 from errata.models import LanguageModel
-from errata.models.generate import continue_texts
+from errata.models.run.generate import continue_texts
 from errata.views.shell import command_line
 from errata.views.tables import shortened, text_table
 

@@ -20,11 +20,11 @@ from errata.jobs.eval_states import Chunk, State, chunks_of, model_digest
 from errata.jobs.evaluation import Evaluation, StateSummary
 from errata.jobs.held_out import HeldOut, held_out
 from errata.jobs.memory import peak_memory_mib
-from errata.jobs.parts import Parts
 from errata.models import LanguageModel, facts_in_chat, takes_model
 from errata.patches import Patch, provenance
 from errata.stats import Corpus
 from errata.store import atomic_write_text, digest, home
+from errata.store.tables import Parts
 
 # Facts whose prompts are tokenized at a time when they are checked.
 _CHECKED_AT_ONCE = 1000

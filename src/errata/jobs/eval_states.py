@@ -12,9 +12,9 @@ from errata.evaluate import FactScore
 from errata.evaluate.generation import GenerationConfig, generate, generation_prompts
 from errata.facts import Fact
 from errata.jobs.eval_rows import STATE, Row, fact_scores, measured_rows
-from errata.jobs.parts import Parts
 from errata.models import LanguageModel, fingerprint
 from errata.store import digest
+from errata.store.tables import Parts
 
 CODE_VERSION = 3
 # Some seconds of a small model's work on a CPU: what a stopped run loses at most.

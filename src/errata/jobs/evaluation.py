@@ -13,7 +13,7 @@ from errata.evaluate.scores import all_metrics
 from errata.evaluate.verdict import Verdict
 from errata.jobs.eval_rows import Row, result_columns, result_rows
 from errata.jobs.eval_states import Chunk, State, text_columns, text_rows
-from errata.jobs.parts import write_parquet
+from errata.store.tables import write_parquet
 
 
 @dataclass(frozen=True)

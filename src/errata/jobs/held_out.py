@@ -7,7 +7,7 @@ from pathlib import Path
 
 from errata.errors import CorpusError
 from errata.models import LanguageModel, encode
-from errata.models.generate import sample_ids
+from errata.models.run.generate import sample_ids
 from errata.stats import Corpus, open_corpus
 from errata.stats.samples import SAMPLE_TOKENS, start_token
 

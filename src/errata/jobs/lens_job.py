@@ -11,7 +11,7 @@ from errata.lens import BackwardLens
 from errata.lens.document import tables_grid
 from errata.lens.table import LensTable
 from errata.models import LanguageModel
-from errata.models.generate import continue_texts, next_tokens
+from errata.models.run.generate import continue_texts, next_tokens
 from errata.store import atomic_write_text
 from errata.store.atomic import atomic_file, check_writable, storage_errors
 from errata.views.grid import Grid

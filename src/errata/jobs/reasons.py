@@ -8,7 +8,7 @@ from typing import Any
 
 from errata.core.words import counted
 from errata.edit import MethodConfig
-from errata.edit.second_try import POOR_NLL
+from errata.edit.values.second_try import POOR_NLL
 from errata.evaluate import FactScore, PromptScore
 from errata.facts import Fact
 from errata.facts.text import at_word_boundaries

@@ -9,10 +9,10 @@ from errata.core.progress import SILENT, ProgressSink
 from errata.core.words import counted
 from errata.errors import FactsError, InputError
 from errata.facts import Fact, FactsLike, taken
-from errata.jobs.records import read_record, write_record
 from errata.jobs.usable import usable_facts
 from errata.models import LanguageModel, facts_in_chat, fingerprint, takes_model, token_texts
 from errata.store import digest, home
+from errata.store.records import read_record, write_record
 from errata.tracing import Trace, TraceConfig, config_of, positions_run, restored_positions, trace_prompt
 from errata.tracing.average import AverageTrace, FactTrace, Unknown, fact_trace
 from errata.tracing.corruption import corrupted_subject, subject_std

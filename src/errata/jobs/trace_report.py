@@ -9,8 +9,8 @@ from typing import Any
 from errata.core.words import counted
 from errata.facts import Fact
 from errata.jobs.output_folder import OutputFolder
-from errata.jobs.parts import write_parquet
 from errata.store import atomic_write_text
+from errata.store.tables import write_parquet
 from errata.tracing import Trace
 from errata.tracing.average import LAST_SUBJECT, AverageTrace, Mean
 from errata.tracing.config import SEVERED

@@ -9,10 +9,10 @@ from typing import Any
 
 from errata.core.progress import SILENT, ProgressSink
 from errata.core.words import counted
-from errata.edit.mend.checkpoint import checkpoint_path, load_checkpoint_, save_checkpoint
-from errata.edit.mend.editor_file import load_editor, new_editor, save_editor
-from errata.edit.mend.training import Standing, StepReport, Trainer, train
-from errata.edit.mend.validation import Validation
+from errata.edit.methods.mend.editor_file import load_editor, new_editor, save_editor
+from errata.edit.methods.mend.trainer import Standing, StepReport, Trainer, train
+from errata.edit.methods.mend.trainer_state import checkpoint_path, load_checkpoint_, save_checkpoint
+from errata.edit.methods.mend.validation import Validation
 from errata.errors import ConfigError, NumericsError, StorageError
 from errata.facts import FactsLike, taken
 from errata.jobs.progress import duration

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from errata.core.progress import ProgressSink
 from errata.edit import Edit, MethodConfig
-from errata.edit.second_try import POOR_NLL
+from errata.edit.values.second_try import POOR_NLL
 from errata.evaluate import FactScore, Measurement
 from errata.evaluate.requirements import Requirement
 from errata.evaluate.verdict import outcome, verdict_of
 from errata.facts import Fact
 from errata.jobs.reasons import reason_of
 from errata.models import LanguageModel
-from errata.models.generate import continue_texts, prompt_ids
+from errata.models.run.generate import continue_texts, prompt_ids
 
 # Tokens of what is generated for a fact that is not said: enough to see what comes instead.
 _TOKENS = 12

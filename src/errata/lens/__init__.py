@@ -6,7 +6,7 @@ from errata.lens.losses import LOSSES
 from errata.lens.modes import MODES, Reader
 from errata.lens.neurons import NeuronTable
 from errata.lens.table import LensTable
-from errata.models.segments import SEGMENTS
+from errata.models.text.segments import SEGMENTS
 
 __all__ = [
     "LOSSES",

@@ -33,8 +33,8 @@ from errata.models import (
     projection,
     run_taps,
 )
-from errata.models.backward import widened
-from errata.models.segments import segments
+from errata.models.run.backward import widened
+from errata.models.text.segments import segments
 from errata.patches import Patch
 from errata.views.grid import Grid
 from errata.views.html import notebook

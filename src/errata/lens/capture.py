@@ -24,8 +24,8 @@ from errata.models import (
     run_backward,
     takes_model,
 )
-from errata.models.backward import widened
-from errata.models.segments import segments
+from errata.models.run.backward import widened
+from errata.models.text.segments import segments
 
 
 @takes_model

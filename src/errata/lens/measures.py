@@ -18,7 +18,7 @@ from errata.models import (
     run_taps,
     weights_restored,
 )
-from errata.models.backward import widened
+from errata.models.run.backward import widened
 
 # Of the neurons of a layer, as many of each tenth of them by norm.
 _NEURONS_A_TENTH = 3

@@ -1,11 +1,12 @@
 """Models: families as rows of one table, loading, partial runs, and the one view that everything else uses."""
 
-from errata.models.backward import Backward, gradients, run_backward, run_taps, widened
-from errata.models.chat import as_chat, chat_prompt, facts_in_chat, has_chat, in_chat, reply
-from errata.models.families import FAMILIES, Family
-from errata.models.given import expect_wrapped, given_model, takes_model
-from errata.models.identity import config_digest, fingerprint, ingredients, tokenizer_digest
-from errata.models.interventions import (
+from errata.models.families.fingerprint import config_digest, fingerprint, ingredients, tokenizer_digest
+from errata.models.families.given import expect_wrapped, given_model, takes_model
+from errata.models.families.load import config_at_hand, load, wrap
+from errata.models.families.rows import FAMILIES, Family
+from errata.models.language_model import LanguageModel
+from errata.models.run.backward import Backward, gradients, run_backward, run_taps, widened
+from errata.models.run.interventions import (
     Held,
     embeddings_replaced,
     mlps_run_at,
@@ -13,10 +14,8 @@ from errata.models.interventions import (
     outputs_kept,
     token_embeddings,
 )
-from errata.models.language_model import LanguageModel
-from errata.models.load import config_at_hand, load, wrap
-from errata.models.low_rank import RowFactors, rows_updated
-from errata.models.partial import (
+from errata.models.run.low_rank import RowFactors, rows_updated
+from errata.models.run.partial import (
     KeyValues,
     Run,
     inputs_replaced,
@@ -26,7 +25,20 @@ from errata.models.partial import (
     outputs_shifted,
     run_layers,
 )
-from errata.models.projections import (
+from errata.models.run.tuned import Tuned, tuned
+from errata.models.text.chat import as_chat, chat_prompt, facts_in_chat, has_chat, in_chat, reply
+from errata.models.text.tokens import (
+    MERGED,
+    Encoding,
+    TargetRow,
+    encode,
+    encode_targets,
+    pad_right,
+    shared_length,
+    token_texts,
+)
+from errata.models.text.vocabulary import token_reason
+from errata.models.weights.projections import (
     ATTENTION_MATRICES,
     MLP_MATRICES,
     WRITING,
@@ -42,19 +54,7 @@ from errata.models.projections import (
     weights_restored,
     write_weight_,
 )
-from errata.models.tokens import (
-    MERGED,
-    Encoding,
-    TargetRow,
-    encode,
-    encode_targets,
-    pad_right,
-    shared_length,
-    token_texts,
-)
-from errata.models.tuned import Tuned, tuned
-from errata.models.vocabulary import token_reason
-from errata.models.written import Writing, contributed, direction_to_write, gains, to_write, usual_contribution
+from errata.models.weights.written import Writing, contributed, direction_to_write, gains, to_write, usual_contribution
 
 __all__ = [
     "ATTENTION_MATRICES",

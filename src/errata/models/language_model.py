@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from errata.core.words import counted
-from errata.models.families import Family
-from errata.models.handover import check_parts, last_id
+from errata.models.families.handover import check_parts, last_id
+from errata.models.families.rows import Family
 from errata.store.digest import tensor_digest
 
 if TYPE_CHECKING:

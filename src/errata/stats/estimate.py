@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from errata.core.moments import zero_panels
-from errata.models.generate import sample_ids
+from errata.models.run.generate import sample_ids
 from errata.stats.one_pass import add_batch_
 from errata.stats.running import RunningSum
 from errata.stats.samples import SampledTokens, start_token

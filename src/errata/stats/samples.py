@@ -7,7 +7,7 @@ import torch
 
 from errata.errors import ConfigError, ModelError
 from errata.models import LanguageModel
-from errata.models.generate import sample_ids
+from errata.models.run.generate import sample_ids
 from errata.stats.recipe import stream_digest
 from errata.stats.token_stream import TokenSource
 from errata.store import digest

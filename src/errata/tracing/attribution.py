@@ -9,7 +9,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from errata.models import LanguageModel, Place, embeddings_replaced, run_backward, widened
-from errata.models.backward import Backward
+from errata.models.run.backward import Backward
 from errata.tracing.config import Kind, TraceConfig, window_of
 from errata.tracing.prompts import Traced
 from errata.tracing.runs import WRITERS, States, corrupted_embeddings

@@ -8,7 +8,7 @@ from errata.facts import Fact, PromptTarget
 from errata.facts.checks import check_subject, text_reasons
 from errata.facts.text import find_subject
 from errata.models import Encoding, LanguageModel, chat_prompt, encode, encode_targets, reply, token_reason
-from errata.models.segments import SEGMENTS, subject_segments
+from errata.models.text.segments import SEGMENTS, subject_segments
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from errata.edit import checkpoint, training, training_config
 from errata.edit.method import EditTask
 from errata.edit.methods import fine_tuning
 from errata.edit.methods.fine_tuning import FT, FT_L, FT_W
-from errata.edit.presets import PRESETS
 from errata.edit.registry import METHODS
-from errata.edit.settings import settings_for
-from errata.edit.training_config import FineTuningConfig
+from errata.edit.settings.lookup import settings_for
+from errata.edit.settings.presets import PRESETS
+from errata.edit.settings.training_config import FineTuningConfig
 from errata.errors import ConfigError, NumericsError
 from errata.models import Place, matrices, mlp_matrices, weight_of
 from errata.patches import Patch

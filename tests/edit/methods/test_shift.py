@@ -5,12 +5,11 @@ import torch
 from edit_helpers import FACTS, REAL_FACTS, random_moments, relative
 
 from errata import edit_facts
-from errata.edit.methods import shift
-from errata.edit.methods.shift import ShiftConfig
-from errata.edit.presets import PRESETS
+from errata.edit.methods.shift.shift import ShiftConfig, shift
+from errata.edit.methods.shift.shift_rates import LADDER, Writing, choose_rates, leads
 from errata.edit.registry import METHODS
-from errata.edit.settings import settings_for
-from errata.edit.shift_rates import LADDER, Writing, choose_rates, leads
+from errata.edit.settings.lookup import settings_for
+from errata.edit.settings.presets import PRESETS
 from errata.errors import ConfigError
 from errata.models import Place, encode_targets
 from errata.stats import SecondMoments
@@ -154,7 +153,7 @@ def test_rates_of_a_model_in_half_precision(variant):
 def test_how_many_run_together_changes_nothing(at_once, monkeypatch):
     lm, options = tiny_model("gpt2"), {"layers": (2,), "margin": 1.0, "line_search": True, "evaluate": False}
     expected = edit_facts(lm, FACTS, method="shift", **options)
-    monkeypatch.setattr("errata.edit.shift_rates._AT_ONCE", at_once)
+    monkeypatch.setattr("errata.edit.methods.shift.shift_rates._AT_ONCE", at_once)
     found = edit_facts(lm, FACTS, method="shift", **options)
     place = Place(2, "down")
     assert relative(found.patch.updates[place].matrix(), expected.patch.updates[place].matrix()) < 1e-4

@@ -9,7 +9,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from errata.core.linalg import Ridge, null_space, null_space_adjoint
-from errata.edit.mass_editing import (
+from errata.edit.method import Edit, EditTask, Method
+from errata.edit.methods.mass_editing import (
     GUESSED_VALUES,
     VALUE_UNITS,
     MassConfig,
@@ -18,7 +19,6 @@ from errata.edit.mass_editing import (
     moment_plan,
     values_of,
 )
-from errata.edit.method import Edit, EditTask, Method
 from errata.edit.methods.memit import guess_layers, in_unit
 from errata.errors import ConfigError
 from errata.models import LanguageModel

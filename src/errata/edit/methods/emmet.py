@@ -8,7 +8,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from errata.core.linalg import Cholesky, Ridge, equality_adjoint, mean_leverage
-from errata.edit.mass_editing import (
+from errata.edit.method import Edit, EditTask, Method
+from errata.edit.methods.mass_editing import (
     GUESSED_VALUES,
     VALUE_UNITS,
     MassConfig,
@@ -17,7 +18,6 @@ from errata.edit.mass_editing import (
     moment_plan,
     values_of,
 )
-from errata.edit.method import Edit, EditTask, Method
 from errata.edit.methods.memit import GUESSED_PRIOR, guess_layers, in_unit
 from errata.models import LanguageModel
 from errata.stats import SecondMoments

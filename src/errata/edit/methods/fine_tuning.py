@@ -10,11 +10,11 @@ patch holds matrices (the published code trains the biases of what it names, and
 from typing import Any
 
 from errata.core.words import counted
-from errata.edit.checkpoint import Checkpoint
 from errata.edit.method import Edit, EditTask, Method
-from errata.edit.target_losses import scored_rows
-from errata.edit.training import Training, train
-from errata.edit.training_config import ConstrainedConfig, DecayedConfig, FineTuningConfig
+from errata.edit.settings.training_config import ConstrainedConfig, DecayedConfig, FineTuningConfig
+from errata.edit.training.checkpoint import Checkpoint
+from errata.edit.training.descent import Training, train
+from errata.edit.training.target_losses import scored_rows
 from errata.facts import Fact
 from errata.models import LanguageModel, Place, matrices, mlp_matrices
 

@@ -8,7 +8,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from errata.core.linalg import Cholesky, Ridge, cholesky, mean_leverage, ridge_adjoint
-from errata.edit.mass_editing import (
+from errata.edit.method import Edit, EditTask, Method
+from errata.edit.methods.mass_editing import (
     GUESSED_VALUES,
     VALUE_UNITS,
     MassConfig,
@@ -18,7 +19,6 @@ from errata.edit.mass_editing import (
     moment_plan,
     values_of,
 )
-from errata.edit.method import Edit, EditTask, Method
 from errata.models import LanguageModel
 from errata.stats import SecondMoments
 

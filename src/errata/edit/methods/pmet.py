@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
-from errata.edit.mass_editing import edit_by_values, moment_plan, values_of
 from errata.edit.method import Edit, EditTask, Method
+from errata.edit.methods.mass_editing import edit_by_values, moment_plan, values_of
 from errata.edit.methods.memit import MEMIT, MemitConfig, guess, in_unit, ridge_rules
 from errata.models import LanguageModel
 

@@ -12,8 +12,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from errata.core.updates import WeightUpdate
-from errata.edit.keys import KeyFrontier, bare_keys
-from errata.edit.mass_editing import (
+from errata.edit.method import Edit, EditTask, Method
+from errata.edit.methods.mass_editing import (
     GUESSED_STEPS,
     VALUE_UNITS,
     value_facts,
@@ -23,10 +23,10 @@ from errata.edit.mass_editing import (
     warn_of_last_layer,
     warn_of_stuck,
 )
-from errata.edit.method import Edit, EditTask, Method
-from errata.edit.rows import key_rows
-from errata.edit.targets import TargetValues
-from errata.edit.value_config import ValueConfig
+from errata.edit.settings.value_config import ValueConfig
+from errata.edit.values.keys import KeyFrontier, bare_keys
+from errata.edit.values.prompt_rows import key_rows
+from errata.edit.values.targets import TargetValues
 from errata.facts import Fact
 from errata.models import LanguageModel, Place, relative_norm, weight_of
 

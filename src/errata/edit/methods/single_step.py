@@ -16,10 +16,10 @@ from errata.core.outer import GradientSum, OuterSum
 from errata.core.steps import adam_first_step, sgd_step
 from errata.core.updates import WeightUpdate
 from errata.edit.method import Edit, EditTask, Method
-from errata.edit.method_config import MethodConfig
-from errata.edit.packing import packs
-from errata.edit.target_losses import ScoredRow, scored_rows, summed_nll
+from errata.edit.settings.method_config import MethodConfig
+from errata.edit.training.target_losses import ScoredRow, scored_rows, summed_nll
 from errata.models import LanguageModel, Place, mlp_matrices, pad_right, relative_norm, run_backward, weight_of, widened
+from errata.models.run.packing import packs
 
 _AT_ONCE = 1024  # tokens of a forward and a backward, which keeps what every block computed
 _DEPTH = 35 / 48  # the paper's layer of GPT2-xl

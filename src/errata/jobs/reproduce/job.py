@@ -11,7 +11,6 @@ from errata.errors import ConfigError, CorpusError, InputError
 from errata.evaluate.perplexity import perplexity
 from errata.facts import Fact, FactsLike, taken
 from errata.jobs.held_out import corpus_rows
-from errata.jobs.records import check_records_folder, read_record, write_record
 from errata.jobs.reproduce.findings import write_findings
 from errata.jobs.usable import usable_facts
 from errata.lens import MODES, BackwardLens, backward_lens, backward_lenses
@@ -28,11 +27,12 @@ from errata.models import (
     takes_model,
     weights_restored,
 )
-from errata.models.generate import sample_ids
-from errata.models.segments import segments
+from errata.models.run.generate import sample_ids
+from errata.models.text.segments import segments
 from errata.stats import open_corpus
 from errata.stats.samples import start_token
 from errata.store import digest
+from errata.store.records import check_records_folder, read_record, write_record
 
 CODE_VERSION = 3
 _BATCH = 8

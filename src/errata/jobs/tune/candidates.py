@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from errata.edit import MethodConfig, settings_for
-from errata.edit.value_config import ValueConfig
+from errata.edit.settings.value_config import ValueConfig
 from errata.errors import ConfigError
 from errata.jobs.tune.options import TuneOptions
 from errata.jobs.tune.space import SearchSpace, space_of

@@ -10,7 +10,7 @@ from pathlib import Path
 from errata.core.progress import SILENT, ProgressSink
 from errata.core.words import counted
 from errata.edit import PresetFile, find_method, settings_for, write_preset
-from errata.edit.preset_file import shape_of
+from errata.edit.settings.preset_file import shape_of
 from errata.errors import ConfigError, ModelError
 from errata.facts import Fact, FactsLike, format_problems, taken
 from errata.jobs.bench.store import facts_digest

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from errata.core.words import counted
-from errata.edit.robustness import REACH
+from errata.edit.values.robustness import REACH
 from errata.evaluate import metric_info
 from errata.jobs.lens_job import write_rows
 from errata.jobs.output_folder import write_csv

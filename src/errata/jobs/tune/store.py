@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from errata.jobs.records import check_run_folder, read_record, recorded, write_record
 from errata.store import digest
+from errata.store.records import check_run_folder, read_record, recorded, write_record
 
 # Raise it when the same setting no longer gives the same figures.
 CODE_VERSION = 2

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit import Edit, EditTask, Method, TargetValues, context_prefixes
-from errata.edit.value_config import ValueConfig
+from errata.edit.settings.value_config import ValueConfig
 from errata.errors import ConfigError, NumericsError
 from errata.evaluate import Measurement, measure
 from errata.evaluate.drift import Drift

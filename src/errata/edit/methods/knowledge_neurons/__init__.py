@@ -1,0 +1,1 @@
+"""Knowledge neurons (Dai et al. 2022)."""

@@ -1,0 +1,271 @@
+"""Knowledge Neurons (Dai et al., ACL 2022): find the MLP neurons that hold a fact and rewrite what they say.
+
+Each fact's neurons are those whose activations the probability of its old answer comes from (neuron_attribution.py), in
+enough of its contexts. Each such neuron's row of the down projection then moves by strength · (e_new − e_old), e the
+unembedding rows of the first tokens in which the answers differ. (The published code takes input embeddings, the same
+where the two are tied; its contexts are paraphrases, which here are what an edit is tested on. It knows activations
+that are positive or nearly zero; behind a gate half of them are negative, and the move must be turned round to do what
+it is meant to.) e_new − e_old is meant for the residual stream: where a norm follows the MLP, the output that moves it
+along is written.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from errata.core.updates import WeightUpdate
+from errata.core.words import counted
+from errata.edit.method import Edit, EditTask, Method
+from errata.edit.methods.knowledge_neurons.neuron_attribution import Question
+from errata.edit.methods.knowledge_neurons.neuron_choice import Held, Neuron, Search, collect_neurons
+from errata.edit.settings.prefix_config import PrefixConfig
+from errata.edit.values.first_open import first_open
+from errata.edit.values.prompt_rows import rewriting_rows
+from errata.models import (
+    LanguageModel,
+    Place,
+    direction_to_write,
+    encode_targets,
+    mlp_matrices,
+    pad_right,
+    relative_norm,
+    run_layers,
+    shared_length,
+    weight_of,
+)
+from errata.models.run.packing import packs
+
+_AT_ONCE = 2048  # tokens of a forward
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnowledgeNeuronsConfig(PrefixConfig):
+    """Hyperparameters of Knowledge Neurons; the defaults are the published ones, but for `share` and `max_neurons`.
+
+    layers: those that are searched.  steps: of the Riemann sum.  threshold: a neuron counts in a context when its
+    attribution is above threshold · the largest of all layers.  share: it is kept when it counts in so much of the
+    contexts (the fact's prompt alone and after each sampled prefix).  max_neurons: the strongest of them, for each
+    fact.  (The published code moves its share until relations have 2 to 5 neurons a fact on average.)
+    strength: what e_new − e_old is multiplied by.  signed: it is multiplied by the sign of the neuron's activation too;
+    a guess sets it where MLPs are gated.
+    """
+
+    title: ClassVar[str] = "Knowledge Neurons"
+
+    steps: int = 20
+    threshold: float = 0.2
+    share: float = 0.5
+    strength: float = 2.0
+    max_neurons: int = 20
+    signed: bool = False
+
+    def domain_checks(self) -> list[tuple[str, bool]]:
+        return [
+            (f"steps must be 1–1000, found {self.steps}", not 1 <= self.steps <= 1000),
+            (f"threshold must be at least 0 and below 1, found {self.threshold}", not 0 <= self.threshold < 1),
+            (f"share must be above 0 and at most 1, found {self.share}", not 0 < self.share <= 1),
+            (f"strength must be positive, found {self.strength}", self.strength <= 0),
+            (f"max_neurons must be at least 1, found {self.max_neurons}", self.max_neurons < 1),
+            *super().domain_checks(),
+        ]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The facts' prompts in every context, and by fact the next tokens of the old, the new and the model's answer.
+
+    written: by layer what each MLP writes at the last token of the bare prompts, where a norm follows it.
+    """
+
+    prompts: list[list[tuple[int, ...]]]
+    old: list[int]
+    new: list[int]
+    said: list[int]
+    written: dict[int, Float[Tensor, "fact d_model"]]
+
+
+def edit_neurons(task: EditTask) -> Edit:
+    """Every fact's neurons, found on the model as it is; their updates summed.
+
+    What is attributed is the true answer, or the model's own where a fact has none. Of answers of several tokens the
+    first that differs counts. Facts whose new answer the model gives already are left as they are. Raises
+    NumericsError, StorageError.
+    """
+    config: KnowledgeNeuronsConfig = task.config
+    with task.stage("forward"):
+        asked = _ask(task)
+    known = {i for i, (said, new) in enumerate(zip(asked.said, asked.new, strict=True)) if said == new}
+    same = {i for i, (old, new) in enumerate(zip(asked.old, asked.new, strict=True)) if old == new} - known
+    chosen = [i for i in range(len(task.facts)) if i not in known | same]
+    with task.stage("attribution"):
+        held = _neurons(task, asked, chosen)
+    found = dict(zip(chosen, held.neurons, strict=True))
+    updates = _updates(task.lm, asked, found, config)
+    metrics = {
+        "layers": [_layer_metrics(task.lm, place, update, found) for place, update in updates.items()],
+        "mean_neurons": sum(map(len, found.values())) / len(found) if found else 0.0,
+        "already_known": len(known),
+        "own_answers": sum(task.facts[i].target_true is None for i in chosen),
+    }
+    missed = [
+        {"id": task.facts[i].id, "reason": "no neuron is shared by enough contexts"} for i in chosen if not found[i]
+    ]
+    missed += [
+        {"id": task.facts[i].id, "reason": "one of old and new answer begins with the other"} for i in sorted(same)
+    ]
+    return Edit(
+        updates=updates,
+        metrics=metrics,
+        summary=_summary(task, metrics),
+        warnings=_warnings(task.lm, missed),
+        not_converged=tuple(missed),
+        kept_seconds=held.kept_seconds,
+    )
+
+
+def _ask(task: EditTask) -> _Asked:
+    """Every fact's question, put at the first token where its new answer and its old one part.
+
+    That is the first token of both, unless they begin alike (with the space before a number, say). Where a fact has no
+    true answer, it is the first token of the new one that the model does not say by itself.
+    """
+    rows = rewriting_rows(task.lm, task.facts, task.prefixes)
+    bare = [row for row in rows if row.context == 0]
+    begin = first_open(task.lm, bare)
+    true = [(i, fact.asked(fact.text, fact.target_true)) for i, fact in enumerate(task.facts) if fact.target_true]
+    encoded = encode_targets(task.lm.tokenizer, [asked for _, asked in true])
+    answers = {i: target.target_ids for (i, _), (target, _) in zip(true, encoded, strict=True)}
+    for i, ids in answers.items():
+        begin[i] = min(shared_length(ids, bare[i].targets), len(ids) - 1, len(bare[i].targets) - 1)
+    prompts: list[list[tuple[int, ...]]] = [[] for _ in task.facts]
+    for row in rows:
+        prompts[row.fact].append(row.ids[: row.read[min(begin[row.fact], len(row.read) - 1)] + 1])
+    said, written = _own_answers(task, [contexts[0] for contexts in prompts])
+    old = [answers[i][begin[i]] if i in answers else own for i, own in enumerate(said)]
+    return _Asked(prompts, old, [row.targets[n] for row, n in zip(bare, begin, strict=True)], said, written)
+
+
+@torch.no_grad()
+def _own_answers(
+    task: EditTask, prompts: Sequence[tuple[int, ...]]
+) -> tuple[list[int], dict[int, Float[Tensor, "fact d_model"]]]:
+    """What the model says after each prompt; and by layer what its MLP writes there, where a norm follows."""
+    lm, said = task.lm, [0] * len(prompts)
+    tapped = task.config.layers if lm.family.post_norm else ()
+    written = {layer: torch.zeros(len(prompts), lm.d_model, dtype=lm.dtype, device=lm.device) for layer in tapped}
+    with task.progress.stage("forward", len(prompts), "facts") as advance:
+        for members in packs([len(prompt) for prompt in prompts], most_tokens=_AT_ONCE):
+            ids, mask = pad_right([prompts[i] for i in members], device=lm.device)
+            run = run_layers(lm, ids, mask, tap_down=tapped)
+            assert run.hidden is not None
+            at = torch.arange(len(members), device=lm.device), mask.sum(1) - 1
+            last = run.hidden[at]
+            for layer in tapped:
+                written[layer][members] = lm.down(layer)(run.down_inputs[layer][at])
+            for i, token in zip(members, lm.logits(last)[:, : lm.num_tokens].argmax(1).tolist(), strict=True):
+                said[i] = token
+            advance(len(members))
+    return said, written
+
+
+def _neurons(task: EditTask, asked: _Asked, chosen: Sequence[int]) -> Held:
+    config: KnowledgeNeuronsConfig = task.config
+    search = Search(
+        layers=config.layers, steps=config.steps, threshold=config.threshold, share=config.share,
+        max_neurons=config.max_neurons,
+    )  # fmt: skip
+    questions = [[Question(prompt, asked.old[i]) for prompt in asked.prompts[i]] for i in chosen]
+    cache = None if task.cache is None else task.cache / "neurons"
+    return collect_neurons(task.lm, questions, search, batch_size=task.batch_size, cache=cache, progress=task.progress)
+
+
+def _updates(
+    lm: LanguageModel, asked: _Asked, found: Mapping[int, Mapping[Neuron, int]], config: KnowledgeNeuronsConfig
+) -> dict[Place, WeightUpdate]:
+    """ΔW of each layer: a one-hot row for each of its neurons, and the sum of what the facts write there."""
+    head: Tensor = lm.lm_head.weight.detach()  # type: ignore[union-attr, operator]
+    rows: dict[int, dict[int, Float64[Tensor, " d_model"]]] = defaultdict(dict)
+    for i, neurons in found.items():
+        value = config.strength * (head[asked.new[i]].double() - head[asked.old[i]].double())
+        moves = {}
+        for layer in {layer for layer, _ in neurons}:
+            written = asked.written[layer][i : i + 1] if layer in asked.written else None
+            moves[layer] = direction_to_write(lm, layer, written, value[None])[0].cpu()
+        for (layer, neuron), sign in neurons.items():
+            rows[layer][neuron] = rows[layer].get(neuron, 0) + (sign if config.signed else 1) * moves[layer]
+    updates = {}
+    for layer, values in sorted(rows.items()):
+        order = sorted(values)
+        left = torch.nn.functional.one_hot(torch.tensor(order), lm.d_mlp).double()
+        updates[Place(layer, "down")] = WeightUpdate.from_factors(left, torch.stack([values[n] for n in order]))
+    return updates
+
+
+def _layer_metrics(
+    lm: LanguageModel, place: Place, update: WeightUpdate, found: Mapping[int, Mapping[Neuron, int]]
+) -> dict[str, Any]:
+    neurons = {neuron for of_fact in found.values() for layer, neuron in of_fact if layer == place.layer}
+    norm = relative_norm(update, weight_of(lm, place))
+    return {"layer": place.layer, "neurons": len(neurons), "relative_norm": norm}
+
+
+def _summary(task: EditTask, metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    layers = metrics["layers"]
+    norms = ", ".join(f"{one['layer']}: {one['neurons']} ({one['relative_norm']:.3f})" for one in layers)
+    lines = [
+        f"{metrics['mean_neurons']:.1f} neurons a fact; neurons by layer (‖ΔW‖/‖W‖): {norms or 'none'}.",
+        f"Answered already and left alone: {metrics['already_known']} of {counted(len(task.facts), 'fact')}.",
+    ]
+    if metrics["own_answers"]:
+        lines.append(
+            f"Without target_true: {counted(metrics['own_answers'], 'fact')}; attributed instead: what the model says."
+        )
+    return tuple(lines)
+
+
+def _warnings(lm: LanguageModel, missed: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    warnings = []
+    if missed:
+        reasons = sorted({one["reason"] for one in missed})
+        warnings.append(
+            f"Not written: {counted(len(missed), 'fact')} ({'; '.join(reasons)}); named in the report. A smaller share "
+            "or threshold finds more neurons."
+        )
+    if lm.family.mlp_post_norm:
+        warnings.append(
+            f"{lm.name} has a norm behind each MLP, which undoes the scale that attributions integrate over: they say "
+            "less than in other families."
+        )
+    return tuple(warnings)
+
+
+def _guess(lm: LanguageModel) -> KnowledgeNeuronsConfig:
+    """Every layer searched, with the published settings, which were measured on BERT."""
+    return KnowledgeNeuronsConfig(layers=tuple(range(lm.num_layers)), signed="gate" in mlp_matrices(lm.family))
+
+
+def _plan(config: KnowledgeNeuronsConfig) -> str:
+    contexts = 1 + config.prefixes
+    return (
+        f"{counted(len(config.layers), 'layer')} searched, strength {config.strength:g}. To do: for each fact "
+        f"{contexts} × "
+        f"{config.steps} × {len(config.layers)} one-token passes (contexts × steps × layers)."
+    )
+
+
+KNOWLEDGE_NEURONS = Method(
+    name="kn",
+    title="Knowledge Neurons (Dai et al. 2022)",
+    config_type=KnowledgeNeuronsConfig,
+    guess=_guess,
+    certain=frozenset({"threshold", "share", "strength"}),
+    guessed=frozenset({"signed"}),
+    plan=_plan,
+    edit=edit_neurons,
+    uses_prefixes=True,
+)

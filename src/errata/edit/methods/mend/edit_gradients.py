@@ -1,0 +1,140 @@
+"""What an editor reads, the factors of each fact's own fine-tuning gradient; and runs of a model from a layer on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from errata.edit.methods.mend.editor import MendEditor
+from errata.models import LanguageModel, Place, RowFactors, TargetRow, pad_right, run_backward, run_layers
+from errata.models.run.packing import packs
+
+_AT_ONCE = 2048  # tokens of a forward: more are no faster on a CPU
+
+
+@dataclass(frozen=True)
+class Entering:
+    """Right-padded rows as they enter layer `first`: hidden states, or token ids where `first` is 0."""
+
+    inputs: Int[Tensor, "batch pos"] | Float[Tensor, "batch pos d_model"]
+    mask: Int[Tensor, "batch pos"]
+    first: int
+
+    def run(self, lm: LanguageModel) -> Float[Tensor, "batch pos d_head"]:
+        """The backbone's output for these rows; differentiable in what hooks add on the way."""
+        hidden = run_layers(lm, self.inputs, self.mask, first=self.first).hidden
+        assert hidden is not None
+        return hidden
+
+
+@torch.no_grad()
+def entering(lm: LanguageModel, groups: Sequence[Sequence[Sequence[int]]], first: int) -> list[Entering]:
+    """Run the layers below `first` once for the rows of all groups, packed by length; each group as one batch."""
+    if not first:
+        return [Entering(*pad_right(rows, device=lm.device), first) for rows in groups]
+    every = [row for rows in groups for row in rows]
+    hidden: dict[int, Tensor] = {}
+    for members in packs([len(row) for row in every], most_tokens=_AT_ONCE):
+        ids, mask = pad_right([every[i] for i in members], device=lm.device)
+        states = run_layers(lm, ids, mask, stop=first).hidden
+        assert states is not None
+        # Copies: a view would keep its whole pack in memory.
+        hidden |= {i: states[at, : len(every[i])].clone() for at, i in enumerate(members)}
+    found, start = [], 0
+    for rows in groups:
+        own = [hidden[i] for i in range(start, start + len(rows))]
+        start += len(rows)
+        found.append(Entering(pad_sequence(own, batch_first=True), pad_right(rows, device=lm.device)[1], first))
+    return found
+
+
+@dataclass(frozen=True)
+class TargetReads:
+    """What a model says at the targets of a batch: mean NLL of each row's target tokens (nats), and whether all of them
+    are its first choice."""
+
+    nll: Float[Tensor, " batch"]
+    right: Bool[Tensor, " batch"]
+
+
+def read_targets(
+    lm: LanguageModel, hidden: Float[Tensor, "batch pos d_head"], rows: Sequence[TargetRow]
+) -> TargetReads:
+    """Logits at the targets' positions only; a row's input is all of its tokens but the last."""
+    lengths = torch.tensor([len(row.target_ids) for row in rows], device=lm.device)
+    at = torch.tensor(
+        [(i, position) for i, row in enumerate(rows) for position in range(row.start - 1, len(row.ids) - 1)],
+        device=lm.device,
+    )
+    targets = torch.tensor([token for row in rows for token in row.target_ids], device=lm.device)
+    logits = lm.logits(hidden[at[:, 0], at[:, 1]]).float()
+    nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    zeros = torch.zeros(len(rows), device=lm.device, dtype=nll.dtype)
+    wrong = zeros.index_add(0, at[:, 0], (logits.detach().argmax(1) != targets).to(nll))
+    return TargetReads(zeros.index_add(0, at[:, 0], nll) / lengths, wrong == 0)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """One matrix's part in each fact's gradient: x and δ token by token, and which tokens have any.
+
+    A token whose x or δ is zero, as every pad's, adds nothing to xᵀδ; it is left out, as in the public code.
+    """
+
+    inputs: Float[Tensor, "fact pos d_in"]
+    vjps: Float[Tensor, "fact pos d_out"]
+    tokens: Bool[Tensor, "fact pos"]
+
+    def rows(self) -> tuple[Float[Tensor, "row d_in"], Float[Tensor, "row d_out"]]:
+        """x and δ of the tokens that have any, of all facts one after another."""
+        return self.inputs[self.tokens], self.vjps[self.tokens]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The gradients of a batch of facts, by matrix, and the NLL that they are gradients of."""
+
+    by_place: Mapping[Place, Gradient]
+    nll: Float[Tensor, " fact"]
+
+
+def gradients(lm: LanguageModel, rows: Sequence[TargetRow], entered: Entering, places: Sequence[Place]) -> Gradients:
+    """Factors of each fact's own fine-tuning gradient, of the mean NLL over its target tokens, at `places`.
+
+    Raises NumericsError where a loss or a gradient is not finite.
+    """
+
+    def loss(hidden: Tensor) -> Tensor:
+        return read_targets(lm, hidden, rows).nll
+
+    run = run_backward(lm, entered.inputs, entered.mask, places, loss, first=entered.first)
+    found = {}
+    for place in places:
+        x, vjp = run.inputs[place].float(), run.vjps[place].float()
+        found[place] = Gradient(x, vjp, (x != 0).any(-1) & (vjp != 0).any(-1))
+    return Gradients(found, run.losses)
+
+
+def updates_of(editor: MendEditor, found: Gradients, *, together: int = 1) -> dict[Place, RowFactors]:
+    """The editor's update for every fact, zero rows where a token has none; `together` facts in a row share theirs."""
+    return {place: _update(editor, place, gradient, together) for place, gradient in found.by_place.items()}
+
+
+def _update(editor: MendEditor, place: Place, gradient: Gradient, together: int) -> RowFactors:
+    left, right = (_put(rows, gradient.tokens, together) for rows in editor(place, *gradient.rows()))
+    return left, right
+
+
+def _put(rows: Tensor, tokens: Tensor, together: int) -> Tensor:
+    """Rows back at their facts' tokens; then each fact gets those of all facts that are edited with it."""
+    whole = rows.new_zeros(*tokens.shape, rows.shape[-1])
+    whole[tokens] = rows
+    if together == 1:
+        return whole
+    facts, width = tokens.shape
+    padded = torch.cat([whole, whole.new_zeros(-facts % together, width, whole.shape[-1])])
+    groups = padded.reshape(-1, together * width, whole.shape[-1])
+    return groups.repeat_interleave(together, dim=0)[:facts]

@@ -1,0 +1,1 @@
+"""Forward pass shifting (Katz et al. 2024)."""

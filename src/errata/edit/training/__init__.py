@@ -1,0 +1,1 @@
+"""Gradient descent on matrices of the model, for the length of an edit."""

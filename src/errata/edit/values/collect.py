@@ -1,0 +1,136 @@
+"""Target values for any number of facts: in batches, each finished one kept, so that a run resumes where it stopped."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from errata.core.progress import SILENT, ProgressSink
+from errata.edit.settings.value_config import ValueConfig
+from errata.edit.values.halfway import Halfway
+from errata.edit.values.prompt_rows import rewriting_rows
+from errata.edit.values.targets import TargetValues, evaluations, target_values
+from errata.edit.values.value_problem import Site
+from errata.facts import Fact
+from errata.models import LanguageModel, fingerprint
+from errata.store import digest, home
+from errata.store.cache import Cache
+
+# Raise it when the same inputs no longer give the same values, so that nothing stale is loaded.
+CODE_VERSION = 5
+
+# Prompts of facts are hardly ever longer.
+_USUAL_TOKENS = 64
+
+
+def collect_values(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    config: ValueConfig,
+    prefixes: Sequence[str],
+    *,
+    site: Site = "block",
+    batch_size: int = 32,
+    cache: Path | None = None,
+    progress: ProgressSink = SILENT,
+    notify: Callable[[str], None] | None = None,
+    stage: str = "target values",
+) -> TargetValues:
+    """Target values of all facts, in their order, from the cache where they are known.
+
+    Facts of close lengths share a batch of at most `batch_size`; one that is stopped on its way goes on from where it
+    was. Which facts share a batch moves the last bits of their values: a batch that was only half kept is computed
+    anew, so that an interrupted run that is started again ends with the bits of one that was not; values kept from a
+    run over other facts are taken as they are.
+    """
+    store = Cache(cache if cache is not None else home() / "values", notify)
+    keys = value_keys(lm, facts, config, prefixes, site)
+    values, spent = _known(store, keys, plan_batches(lm, facts, range(len(facts)), batch_size))
+    missing = [i for i in range(len(facts)) if i not in values]
+    kept_seconds = sum(spent.values(), 0.0)
+    each = evaluations(config)
+    batches = plan_batches(lm, facts, missing, batch_size)
+    begun = [Halfway.of(halfway_cache(store), _company(keys, batch)) for batch in batches]
+    done = each * len(values) + sum(halfway.told for halfway in begun)
+    with progress.stage(stage, each * len(facts), "evaluations", done=done) as advance:
+        for batch, halfway in zip(batches, begun, strict=True):
+            began = time.monotonic()
+            found = target_values(
+                lm, [facts[i] for i in batch], config, prefixes, site=site, advance=advance, halfway=halfway
+            )
+            company, each_took = _company(keys, batch), (time.monotonic() - began) / len(batch)
+            for at, i in enumerate(batch):
+                values[i] = {name: tensor[at].cpu().clone() for name, tensor in found.tensors().items()}
+                store.save(keys[i], values[i], {"fact": facts[i].id, "company": company, "seconds": each_took})
+            halfway.drop()
+    rows = [values[i] for i in range(len(facts))]
+    stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    return TargetValues(**stacked, kept_seconds=kept_seconds, second_tries=())
+
+
+def halfway_cache(store: Cache) -> Cache:
+    """Where the state of a batch on its way is kept."""
+    return Cache(store.folder / "halfway", store.notify)
+
+
+def _known(
+    store: Cache, keys: Sequence[str], batches: Sequence[Sequence[int]]
+) -> tuple[dict[int, dict[str, Tensor]], dict[int, float]]:
+    """The kept values by fact number, but for those of a batch that an interruption left half kept; and their times."""
+    known: dict[int, dict[str, Tensor]] = {}
+    seconds: dict[int, float] = {}
+    for batch in batches:
+        company = _company(keys, batch)
+        entries = {i: entry for i in batch if (entry := store.load(keys[i])) is not None}
+        is_whole = len(entries) == len(batch)
+        usable = {i: e for i, e in entries.items() if is_whole or e[1].get("company") != company}
+        known |= {i: e[0] for i, e in usable.items()}
+        seconds |= {i: float(e[1].get("seconds", 0.0)) for i, e in usable.items()}
+    return known, seconds
+
+
+def _company(keys: Sequence[str], batch: Sequence[int]) -> str:
+    """Digest of which facts were optimised together, in which order."""
+    return digest([keys[i] for i in batch])
+
+
+def value_keys(
+    lm: LanguageModel, facts: Sequence[Fact], config: ValueConfig, prefixes: Sequence[str], site: Site = "block"
+) -> list[str]:
+    """For each fact, the digest of everything its target value depends on."""
+    model = fingerprint(lm, "target value", CODE_VERSION)
+    shared = digest(model, config.value_fields(), list(prefixes), site)
+    return [digest(shared, f.subject, list(f.subject_span), list(f.wanted), *_opening(f)) for f in facts]
+
+
+def _opening(fact: Fact) -> list[int]:
+    """Where context prefixes go, if that is not the text's beginning."""
+    return [fact.opening] if fact.opening else []
+
+
+def plan_batches(lm: LanguageModel, facts: Sequence[Fact], chosen: Sequence[int], batch_size: int) -> list[list[int]]:
+    """The numbers of the `chosen` facts in batches, so that little is padded and memory stays bounded.
+
+    The keys and values of what comes before the subject are held for a whole batch, as wide as its longest. So facts
+    are sorted by that (in powers of two from 64 tokens on), then by what follows; and a batch is cut short where
+    facts × longest prompt would exceed that of `batch_size` prompts of 64 tokens.
+    """
+    rows = {row.fact: row for row in rewriting_rows(lm, [facts[i] for i in chosen], ("",))}
+    lengths = {i: (rows[n].edited, len(rows[n].ids)) for n, i in enumerate(chosen)}
+
+    def place(i: int) -> tuple[int, int, int]:
+        before, total = lengths[i]
+        return (before // _USUAL_TOKENS).bit_length(), total - before, i
+
+    batches: list[list[int]] = []
+    widest = 0
+    for i in sorted(chosen, key=place):
+        widest = max(widest, lengths[i][1], _USUAL_TOKENS)
+        batch = batches[-1] if batches else []
+        if not batch or len(batch) == batch_size or (len(batch) + 1) * widest > batch_size * _USUAL_TOKENS:
+            batch, widest = [], max(lengths[i][1], _USUAL_TOKENS)
+            batches.append(batch)
+        batch.append(i)
+    return batches

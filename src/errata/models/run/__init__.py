@@ -1,0 +1,1 @@
+"""Running a model: whole, in part, backwards, held at places, generating; rows packed by length."""
