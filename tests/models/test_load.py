@@ -111,7 +111,7 @@ def test_a_down_projection_that_was_packed_after_loading_is_found_out():
         ("llama", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantized.*unquantized checkpoint"),
         ("gpt2", {"quantization_config": {"quant_method": "bitsandbytes"}}, "quantized"),
         ("mamba", {}, "model_type='mamba'.*known: bloom, cohere"),
-        ("bert", {}, "model_type='bert'.*families.py"),
+        ("bert", {}, "model_type='bert'.*families/rows.py"),
     ],
 )
 def test_models_that_cannot_be_edited_are_refused_from_their_config(model_type, settings, words, tmp_path):
@@ -285,7 +285,7 @@ def test_a_class_of_the_user_s_own_is_named_and_no_row_of_ours_is_blamed():
     message = str(caught.value)
     assert message.startswith(f"mine is a {__name__}.Halving, a class of its own")
     assert "load the weights as a LlamaForCausalLM" in message
-    assert "families.py" not in message
+    assert "families/rows.py" not in message
 
 
 def test_a_row_of_ours_is_blamed_where_the_class_is_transformers_own():
