@@ -85,7 +85,7 @@ def test_a_wrong_row_is_found_out(variant, wrong):
     family = FAMILIES[hf.config.model_type]
     assert all(getattr(family, name) != value for name, value in wrong.items())
     blocks = list(hf.modules())
-    with pytest.raises(UnsupportedModelError, match=r"families\.py"):
+    with pytest.raises(UnsupportedModelError, match=r"families/rows\.py"):
         verify(LanguageModel(hf, tiny_tokenizer(), replace(family, **wrong), "wrong"))
     assert list(hf.modules()) == blocks
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in hf.modules())

@@ -67,6 +67,20 @@ class LanguageModel:
     def device(self) -> torch.device:
         return self.hf.device
 
+    def device_of(self, layer: int) -> torch.device:
+        """Where a layer's weights are: a model may be spread over devices, and what a layer reads goes there."""
+        return self.down(layer).weight.device  # type: ignore[union-attr, return-value]
+
+    @property
+    def embed_device(self) -> torch.device:
+        """Where token ids go."""
+        return self.embed_tokens.weight.device  # type: ignore[union-attr, return-value]
+
+    @property
+    def head_device(self) -> torch.device:
+        """Where logits are made."""
+        return self.lm_head.weight.device  # type: ignore[union-attr, return-value]
+
     @property
     def dtype(self) -> torch.dtype:
         return self.hf.dtype
