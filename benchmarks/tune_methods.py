@@ -13,21 +13,18 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from errata import measure
-from errata.core.progress import SILENT
 from errata.edit import EditTask, find_method, settings_for
 from errata.errors import ConfigError, NumericsError
 from errata.evaluate import Summary, summarize
-from errata.evaluate.metrics import Metric
 from errata.facts import Fact, read_facts
 from errata.jobs.batches import checked_edit
-from errata.jobs.bench.cells import Bench
 from errata.jobs.bench.options import BenchOptions
 from errata.jobs.bench.records import usable
+from errata.jobs.workbench import Workbench
 from errata.models import LanguageModel, load, updates_applied
 
 _MASS = {"clamp": [1.0], "moment_tokens": [10_000]}
@@ -75,15 +72,6 @@ GRIDS: dict[str, list[dict[str, list[Any]]]] = {
 }  # fmt: skip
 
 
-class _NoExtras:
-    """Nothing is asked of a model beside the facts' prompts."""
-
-    def prepare(self) -> None: ...
-
-    def __call__(self, facts: Sequence[Fact], *, singly: bool) -> dict[str, Metric]:  # noqa: ARG002
-        return {}
-
-
 def combinations(grids: Sequence[dict[str, list[Any]]]) -> Iterator[dict[str, Any]]:
     for grid in grids:
         for values in itertools.product(*grid.values()):
@@ -115,14 +103,11 @@ class Tuning:
         """The metrics of one combination, or why there are none."""
         began, facts = time.monotonic(), self.facts[:count]
         options = BenchOptions(methods=(name,), counts=(1 if singly else count,), settings={name: settings})
-        bench = Bench(self.lm, options, None, None, SILENT, _NoExtras())
         method = find_method(name)
         try:
             config = settings_for(self.lm, 1 if singly else count, method=name, **options.fields(name)).config
-            task = EditTask(
-                self.lm, facts, config, bench.prefixes(method, config), bench.moments(method, config), 32, None, SILENT,
-                lambda _: nullcontext(),
-            )  # fmt: skip
+            bench = Workbench(self.lm)
+            task = bench.task(facts, method, config, bench.moments(method, config))
             scores = list(self._scores(task, method, singly))
         except (NumericsError, ConfigError) as error:
             return {"failed": str(error)}
@@ -163,9 +148,7 @@ def main() -> None:
     lm = load("smollm2")
     needed = max(chosen.n, chosen.singles)
     pool = read_facts(folder / "counterfact.json", limit=chosen.first + 2 * needed + 20).facts[chosen.first :]
-    options = BenchOptions(methods=("memit",), counts=(max(2, chosen.n),))
-    bench = Bench(lm, options, None, None, SILENT, _NoExtras())
-    prefixes = bench.prefixes(find_method("memit"), settings_for(lm, 1).config)
+    prefixes = Workbench(lm).prefixes(find_method("memit"), settings_for(lm, 1).config)
     facts = usable(lm, pool, needed, prefixes, print)
     tuning = Tuning(lm, facts, chosen.measured, chosen.out)
     print("method     edits             Score     ES     PS     NS      time  settings")

@@ -30,7 +30,9 @@ MAY_IMPORT = {
     "views": {"errors", "core", "store"},
     "lens": BASE | {"models", "patches", "views"},
     "tracing": BASE | {"models", "patches", "views"},
-    "jobs": BASE | {"models", "patches", "views"} | METHODS,
+    "backends": {"errors", "core"},
+    "checks": BASE | {"models", "edit", "evaluate", "views"},
+    "jobs": BASE | {"models", "patches", "views", "checks", "backends"} | METHODS,
     "cli": BASE | {"models", "patches", "jobs", "views"} | METHODS,
     "__main__": {"cli"},
 }

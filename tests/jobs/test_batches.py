@@ -69,7 +69,7 @@ def by_hand(lm, moments, method, size, cache):
 @pytest.mark.parametrize("size", [1, 2, 5, 99])
 @pytest.mark.parametrize("method", METHOD_SETTINGS)
 def test_equals_batch_after_batch_by_hand(lm, moments, method, size, tmp_path, monkeypatch):
-    monkeypatch.setattr("errata.jobs.edit_job.context_prefixes", lambda *_: ("", "The tower. "))
+    monkeypatch.setattr("errata.jobs.workbench.context_prefixes", lambda *_: ("", "The tower. "))
     before = lm.digest()
     result = edit_facts(
         lm, FACTS, method=method, in_batches=size, moments=moments, cache=tmp_path / "a", evaluate=False,

@@ -174,7 +174,7 @@ def test_given_moments_are_used_as_they_are(edit, tmp_path, monkeypatch) -> None
     lm = tiny_model("llama")
     computed = edit()
     moments = second_moments(lm, [1, 2], corpus=Corpus.from_texts(TEXTS), tokens=200, cache=tmp_path / "moments")
-    monkeypatch.setattr(edit_job, "run_stats", lambda *_, **__: pytest.fail("second moments were given"))
+    monkeypatch.setattr("errata.jobs.workbench.run_stats", lambda *_, **__: pytest.fail("second moments were given"))
     assert same_tensors(edit(moments=moments).patch, computed.patch)
 
 
@@ -232,7 +232,7 @@ def test_what_cannot_be_measured_is_known_before_any_work(edit, monkeypatch) -> 
     long = Fact(subject="Rome", prompt="Rome is in", target_new="x", paraphrases=("so " * 300,), id="long")
     assert edit([*FACTS, long], skip_bad=True).patch.facts == tuple(FACTS)
     assert edit([*FACTS, long], evaluate=False).patch.facts == (*FACTS, long)
-    monkeypatch.setattr(edit_job, "run_stats", lambda *_, **__: pytest.fail("work was begun"))
+    monkeypatch.setattr("errata.jobs.workbench.run_stats", lambda *_, **__: pytest.fail("work was begun"))
     with pytest.raises(FactsError, match="paraphrase 1 cannot be measured"):
         edit([*FACTS, long])
 

@@ -1,41 +1,39 @@
 """The main job: facts in, a patch and a before/after report out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from errata.checks.editable import editable_facts, warning_texts
+from errata.checks.selection import tell_skipped
 from errata.core.progress import SILENT, ProgressSink
 from errata.core.words import counted
 from errata.edit import (
     Edit,
-    EditTask,
     Method,
     MethodConfig,
     PresetFile,
     Settings,
-    check_facts,
-    context_prefixes,
     few_said,
     method_of,
     opened_preset,
     settings_for,
 )
-from errata.errors import ConfigError, FactsError
-from errata.evaluate import Measurement, check_measurable, measure
+from errata.errors import ConfigError
+from errata.evaluate import Measurement, measure
 from errata.evaluate.verdict import outcome
-from errata.facts import Accepted, Fact, FactsLike, Problem, format_problems, taken
-from errata.jobs.batches import checked_edit, edit_in_batches, right_after
+from errata.facts import Fact, FactFile, FactsLike, taken
+from errata.jobs.batches import right_after
 from errata.jobs.clock import Clock
 from errata.jobs.memory import peak_memory_mib
-from errata.jobs.stats_job import run_stats
 from errata.jobs.verdict import unsaid_texts, verdict_report
 from errata.jobs.verdict_text import headline, verdict_sentence
-from errata.models import LanguageModel, encode, facts_in_chat, takes_model
+from errata.jobs.workbench import Workbench
+from errata.models import LanguageModel, takes_model
 from errata.patches import Patch, provenance
 from errata.stats import Corpus, SecondMoments
-from errata.views.tables import shortened
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,95 +90,76 @@ def edit_facts(
     messages. Raises FactsError with every unusable fact, ConfigError, CorpusError, StorageError, NumericsError.
     """
     clock = Clock()
-    preset = opened_preset(preset)
-    cache = None if cache is None else Path(cache)
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, found {batch_size}.")
-    if in_batches is not None and in_batches < 1:
-        raise ConfigError(f"in_batches must be at least 1, found {in_batches}.")
+    bench = Workbench(lm, corpus, field, None if cache is None else Path(cache), batch_size, progress=progress)
+    order = _Order(in_batches, evaluate, skip_bad)
+    _check_numbers(batch_size, in_batches)
     given = taken(facts, places=places, skip_bad=skip_bad, notify=progress.note)
-    work = _checked_work(
-        lm, given.facts, method_of(method, preset), preset, overrides, moments, in_batches,
-        evaluate=evaluate, skip_bad=skip_bad, places=given.places, notify=progress.note,
-    )  # fmt: skip
-    facts, config = work.facts, work.settings.config
+    work = _checked_work(bench, given, order, method, opened_preset(preset), overrides, moments)
+    run = _Run(bench, work, order, clock)
     progress.note(
-        f"{work.method.title}: {counted(len(facts), 'fact')} into {lm.name}{_order(in_batches)}, "
-        f"{work.method.plan(config)} ({work.settings.source})"
+        f"{work.method.title}: {counted(len(work.facts), 'fact')} into {lm.name}{order.words}, "
+        f"{work.method.plan(run.config)} ({work.settings.source})"
     )
-    if work.method.uses_moments(config) and moments is None:
-        with clock("second_moments"):
-            moments = run_stats(
-                lm, config.layers, tokens=config.moment_tokens, corpus=corpus, field=field, seed=config.seed,
-                cache=_sub(cache, "moments"), progress=progress,
-            )  # fmt: skip
-    with clock("evaluation_before"):
-        before = measure(lm, facts, progress=progress) if evaluate else None
-    task = EditTask(lm, facts, config, work.prefixes, moments, batch_size, cache, progress, clock)
-    if in_batches is None:
-        edit = checked_edit(work.method, task)
-    else:
-        edit = edit_in_batches(task, work.method, in_batches, lambda batch: right_after(lm, batch) if evaluate else {})
-    patch = _patch(lm, work, edit, moments, in_batches)
-    with clock("evaluation_after"), patch.applied(lm) if evaluate else nullcontext():
-        after = measure(lm, facts, progress=progress) if evaluate else None
-        says = unsaid_texts(lm, facts, after, progress) if after else {}
-    edit = replace(edit, failed=edit.failed or _few_said(edit, len(facts), before, after))
-    if edit.failed:
-        patch = replace(patch, info={**patch.info, "failed": edit.failed})
-    warnings = [*_settings_warnings(lm, work), *edit.warnings, *map(str, given.warnings), *work.warnings]
-    report = _report(patch, edit, before, after, warnings) | {
-        "verdict": verdict_report(facts, edit, before, after, says, config) if before and after else None,
-        "skipped": [str(problem) for problem in (*given.errors, *work.skipped)],
-        "in_batches": in_batches,
-        "batch_size": batch_size,
-        "seconds": clock.report(),
-        "peak_memory_mib": peak_memory_mib(lm.device),
-    }
-    patch.info["metrics"].update({name: report[name] for name in ("before", "after") if report[name]})  # type: ignore[union-attr]
-    return EditResult(patch, report, before, after)
+    return run.carried_out(moments)
+
+
+def _check_numbers(batch_size: int, in_batches: int | None) -> None:
+    for name, number in (("batch_size", batch_size), ("in_batches", in_batches)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{name} must be at least 1, found {number}.")
+
+
+@dataclass(frozen=True)
+class _Order:
+    """How the facts are gone through: all at once, or so many together; measured or not; bad ones left out or not."""
+
+    in_batches: int | None
+    evaluate: bool
+    skip_bad: bool
+
+    @property
+    def words(self) -> str:
+        if self.in_batches is None:
+            return " at once"
+        return " one after another" if self.in_batches == 1 else f" in batches of {self.in_batches:,}"
 
 
 @dataclass(frozen=True)
 class _Work:
     """What is to be done, with everything about it checked that can be before any long work.
 
-    facts: as the model reads them; a patch remembers them as they were given.
+    facts: as the model reads them; a patch remembers them as they were given.  skipped, warnings: of the facts.
     """
 
     method: Method
     settings: Settings
-    prefixes: tuple[str, ...]
     facts: tuple[Fact, ...]
-    skipped: list[Problem]
+    skipped: list[str]
     warnings: list[str]
 
 
 def _checked_work(
-    lm: LanguageModel,
-    facts: Sequence[Fact],
-    method: Method,
+    bench: Workbench,
+    given: FactFile,
+    order: _Order,
+    method: str | None,
     preset: PresetFile | None,
     overrides: Mapping[str, Any],
     moments: SecondMoments | None,
-    in_batches: int | None,
-    *,
-    evaluate: bool,
-    skip_bad: bool,
-    places: Mapping[str, str],
-    notify: Callable[[str], None],
 ) -> _Work:
-    given = tuple(facts)
-    at_once = min(in_batches or len(given), len(given))
-    settings = settings_for(lm, at_once, method=method.name, preset=preset, **overrides)
+    lm, chosen = bench.lm, method_of(method, preset)
+    at_once = min(order.in_batches or len(given.facts), len(given.facts))
+    settings = settings_for(lm, at_once, method=chosen.name, preset=preset, **overrides)
     lm.digest(fresh=True)  # something else may have written to the weights since
     if moments is not None:
         _expect_moments(lm, moments, settings.config)
-    prefixes = context_prefixes(lm, settings.config) if method.uses_prefixes else ("",)
-    kept, skipped, warnings = checked_facts(lm, given, prefixes, evaluate=evaluate, skip_bad=skip_bad, places=places)
-    if skipped:
-        notify(f"{len(given) - len(kept):,} of {len(given):,} facts are skipped:\n{format_problems(skipped)}")
-    return _Work(method, settings, prefixes, kept, skipped, warnings)
+    selection = editable_facts(
+        lm, given.facts, bench.prefixes(chosen, settings.config),
+        evaluate=order.evaluate, skip_bad=order.skip_bad, places=given.places,
+    )  # fmt: skip
+    tell_skipped(len(given.facts) - len(selection.facts), len(given.facts), selection.errors, bench.progress.note)
+    warnings = [*map(str, given.warnings), *warning_texts(selection)]
+    return _Work(chosen, settings, selection.facts, [str(one) for one in (*given.errors, *selection.errors)], warnings)
 
 
 def _expect_moments(lm: LanguageModel, moments: SecondMoments, config: MethodConfig) -> None:
@@ -192,51 +171,58 @@ def _expect_moments(lm: LanguageModel, moments: SecondMoments, config: MethodCon
         moments[layer]  # ConfigError where a layer has none
 
 
-def checked_facts(
-    lm: LanguageModel,
-    facts: Sequence[Fact],
-    prefixes: Sequence[str],
-    *,
-    evaluate: bool,
-    skip_bad: bool,
-    places: Mapping[str, str],
-) -> tuple[tuple[Fact, ...], list[Problem], list[str]]:
-    """The facts this model can be given, as it reads them (those with `chat` through its template), the errors of the
-    others, and warnings; FactsError unless `skip_bad`."""
-    if not facts:
-        raise FactsError("There is no fact to edit.")
-    facts = facts_in_chat(lm, facts)
-    company = Accepted()
-    errors: list[Problem] = []
-    distinct: list[Fact] = []
-    for number, fact in enumerate(facts, 1):
-        place = places.get(fact.id, f"fact {number}")
-        found = [p for p in company.judge(fact, where=place) if p.severity == "error"]
-        errors += found
-        distinct += [] if found else [fact]
-    longest = max(len(encoding.ids) for encoding in encode(lm.tokenizer, prefixes))
-    problems = check_facts(lm, distinct, longest_prefix=longest)
-    if evaluate:
-        known = {p.fact_id for p in problems if p.severity == "error"}
-        problems += check_measurable(lm, [fact for fact in distinct if fact.id not in known])
-    problems = [replace(p, where=places.get(p.fact_id or "", "")) for p in problems]
-    errors += [p for p in problems if p.severity == "error"]
-    bad = {p.fact_id for p in problems if p.severity == "error"}
-    kept = tuple(fact for fact in distinct if fact.id not in bad)
-    left_out = len(facts) - len(kept)
-    if errors and (not skip_bad or not kept):
-        raise FactsError(
-            f"{left_out:,} of {counted(len(facts), 'fact')} cannot be edited into {lm.name}; correct them"
-            f"{' or go on without them (--skip-bad)' if kept else ''}:\n{format_problems(errors)}",
-            errors,
-        )
-    names = {fact.id: shortened(fact.text, 80) for fact in distinct}
-    warnings = [
-        f"{p.where or 'fact'}, {names.get(p.fact_id or '', '')!r}: {p.reason}"
-        for p in problems
-        if p.severity == "warning"
-    ]
-    return kept, errors, warnings
+@dataclass(frozen=True)
+class _Run:
+    """Checked work on its workbench."""
+
+    bench: Workbench
+    work: _Work
+    order: _Order
+    clock: Clock
+
+    @property
+    def config(self) -> Any:
+        return self.work.settings.config
+
+    def carried_out(self, moments: SecondMoments | None) -> EditResult:
+        """Edit, and measure before and after."""
+        lm, work, evaluate = self.bench.lm, self.work, self.order.evaluate
+        if moments is None and work.method.uses_moments(self.config):
+            with self.clock("second_moments"):
+                moments = self.bench.moments(work.method, self.config)
+        with self.clock("evaluation_before"):
+            before = measure(lm, work.facts, progress=self.bench.progress) if evaluate else None
+        edit = self._edit(moments)
+        patch = _patch(lm, work, self.bench.prefixes(work.method, self.config), edit, moments, self.order.in_batches)
+        with self.clock("evaluation_after"), patch.applied(lm) if evaluate else nullcontext():
+            after = measure(lm, work.facts, progress=self.bench.progress) if evaluate else None
+            says = unsaid_texts(lm, work.facts, after, self.bench.progress) if after else {}
+        edit = replace(edit, failed=edit.failed or _few_said(edit, len(work.facts), before, after))
+        if edit.failed:
+            patch = replace(patch, info={**patch.info, "failed": edit.failed})
+        verdict = verdict_report(work.facts, edit, before, after, says, self.config) if before and after else None
+        report = _report(patch, edit, before, after, [*_settings_warnings(lm, work), *edit.warnings, *work.warnings])
+        report |= {"verdict": verdict, **self._about()}
+        kept = {name: report[name] for name in ("before", "after") if report[name]}
+        patch.info["metrics"].update(kept)  # type: ignore[union-attr]
+        return EditResult(patch, report, before, after)
+
+    def _edit(self, moments: SecondMoments | None) -> Edit:
+        task = self.bench.task(self.work.facts, self.work.method, self.config, moments, stage=self.clock)
+        return self.bench.edit(
+            self.work.method, task, in_batches=self.order.in_batches,
+            after_batch=lambda batch: right_after(self.bench.lm, batch) if self.order.evaluate else {},
+        )  # fmt: skip
+
+    def _about(self) -> dict[str, Any]:
+        """What the run was, for the report."""
+        return {
+            "skipped": self.work.skipped,
+            "in_batches": self.order.in_batches,
+            "batch_size": self.bench.batch_size,
+            "seconds": self.clock.report(),
+            "peak_memory_mib": peak_memory_mib(self.bench.lm.device),
+        }
 
 
 def _settings_warnings(lm: LanguageModel, work: _Work) -> list[str]:
@@ -251,12 +237,6 @@ def _settings_warnings(lm: LanguageModel, work: _Work) -> list[str]:
     return warnings
 
 
-def _order(in_batches: int | None) -> str:
-    if in_batches is None:
-        return " at once"
-    return " one after another" if in_batches == 1 else f" in batches of {in_batches:,}"
-
-
 def _few_said(edit: Edit, facts: int, before: Measurement | None, after: Measurement | None) -> str | None:
     """`few_said`, where what was preferred without the edit is not its doing."""
     scores = zip(before.facts, after.facts, strict=True) if before and after else []
@@ -264,14 +244,21 @@ def _few_said(edit: Edit, facts: int, before: Measurement | None, after: Measure
     return few_said(edit.metrics["guard"]["said"], facts, pairs.count(("not learned", "preferred")))
 
 
-def _patch(lm: LanguageModel, work: _Work, edit: Edit, moments: SecondMoments | None, in_batches: int | None) -> Patch:
+def _patch(
+    lm: LanguageModel,
+    work: _Work,
+    prefixes: Sequence[str],
+    edit: Edit,
+    moments: SecondMoments | None,
+    in_batches: int | None,
+) -> Patch:
     info: dict[str, Any] = {
         "method": work.method.name,
         **provenance(lm),
         "config": work.settings.config.recorded(),
         "config_source": work.settings.source,
         "in_batches": in_batches,
-        "prefixes": list(work.prefixes),
+        "prefixes": list(prefixes),
         "metrics": dict(edit.metrics),
     }
     if moments is not None and work.method.uses_moments(work.settings.config):
@@ -298,7 +285,3 @@ def _report(
         "after": None if after is None else after.to_json(),
         "warnings": warnings,
     }
-
-
-def _sub(cache: Path | None, name: str) -> Path | None:
-    return None if cache is None else cache / name

@@ -3,9 +3,11 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from errata.backends import LOCAL
+from errata.checks.selection import placed, selected, tell_skipped
+from errata.core.parts import Backend
 from errata.core.progress import SILENT, ProgressSink
 from errata.errors import ConfigError, FactsError
 from errata.evaluate import Changes, Metric, Tally, check_measurable
@@ -15,7 +17,7 @@ from errata.evaluate.generation import GenerationConfig, check_generation, gener
 from errata.evaluate.references import References
 from errata.evaluate.scores import fact_values, summary_of, zsre_summary_of
 from errata.evaluate.verdict import Verdict
-from errata.facts import Fact, FactsLike, Problem, format_problems, taken
+from errata.facts import Fact, FactsLike, Problem, taken
 from errata.jobs.eval_states import Chunk, State, chunks_of, model_digest
 from errata.jobs.evaluation import Evaluation, StateSummary
 from errata.jobs.held_out import HeldOut, held_out
@@ -46,6 +48,7 @@ def evaluate_patch(
     places: Mapping[str, str] | None = None,
     cache: str | Path | None = None,
     progress: ProgressSink = SILENT,
+    backend: Backend = LOCAL,
 ) -> Evaluation:
     """Measure `lm` without and with `patch` on `facts` (default: the patch's own) and on held-out text.
 
@@ -67,9 +70,9 @@ def evaluate_patch(
         progress.note(warning)
     asked = patch.facts if facts is None else facts
     given = taken(asked, places=places, skip_bad=skip_bad, notify=progress.note)
-    kept, skipped = _usable(lm, given.facts, generation, given.places, skip_bad, progress)
+    kept, skipped = _measurable(lm, given.facts, generation, given.places, skip_bad, progress)
     parts = Parts(home() / "evaluations" if cache is None else Path(cache) / "evaluations", progress.note)
-    run = _Run(lm, patch, tuple(chunks_of(kept)), parts, generation, progress)
+    run = _Run(lm, patch, tuple(chunks_of(kept)), parts, generation, progress, backend)
     drift = run.measure(text)
     info = {
         "patch": patch.id,
@@ -115,8 +118,10 @@ class _Run:
         parts: Parts,
         generation: GenerationConfig | None,
         progress: ProgressSink,
+        backend: Backend,
     ) -> None:
         self.lm, self.patch, self.chunks, self.generation, self.progress = lm, patch, chunks, generation, progress
+        self.backend = backend
         self.parts, self.base = parts, model_digest(lm)
         # By the patch's id, not by the edited weights: what is kept is found without putting the patch on.
         self.edited = digest(self.base, patch.id)
@@ -141,9 +146,9 @@ class _Run:
         return kept
 
     def _measure(self, state: State) -> None:
-        state.measure(self.lm, self.chunks, self.progress)
+        state.measure(self.lm, self.chunks, self.progress, self.backend)
         if self.generation is not None:
-            state.write(self.lm, self.chunks, self.generation, self.progress)
+            state.write(self.lm, self.chunks, self.generation, self.progress, self.backend)
 
     def totals(self, references: References | None) -> tuple[StateSummary, StateSummary, Changes, Verdict]:
         """Totals from what is kept, a chunk at a time."""
@@ -200,33 +205,24 @@ def _state_summary(tally: Tally, generation: GenerationConfig | None, references
     return StateSummary(summary_of(tally), zsre_summary_of(tally), {key: tally.metric(key) for key in keys})
 
 
-def _usable(
+def _measurable(
     lm: LanguageModel,
     facts: Sequence[Fact],
     generation: GenerationConfig | None,
     places: Mapping[str, str],
     skip_bad: bool,
     progress: ProgressSink,
-) -> tuple[list[Fact], list[Problem]]:
+) -> tuple[tuple[Fact, ...], list[Problem]]:
     """The facts whose prompts this model can be given, and the others' problems; FactsError unless `skip_bad`."""
     if not facts:
         raise FactsError("There is no fact to measure: the patch holds none of its own, and none were given (--facts).")
     facts = facts_in_chat(lm, facts)
-    kept: list[Fact] = []
     problems: list[Problem] = []
     for at in range(0, len(facts), _CHECKED_AT_ONCE):
         part = facts[at : at + _CHECKED_AT_ONCE]
-        found = check_measurable(lm, part)
-        found += [] if generation is None else check_generation(lm, part, generation)
-        bad = {problem.fact_id for problem in found}
-        kept += [fact for fact in part if fact.id not in bad]
-        problems += [replace(problem, where=places.get(problem.fact_id or "", "")) for problem in found]
-    if problems and (not skip_bad or not kept):
-        raise FactsError(
-            f"{len(facts) - len(kept):,} of {len(facts):,} facts cannot be measured on {lm.name}; correct them"
-            f"{' or go on without them (--skip-bad)' if kept else ''}:\n{format_problems(problems)}",
-            problems,
-        )
-    if problems:
-        progress.note(f"{len(facts) - len(kept):,} of {len(facts):,} facts are skipped:\n{format_problems(problems)}")
-    return kept, problems
+        problems += check_measurable(lm, part)
+        problems += [] if generation is None else check_generation(lm, part, generation)
+    action = f"measured on {lm.name}"
+    selection = selected(facts, placed(problems, places), action=action, skip_bad=skip_bad)
+    tell_skipped(len(facts) - len(selection.facts), len(facts), selection.errors, progress.note)
+    return selection.facts, selection.errors

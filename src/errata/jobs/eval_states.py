@@ -6,15 +6,15 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
+from errata.core.parts import Advance, Backend, Part, complete, results
 from errata.core.progress import ProgressSink
-from errata.errors import CorruptFileError
 from errata.evaluate import FactScore
 from errata.evaluate.generation import GenerationConfig, generate, generation_prompts
 from errata.facts import Fact
 from errata.jobs.eval_rows import STATE, Row, fact_scores, measured_rows
 from errata.models import LanguageModel, fingerprint
 from errata.store import digest
-from errata.store.tables import Parts
+from errata.store.tables import Parts, TableStore
 
 CODE_VERSION = 3
 # Some seconds of a small model's work on a CPU: what a stopped run loses at most.
@@ -52,32 +52,32 @@ class State:
 
     name: str
     key: str
-    parts: Parts
+    tables: Parts
 
-    def measure(self, lm: LanguageModel, chunks: Sequence[Chunk], progress: ProgressSink) -> None:
+    def measure(self, lm: LanguageModel, chunks: Sequence[Chunk], progress: ProgressSink, backend: Backend) -> None:
         """Measure the chunks that are not kept yet on the model as it is, which must be in this state."""
-        kept = [self.parts.load(self._key(chunk), STATE) is not None for chunk in chunks]
-        with progress.stage(f"evaluation {self.name}", *_size(chunks), done=_done(chunks, kept)) as advance:
-            for chunk, is_kept in zip(chunks, kept, strict=True):
-                if not is_kept:
-                    self.parts.save(self._key(chunk), measured_rows(lm, chunk.facts)[1], STATE)
-                    advance(len(chunk.facts))
+        complete(
+            _measured, lm, self._prompt_parts(chunks), self._prompts, backend=backend, progress=progress,
+            what=f"evaluation {self.name}", unit="facts",
+        )  # fmt: skip
 
     def write(
-        self, lm: LanguageModel, chunks: Sequence[Chunk], config: GenerationConfig, progress: ProgressSink
+        self,
+        lm: LanguageModel,
+        chunks: Sequence[Chunk],
+        config: GenerationConfig,
+        progress: ProgressSink,
+        backend: Backend,
     ) -> None:
         """Generate the texts of the chunks that are not kept yet."""
-        kept = [self.parts.load(self._key(chunk, config), TEXTS) is not None for chunk in chunks]
-        with progress.stage(f"generation {self.name}", *_size(chunks), done=_done(chunks, kept)) as advance:
-            for chunk, is_kept in zip(chunks, kept, strict=True):
-                if not is_kept:
-                    texts = generate(lm, chunk.facts, config, first_index=chunk.prompts)
-                    self.parts.save(self._key(chunk, config), _text_rows(chunk.facts, texts), TEXTS)
-                    advance(len(chunk.facts))
+        complete(
+            _written, lm, self._text_parts(chunks, config), self._texts, backend=backend, progress=progress,
+            what=f"generation {self.name}", unit="facts",
+        )  # fmt: skip
 
     def rows(self, chunk: Chunk) -> list[Row]:
         """The measured rows of a chunk."""
-        return _present(self.parts.load(self._key(chunk), STATE))
+        return next(results(self._prompt_parts([chunk]), self._prompts))
 
     def scores(self, chunk: Chunk) -> list[FactScore]:
         """The scores of a chunk."""
@@ -85,15 +85,42 @@ class State:
 
     def texts(self, chunk: Chunk, config: GenerationConfig) -> list[tuple[str, ...]]:
         """The texts of each fact of a chunk."""
-        left = iter(_present(self.parts.load(self._key(chunk, config), TEXTS)))
+        left = iter(next(results(self._text_parts([chunk], config), self._texts)))
         return [tuple(next(left)["text"] for _ in generation_prompts(fact)) for fact in chunk.facts]
 
-    def _key(self, chunk: Chunk, config: GenerationConfig | None = None) -> str:
-        if config is None:
-            return digest(self.key, "prompts", chunk.digest)
+    @property
+    def _prompts(self) -> TableStore:
+        return TableStore(self.tables, STATE)
+
+    @property
+    def _texts(self) -> TableStore:
+        return TableStore(self.tables, TEXTS)
+
+    def _prompt_parts(self, chunks: Sequence[Chunk]) -> list[Part[Chunk]]:
+        return [Part(digest(self.key, "prompts", chunk.digest), chunk, len(chunk.facts)) for chunk in chunks]
+
+    def _text_parts(
+        self, chunks: Sequence[Chunk], config: GenerationConfig
+    ) -> list[Part[tuple[Chunk, GenerationConfig]]]:
         # The batch moves last bits at most, as it does in every measurement.
-        settings = [config.tokens, config.top_k, config.seed, chunk.prompts]
-        return digest(self.key, "texts", settings, chunk.digest)
+        settings = [config.tokens, config.top_k, config.seed]
+        return [
+            Part(digest(self.key, "texts", [*settings, chunk.prompts], chunk.digest), (chunk, config), len(chunk.facts))
+            for chunk in chunks
+        ]
+
+
+def _measured(lm: LanguageModel, chunk: Chunk, advance: Advance) -> list[Row]:
+    rows = measured_rows(lm, chunk.facts)[1]
+    advance(len(chunk.facts))
+    return rows
+
+
+def _written(lm: LanguageModel, asked: tuple[Chunk, GenerationConfig], advance: Advance) -> list[Row]:
+    chunk, config = asked
+    rows = _text_rows(chunk.facts, generate(lm, chunk.facts, config, first_index=chunk.prompts))
+    advance(len(chunk.facts))
+    return rows
 
 
 def text_columns(states: Sequence[str]) -> dict[str, str]:
@@ -116,17 +143,3 @@ def _text_rows(facts: Sequence[Fact], texts: Sequence[Sequence[str]]) -> list[Ro
         for fact, found in zip(facts, texts, strict=True)
         for number, (prompt, text) in enumerate(zip(generation_prompts(fact), found, strict=True), 1)
     ]
-
-
-def _size(chunks: Sequence[Chunk]) -> tuple[int, str]:
-    return sum(len(chunk.facts) for chunk in chunks), "facts"
-
-
-def _done(chunks: Sequence[Chunk], kept: Sequence[bool]) -> int:
-    return sum(len(chunk.facts) for chunk, is_kept in zip(chunks, kept, strict=True) if is_kept)
-
-
-def _present(rows: list[Row] | None) -> list[Row]:
-    if rows is None:
-        raise CorruptFileError("A part of the evaluation that was kept is gone or damaged; run it again to remake it.")
-    return rows

@@ -5,14 +5,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from errata.backends import LOCAL
+from errata.checks.selection import prepared_facts
+from errata.core.parts import Advance, Backend, Part, complete, results
 from errata.core.progress import SILENT, ProgressSink
 from errata.core.words import counted
 from errata.errors import FactsError, InputError
 from errata.facts import Fact, FactsLike, taken
-from errata.jobs.usable import usable_facts
 from errata.models import LanguageModel, facts_in_chat, fingerprint, takes_model, token_texts
 from errata.store import digest, home
-from errata.store.records import read_record, write_record
+from errata.store.records import Records
 from errata.tracing import Trace, TraceConfig, config_of, positions_run, restored_positions, trace_prompt
 from errata.tracing.average import AverageTrace, FactTrace, Unknown, fact_trace
 from errata.tracing.corruption import corrupted_subject, subject_std
@@ -35,6 +37,7 @@ def trace_facts(
     places: Mapping[str, str] | None = None,
     skip_bad: bool = False,
     progress: ProgressSink = SILENT,
+    backend: Backend = LOCAL,
     **options: Any,
 ) -> AverageTrace:
     """Trace every fact that the model knows and average over the parts of their prompts (Meng et al. 2022).
@@ -49,7 +52,7 @@ def trace_facts(
     folder = home() / "traces" if out is None else Path(out) / "records"
     given = taken(facts, places=places, skip_bad=skip_bad, notify=progress.note)
     run = TraceRun.of(lm, given.facts, config_of(options), folder, given.places, skip_bad, progress)
-    return run.average(progress)
+    return run.average(progress, backend)
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class TraceRun:
     unfit: tuple[str, ...]
     skipped: tuple[str, ...]
     skipped_facts: int
-    folder: Path
+    store: Records
 
     @classmethod
     def of(
@@ -83,9 +86,9 @@ class TraceRun:
     ) -> "TraceRun":
         """Look at every fact, trace none. Raises FactsError where some cannot be used, or none is known."""
         facts = facts_in_chat(lm, facts)
-        pairs, problems = usable_facts(
+        pairs, problems = prepared_facts(
             facts, lambda fact: traced_fact(lm, fact),
-            done="traced", places=places, skip_bad=skip_bad, notify=progress.note,
+            action="traced", places=places, skip_bad=skip_bad, notify=progress.note,
         )  # fmt: skip
         own = own_answers(lm, [one for _, one in pairs], batch_tokens=config.batch_tokens)
         texts = token_texts(lm.tokenizer, sorted(set(own)))
@@ -101,40 +104,35 @@ class TraceRun:
         if not fit:
             raise FactsError(_nothing_known(lm, unknown, unfit))
         skipped = tuple(str(problem) for problem in problems)
-        return cls(lm, config, std, others, tuple(fit), unknown, unfit, skipped, len(facts) - len(pairs), folder)
+        store = Records(folder, "trace-")
+        return cls(lm, config, std, others, tuple(fit), unknown, unfit, skipped, len(facts) - len(pairs), store)
 
-    def average(self, progress: ProgressSink) -> AverageTrace:
+    def average(self, progress: ProgressSink, backend: Backend = LOCAL) -> AverageTrace:
         """Trace what is not kept yet, and average."""
-        paths = [self._path(fact) for fact, _ in self.known]
-        kept = [read_record(path) is not None for path in paths]
-        progress.note(self.plan([one for (_, one), there in zip(self.known, kept, strict=True) if not there]))
-        work = [positions_run(one, self.config) for _, one in self.known]
-        done = sum(amount for amount, there in zip(work, kept, strict=True) if there)
-        found: list[FactTrace] = []
-        what = f"traces of {counted(len(paths), 'fact')}"
-        with progress.stage(what, sum(work), "positions", done=done) as advance:
-            for (fact, one), path in zip(self.known, paths, strict=True):
-                record = read_record(path)
-                if record is None:
-                    others = self._others(fact)
-                    trace = trace_prompt(self.lm, one, self.config, std=self.std, others=others, advance=advance)
-                    record = write_record(path, trace_record(trace))
-                found.append(fact_trace(fact.id, trace_from(record)))
+        parts = self._parts()
+        left = [part.payload.prompt for part in parts if self.store.load(part.key) is None]
+        progress.note(self.plan(left))
+        complete(
+            _record, self.lm, parts, self.store, backend=backend, progress=progress,
+            what=f"traces of {counted(len(parts), 'fact')}", unit="positions",
+        )  # fmt: skip
+        kept = results(parts, self.store)
+        averaged = [fact_trace(fact.id, trace_from(one)) for (fact, _), one in zip(self.known, kept, strict=True)]
         return AverageTrace(
             model=self.lm.name,
             config=self.config,
             std=self.std,
             num_layers=self.lm.num_layers,
-            facts=tuple(found),
+            facts=tuple(averaged),
             unknown=self.unknown,
-            notes=self._notes(found),
+            notes=self._notes(averaged),
             info=self._info(),
         )
 
     def traces(self) -> Iterator[tuple[Fact, Trace]]:
         """Every trace that is kept, one in memory at a time."""
-        for fact, _ in self.known:
-            record = read_record(self._path(fact))
+        for (fact, _), part in zip(self.known, self._parts(), strict=True):
+            record = self.store.load(part.key)
             if record is not None:
                 yield fact, trace_from(record)
 
@@ -157,14 +155,18 @@ class TraceRun:
             f"{'; kept from an earlier run: ' + counted(kept, 'fact') if kept else ''}."
         )
 
-    def _others(self, fact: Fact) -> tuple[str, ...]:
-        return tuple(other for other in self.others if other != fact.subject)
-
-    def _path(self, fact: Fact) -> Path:
+    def _parts(self) -> list[Part["_Asked"]]:
+        """A part for each known fact."""
         model = fingerprint(self.lm, "trace", CODE_VERSION)
         swapped = list(self.others) if self.config.corruption == "swap" else []
-        key = digest(model, fact.text, list(fact.subject_span), answer_of(fact), asdict(self.config), self.std, swapped)
-        return self.folder / f"trace-{key[:24]}.json"
+        settings = [asdict(self.config), self.std, swapped]
+        parts = []
+        for fact, prompt in self.known:
+            key = digest(model, fact.text, list(fact.subject_span), answer_of(fact), *settings)
+            others = tuple(other for other in self.others if other != fact.subject)
+            asked = _Asked(prompt, self.config, self.std, others)
+            parts.append(Part(key, asked, positions_run(prompt, self.config)))
+        return parts
 
     def _notes(self, found: Sequence[FactTrace]) -> tuple[str, ...]:
         notes = []
@@ -214,6 +216,22 @@ class TraceRun:
             "embedding_std": self.std,
             "settings": asdict(self.config),
         }
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A prompt and how it is traced. others: subjects that may take the place of its own."""
+
+    prompt: Traced
+    config: TraceConfig
+    std: float
+    others: tuple[str, ...]
+
+
+def _record(lm: LanguageModel, asked: _Asked, advance: Advance) -> dict[str, Any]:
+    """The trace of one prompt as a record."""
+    trace = trace_prompt(lm, asked.prompt, asked.config, std=asked.std, others=asked.others, advance=advance)
+    return trace_record(trace)
 
 
 def _fitting(

@@ -1,11 +1,12 @@
 """What a training of MEND's editor learns from: facts that the model can read, split, and unrelated texts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from errata.checks.selection import placed, selected, tell_skipped, without_contradictions
 from errata.core.progress import ProgressSink
 from errata.core.words import counted
 from errata.edit.methods.mend.examples import Example, Ids, Schedule, examples_of, split
@@ -14,7 +15,7 @@ from errata.edit.methods.mend.mend_config import EDIT_FIELDS, MendConfig, places
 from errata.edit.settings.lookup import find_preset
 from errata.errors import ConfigError, FactsError
 from errata.evaluate import check_measurable
-from errata.facts import Accepted, Fact, Problem, format_problems
+from errata.facts import Fact
 from errata.models import LanguageModel, facts_in_chat, ingredients
 from errata.stats import Corpus, open_corpus
 from errata.stats.samples import sampled_tokens
@@ -103,28 +104,12 @@ def _usable(
     if not facts:
         raise FactsError("There is no fact to train on.")
     facts = facts_in_chat(lm, facts)
-    company, distinct = Accepted(), []
-    errors: list[Problem] = []
-    for number, fact in enumerate(facts, 1):
-        found = [p for p in company.judge(fact, where=places.get(fact.id, f"fact {number}")) if p.severity == "error"]
-        errors += found
-        distinct += [] if found else [fact]
-    problems = [replace(p, where=places.get(p.fact_id or "", "")) for p in check_measurable(lm, distinct)]
-    errors += problems
-    bad = {p.fact_id for p in problems}
-    kept = [fact for fact in distinct if fact.id not in bad]
-    if errors and (not skip_bad or not kept):
-        raise FactsError(
-            f"{len(facts) - len(kept)} of {counted(len(facts), 'fact')} cannot be learned from with {lm.name}; "
-            f"correct them"
-            f"{' or go on without them (--skip-bad)' if kept else ''}:\n{format_problems(errors)}",
-            errors,
-        )
-    if errors:
-        progress.note(
-            f"Skipped: {len(facts) - len(kept):,} of {counted(len(facts), 'fact')}:\n{format_problems(errors)}"
-        )
-    return kept
+    contradictions, distinct = without_contradictions(facts, places)
+    problems = placed(check_measurable(lm, distinct), places)
+    action = f"learned from with {lm.name}"
+    selection = selected(distinct, problems, action=action, skip_bad=skip_bad, rejected=contradictions)
+    tell_skipped(len(facts) - len(selection.facts), len(facts), selection.errors, progress.note)
+    return list(selection.facts)
 
 
 def _token_source(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,27 @@ def write_record(path: Path, record: Any) -> Any:
     held = {"digest": digest(record), "record": record}
     atomic_write_text(path, json.dumps(held, separators=(",", ":"), allow_nan=False))
     return record
+
+
+@dataclass(frozen=True)
+class Records:
+    """Records in a folder, one file for each key (a SHA-256 in hex), its name beginning with `prefix`."""
+
+    folder: Path
+    prefix: str = ""
+    digits: int = 24
+
+    def path(self, key: str) -> Path:
+        """The file of this key, if it is there."""
+        return self.folder / f"{self.prefix}{key[: self.digits]}.json"
+
+    def load(self, key: str) -> Any:
+        """The record, or None where there is none that is intact."""
+        return read_record(self.path(key))
+
+    def save(self, key: str, record: Any) -> Any:
+        """Keep a record; returns it as it will be read back. Raises StorageError."""
+        return write_record(self.path(key), record)
 
 
 def recorded(path: Path, work: Callable[[], Any]) -> Any:

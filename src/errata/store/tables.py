@@ -48,6 +48,22 @@ class Parts:
         write_parquet(self.path(key), [rows], columns, {"key": key})
 
 
+@dataclass(frozen=True)
+class TableStore:
+    """Parts that are tables of the same columns."""
+
+    parts: Parts
+    columns: Mapping[str, str]
+
+    def load(self, key: str) -> list[Row] | None:
+        """The rows, or None where there are none that are intact."""
+        return self.parts.load(key, self.columns)
+
+    def save(self, key: str, rows: Sequence[Row]) -> None:
+        """Write a part at once. Raises StorageError."""
+        self.parts.save(key, rows, self.columns)
+
+
 def write_parquet(
     path: Path,
     chunks: Iterable[Sequence[Row]],

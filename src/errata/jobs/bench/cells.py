@@ -3,24 +3,22 @@
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from errata.core.progress import SILENT, ProgressSink
-from errata.edit import Edit, EditTask, Method, Settings, context_prefixes, find_method, settings_for
+from errata.edit import Edit, EditTask, Method, Settings, find_method, settings_for
 from errata.errors import ConfigError, NumericsError
 from errata.evaluate import FactScore, measure
 from errata.evaluate.metrics import Metric, metric
 from errata.facts import Fact
-from errata.jobs.batches import checked_edit, edit_in_batches, right_after
+from errata.jobs.batches import right_after
 from errata.jobs.bench.options import BenchOptions
 from errata.jobs.bench.outcomes import Outcome, outcome_of
 from errata.jobs.memory import peak_memory_mib
-from errata.jobs.stats_job import run_stats
+from errata.jobs.workbench import Workbench
 from errata.models import LanguageModel, relative_norm, updates_applied, weight_of
-from errata.stats import Corpus, SecondMoments
 
 # ‖ΔW‖/‖W‖ from which on a cell is marked: of the weight's own little is left.
 _EXPLODED = 10.0
@@ -85,21 +83,25 @@ Keep = Callable[[Fact, Callable[[], CellResult]], CellResult]
 class Bench:
     """What the cells of one benchmark share. before: the unedited model's scores by fact id."""
 
-    lm: LanguageModel
+    work: Workbench
     options: BenchOptions
-    corpus: Corpus | None
-    cache: Path | None
-    progress: ProgressSink
     extras: Extras
     before: dict[str, FactScore] = field(default_factory=dict)
-    _prefixes: dict[Any, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def lm(self) -> LanguageModel:
+        return self.work.lm
+
+    @property
+    def progress(self) -> ProgressSink:
+        return self.work.progress
 
     def measure_unedited(self, facts: Sequence[Fact]) -> None:
         """Score those facts on the model as it is that have no scores yet."""
         missing = {fact.id: fact for fact in facts if fact.id not in self.before}
         if missing:
-            found = measure(self.lm, list(missing.values()), progress=self.progress).facts
-            self.before |= dict(zip(missing, found, strict=True))
+            scores = measure(self.lm, list(missing.values()), progress=self.progress).facts
+            self.before |= dict(zip(missing, scores, strict=True))
 
     def settings(self, cell: Cell) -> Settings:
         """A preset's (a file's or the table's) or a guess, for so many facts at once; the benchmark's fields win."""
@@ -108,38 +110,16 @@ class Bench:
         fields, preset = self.options.fields(cell.method), self.options.presets.get(cell.method)
         return settings_for(self.lm, at_once, method=cell.method, preset=preset, **fields)
 
-    def prefixes(self, method: Method, config: Any) -> tuple[str, ...]:
-        """The context prefixes of a configuration, sampled once."""
-        if not method.uses_prefixes:
-            return ("",)
-        key = config.prefix_key
-        if key not in self._prefixes:
-            self._prefixes[key] = context_prefixes(self.lm, config)
-        return self._prefixes[key]
-
     def run(self, cell: Cell, keep: Keep) -> CellResult:
         """Run one cell; the model is as it was in the end. A method that diverges ends the cell with a mark."""
         if cell.method == UNEDITED:
             return self._unedited(cell)
         method = find_method(cell.method)
         config = self.settings(cell).config
-        task = EditTask(
-            self.lm, cell.facts, config, self.prefixes(method, config), self.moments(method, config),
-            self.options.batch_size, self.cache, self.progress, lambda _: nullcontext(),
-        )  # fmt: skip
+        task = self.work.task(cell.facts, method, config, self.work.moments(method, config))
         result = self._singly(method, task, keep) if cell.singly else _guarded(lambda: self._together(method, task))
         result.told["peak_memory_mib"] = peak_memory_mib(self.lm.device)
         return result
-
-    def moments(self, method: Method, config: Any) -> SecondMoments | None:
-        """The second moments that a configuration needs, from errata's store where they are known."""
-        if not method.uses_moments(config):
-            return None
-        folder = None if self.cache is None else self.cache / "moments"
-        return run_stats(
-            self.lm, config.layers, tokens=config.moment_tokens, corpus=self.corpus, seed=config.seed, cache=folder,
-            progress=self.progress,
-        )  # fmt: skip
 
     def _unedited(self, cell: Cell) -> CellResult:
         outcomes = [outcome_of(self.lm, fact, self.before[fact.id], self.before[fact.id]) for fact in cell.facts]
@@ -147,13 +127,9 @@ class Bench:
 
     def _together(self, method: Method, task: EditTask) -> CellResult:
         began = time.monotonic()
-        if self.options.in_batches is None:
-            edit = checked_edit(method, task)
-        else:
-            after = _Timed(lambda batch: right_after(self.lm, batch))
-            edit = edit_in_batches(task, method, self.options.in_batches, after)
-            began += after.seconds
-        return self._measured(edit, task.facts, time.monotonic() - began, singly=False)
+        after = _Timed(lambda batch: right_after(self.lm, batch))
+        edit = self.work.edit(method, task, in_batches=self.options.in_batches, after_batch=after)
+        return self._measured(edit, task.facts, time.monotonic() - began - after.seconds, singly=False)
 
     def _singly(self, method: Method, task: EditTask, keep: Keep) -> CellResult:
         with suppress(NumericsError):  # of one fact: its own edit will say so
@@ -171,7 +147,7 @@ class Bench:
 
     def _single(self, method: Method, task: EditTask, fact: Fact) -> CellResult:
         began = time.monotonic()
-        edit = checked_edit(method, replace(task, facts=(fact,)))
+        edit = self.work.edit(method, replace(task, facts=(fact,)))
         return self._measured(edit, (fact,), time.monotonic() - began, singly=True)
 
     def _measured(self, edit: Edit, facts: Sequence[Fact], seconds: float, *, singly: bool) -> CellResult:

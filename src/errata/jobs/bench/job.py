@@ -13,7 +13,6 @@ from errata.core.progress import SILENT, ProgressSink
 from errata.core.words import counted
 from errata.edit import Settings, find_method, settings_for
 from errata.errors import ConfigError
-from errata.evaluate.drift import Drift
 from errata.evaluate.generation import GenerationConfig, generate
 from errata.evaluate.metrics import Metric, Tally
 from errata.evaluate.references import References
@@ -28,6 +27,7 @@ from errata.jobs.bench.study import FAILURES, failed, predict, rows_of
 from errata.jobs.eval_job import add_texts
 from errata.jobs.eval_states import model_digest
 from errata.jobs.held_out import HeldOut, held_out
+from errata.jobs.workbench import Workbench
 from errata.models import LanguageModel
 from errata.stats import Corpus, default_corpus, open_corpus
 from errata.store import digest
@@ -80,9 +80,9 @@ def run_bench(
     if options.text_tokens:
         held = held_out(lm, corpus=text, field=field, tokens=options.text_tokens, seed=options.seed)
     generation = GenerationConfig(seed=options.seed) if options.generate else None
-    extras = _Extras(lm, held, generation, references)
+    work = Workbench(lm, opened, cache=cache, batch_size=options.batch_size, held_out=held, progress=progress)
     texts = None if references is None else references.digest
-    bench = Bench(lm, options, opened, cache, progress, extras)
+    bench = Bench(work, options, _Extras(work, generation, references))
     if opened is not None and held is not None and opened.digest in held.recipe:
         raise ConfigError(
             f"{opened.name} is given for the second moments and as held-out text: methods that use the moments are "
@@ -103,31 +103,22 @@ def run_bench(
 class _Extras:
     """Perplexity and drift of the model as it is, against the unedited one; of single edits on the first rows only."""
 
-    def __init__(
-        self,
-        lm: LanguageModel,
-        text: HeldOut | None,
-        generation: GenerationConfig | None,
-        references: References | None,
-    ) -> None:
-        self._lm, self._text, self._generation, self._references = lm, text, generation, references
-        self._drift: dict[bool, Drift] = {}
+    def __init__(self, work: Workbench, generation: GenerationConfig | None, references: References | None) -> None:
+        self._work, self._generation, self._references = work, generation, references
 
     def prepare(self) -> None:
         """Look at the unedited model; not before it is known that there is work."""
-        if self._text is not None and not self._drift:
-            rows = self._text.rows()
-            few = [row for i, row in enumerate(rows) if sum(map(len, rows[:i])) < SINGLE_TOKENS]
-            self._drift = {False: Drift(self._lm, rows), True: Drift(self._lm, few)}
+        self._work.look_at_text(None, SINGLE_TOKENS)
 
     def __call__(self, facts: Sequence[Fact], *, singly: bool) -> Mapping[str, Metric]:
-        found = self._drift[singly].measure().metrics() if self._drift else {}
-        return found if singly or self._generation is None else {**found, **self._written(facts, self._generation)}
+        drift = self._work.drift(SINGLE_TOKENS if singly else None)
+        metrics = {} if drift is None else drift.measure().metrics()
+        return metrics if singly or self._generation is None else {**metrics, **self._written(facts, self._generation)}
 
     def _written(self, facts: Sequence[Fact], generation: GenerationConfig) -> Mapping[str, Metric]:
         chosen = facts[:GENERATED_FACTS]
         tally = Tally()
-        add_texts(tally, chosen, generate(self._lm, chosen, generation), self._references)
+        add_texts(tally, chosen, generate(self._work.lm, chosen, generation), self._references)
         return {key: tally.metric(key) for key in (["ge"] if self._references is None else ["ge", "rs"])}
 
 
@@ -137,7 +128,7 @@ def _checked(bench: Bench, records: Records) -> Records:
     for name in options.methods:
         method = find_method(name)
         config = bench.settings(Cell("scaling", "", name, records.facts[:1])).config
-        prefixes |= dict.fromkeys(bench.prefixes(method, config))
+        prefixes |= dict.fromkeys(bench.work.prefixes(method, config))
     every = tuple(prefixes)
     facts = usable(bench.lm, records.facts, options.needed, every, bench.progress.note)
     halves = records.halves
@@ -223,7 +214,7 @@ def _features(bench: Bench, folder: Folder, cell: Cell) -> dict[str, list[float 
     layer = config.layers[-1]
 
     def work() -> dict[str, list[float | None]]:
-        moments = bench.moments(find_method("memit"), config.replace(layers=(layer,)))
+        moments = bench.work.moments(find_method("memit"), config.replace(layers=(layer,)))
         assert moments is not None
         bench.measure_unedited(cell.facts)
         found = features(

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from errata.checks.editable import editable_facts
 from errata.core.words import counted
 from errata.errors import FactsError
 from errata.facts import Fact, format_problems, read_facts
 from errata.facts.relations import read_relations, relation_edits
 from errata.jobs.bench.options import BenchOptions
-from errata.jobs.edit_job import checked_facts
 from errata.models import LanguageModel
 
 # Records that contradict another or that the model cannot be given are left out: so many more are looked at.
@@ -58,7 +58,8 @@ def usable(
     lm: LanguageModel, facts: Sequence[Fact], count: int, prefixes: Sequence[str], notify: Callable[[str], None]
 ) -> tuple[Fact, ...]:
     """The first `count` of the facts that the model can be given; FactsError where there are fewer."""
-    kept, skipped, _ = checked_facts(lm, facts, prefixes, evaluate=True, skip_bad=True, places={})
+    selection = editable_facts(lm, facts, prefixes, evaluate=True, skip_bad=True, places={})
+    kept, skipped = selection.facts, selection.errors
     if skipped:
         more = f"\n... and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
         notify(f"Records that are left out: {len(facts) - len(kept)}\n{format_problems(skipped[:_SHOWN])}{more}")

@@ -1,40 +1,42 @@
 """Every experiment of the Backward Lens paper on one model, in one resumable run: measured, tabulated and drawn."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from errata.backends import LOCAL
+from errata.checks.selection import prepared_facts
+from errata.core.parts import Backend, Part, Work, complete, results
 from errata.core.progress import SILENT, ProgressSink
 from errata.core.words import counted
 from errata.errors import ConfigError, CorpusError, InputError
 from errata.evaluate.perplexity import perplexity
 from errata.facts import Fact, FactsLike, taken
 from errata.jobs.held_out import corpus_rows
-from errata.jobs.reproduce.findings import write_findings
-from errata.jobs.usable import usable_facts
-from errata.lens import MODES, BackwardLens, backward_lens, backward_lenses
-from errata.lens.flipping import RULES, smallest_rate, update_direction
-from errata.lens.losses import prepare
-from errata.lens.measures import measure_lens, mechanism
-from errata.models import (
-    LanguageModel,
-    Place,
-    add_to_weight_,
-    facts_in_chat,
-    fingerprint,
-    matrices,
-    takes_model,
-    weights_restored,
+from errata.jobs.reproduce.experiments import (
+    Flips,
+    Gradients,
+    Mechanism,
+    Row,
+    flip_rows,
+    gradient_rows,
+    mechanism_rows,
 )
+from errata.jobs.reproduce.findings import write_findings
+from errata.lens import MODES, backward_lens
+from errata.lens.losses import prepare
+from errata.models import LanguageModel, facts_in_chat, fingerprint, takes_model
 from errata.models.run.generate import sample_ids
 from errata.models.text.segments import segments
 from errata.stats import open_corpus
 from errata.stats.samples import start_token
 from errata.store import digest
-from errata.store.records import check_records_folder, read_record, write_record
+from errata.store.records import Records, check_records_folder
 
-CODE_VERSION = 3
+CODE_VERSION = 4
+# Prompts whose gradients are taken together.
 _BATCH = 8
 
 
@@ -79,6 +81,7 @@ def reproduce(
     places: Mapping[str, str] | None = None,
     skip_bad: bool = False,
     progress: ProgressSink = SILENT,
+    backend: Backend = LOCAL,
 ) -> str:
     """Run what is missing in `out`, write tables, figures and summary.md there, and return the summary.
 
@@ -86,23 +89,23 @@ def reproduce(
     was stopped goes on from there. Raises FactsError with every record that cannot be looked at, unless `skip_bad`.
     """
     given = taken(facts, places=places, skip_bad=skip_bad, notify=progress.note)
-    pairs, _ = usable_facts(
+    pairs, _ = prepared_facts(
         facts_in_chat(lm, given.facts[: options.n]), lambda fact: _check(lm, fact),
-        done="looked at", places=given.places, skip_bad=skip_bad, notify=progress.note,
+        action="looked at", places=given.places, skip_bad=skip_bad, notify=progress.note,
     )  # fmt: skip
     chosen = [fact for fact, _ in pairs]
     texts = _held_out(lm, corpus, field, options.text_tokens)
-    run = _Run(lm, out, options, digest(texts), digest([[f.text, f.target_new] for f in chosen]))
+    run = _Run(lm, out, options, progress, backend)
     progress.note(
         f"Backward Lens on {lm.name}: {counted(len(chosen), 'prompt')}; learning rates for "
         f"{min(options.flip_prompts, len(chosen))} of them at {counted(len(run.flip_layers), 'layer')}; results in "
         f"{out}."
     )
-    measured = run.measure(chosen, progress)
-    flips = run.flips(chosen[: options.flip_prompts], texts, progress)
-    steps = run.mechanisms(chosen[: options.mechanism_prompts], progress)
+    measured = run.gradients(chosen)
+    flips = run.flips(chosen[: options.flip_prompts], texts)
+    steps = run.mechanisms(chosen[: options.mechanism_prompts])
     lens = backward_lens(lm, chosen[0].text, chosen[0].target_new, subject=chosen[0].subject, mode=options.mode)
-    return write_findings(out, lens, measured, flips, steps, run.about(len(chosen), corpus))
+    return write_findings(out, lens, measured, flips, steps, run.about(chosen, texts, corpus))
 
 
 def _check(lm: LanguageModel, fact: Fact) -> None:
@@ -130,109 +133,78 @@ def _held_out(lm: LanguageModel, corpus: str | None, field: str, tokens: int) ->
 
 
 class _Run:
-    """The parts of a run, each prompt's result a small JSON file in `out`/records."""
+    """The parts of a run, each part's result a small JSON file in `out`/records."""
 
     def __init__(
-        self, lm: LanguageModel, out: Path, options: ReproduceOptions, text_digest: str, facts_digest: str
+        self, lm: LanguageModel, out: Path, options: ReproduceOptions, progress: ProgressSink, backend: Backend
     ) -> None:
-        self.lm, self.out, self.options = lm, out, options
+        self.lm, self.out, self.options, self.progress, self.backend = lm, out, options, progress, backend
         self.shared = fingerprint(lm, "reproduce", CODE_VERSION)
-        self.text_digest, self.facts_digest = text_digest, facts_digest
         depth = lm.num_layers
         self.neuron_layers = tuple(sorted({round(depth * share) for share in (0.25, 0.5, 0.75)} - {depth}))
         self.flip_layers = _spread(depth, options.flip_layers)
 
-    def about(self, prompts: int, corpus: str | None) -> dict[str, Any]:
+    def about(self, facts: Sequence[Fact], texts: Sequence[Sequence[int]], corpus: str | None) -> dict[str, Any]:
         """What the run was, for run.json and the summary."""
         return {
             "model": self.lm.name,
             "weights": self.lm.digest(),
-            "prompts": prompts,
-            "facts_digest": self.facts_digest,
+            "prompts": len(facts),
+            "facts_digest": digest([[fact.text, fact.target_new] for fact in facts]),
             "perplexity_text": "the model's own samples" if corpus is None else Path(corpus).name,
-            "perplexity_text_digest": self.text_digest,
+            "perplexity_text_digest": digest(texts),
             "options": asdict(self.options),
             "flip_layers": list(self.flip_layers),
             "neuron_layers": list(self.neuron_layers),
         }
 
-    def measure(self, facts: Sequence[Fact], progress: ProgressSink) -> list[dict[str, Any]]:
-        paths = [self._path("lens", fact, i < self.options.neuron_prompts) for i, fact in enumerate(facts)]
-        found = [read_record(path) for path in paths]
-        missing = [i for i, record in enumerate(found) if record is None]
-        with progress.stage("gradients", len(facts), "prompts", done=len(facts) - len(missing)) as advance:
-            lenses = backward_lenses(
-                self.lm,
-                [facts[i].text for i in missing],
-                [facts[i].target_new for i in missing],
-                subjects=[facts[i].subject for i in missing],
-                mode=self.options.mode,
-                matrices=matrices(self.lm.family),
-                batch_size=_BATCH,
-            )
-            for i, lens in zip(missing, lenses, strict=True):
-                layers = self.neuron_layers if i < self.options.neuron_prompts else ()
-                found[i] = write_record(paths[i], measure_lens(lens, neuron_layers=layers))
-                advance(1)
-        return [record for record in found if record is not None]
+    def gradients(self, facts: Sequence[Fact]) -> list[dict[str, Any]]:
+        """Ranks, norms, readings and neurons of every prompt's gradient."""
+        parts = []
+        for at in range(0, len(facts), _BATCH):
+            batch = tuple(facts[at : at + _BATCH])
+            layers = tuple(self._neuron_layers(at + i) for i in range(len(batch)))
+            key = self._key("lens", batch, self.options.mode, [list(one) for one in layers])
+            parts.append(Part(key, Gradients(batch, self.options.mode, layers), len(batch)))
+        return [row for rows in self._rows("lens", gradient_rows, parts, "gradients", "prompts") for row in rows]
 
-    def flips(
-        self, facts: Sequence[Fact], texts: Sequence[Sequence[int]], progress: ProgressSink
-    ) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        unedited: float | None = None
-        total = len(facts) * len(self.flip_layers)
-        with progress.stage("learning rates", total, "layers of prompts") as advance:
-            for number, fact in enumerate(facts):
-                path = self._path("flip", fact, list(self.flip_layers), self.text_digest)
-                kept = read_record(path)
-                if kept is None:
-                    unedited = perplexity(self.lm, texts) if unedited is None else unedited
-                    kept = {"rows": self._flip(fact, texts, unedited)}
-                    write_record(path, kept)
-                # The number is this run's, not that of the run that measured it.
-                found += [{"prompt": number, **row} for row in kept["rows"]]
-                advance(len(self.flip_layers))
-        return found
+    def flips(self, facts: Sequence[Fact], texts: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+        """The smallest learning rates that flip each prompt's answer, and what they do to perplexity."""
+        keys = [self._key("flip", [fact], list(self.flip_layers), digest(texts)) for fact in facts]
+        is_kept = all(self._store("flip").load(key) is not None for key in keys)
+        unedited = math.nan if is_kept else perplexity(self.lm, texts)
+        parts = [
+            Part(key, Flips(fact, self.flip_layers, texts, unedited), len(self.flip_layers))
+            for key, fact in zip(keys, facts, strict=True)
+        ]
+        return _numbered(self._rows("flip", flip_rows, parts, "learning rates", "layers of prompts"))
 
-    def _flip(self, fact: Fact, texts: Sequence[Sequence[int]], unedited: float) -> list[dict[str, Any]]:
-        lens = backward_lens(self.lm, fact.text, fact.target_new)
-        if lens.target == lens.answer:  # nothing to flip
-            return []
-        rows = []
-        for layer in self.flip_layers:
-            for rule in RULES:
-                flip = smallest_rate(lens, layer, rule)
-                after = None if flip.rate is None else self._perplexity_after(lens, layer, rule, flip.rate, texts)
-                rows.append({**asdict(flip), "perplexity": after, "unedited_perplexity": unedited})
-        return rows
+    def mechanisms(self, facts: Sequence[Fact]) -> list[dict[str, Any]]:
+        """What a step imprints and shifts, for each prompt."""
+        layers, lr = _spread(self.lm.num_layers, 4), self.options.lr
+        parts = [Part(self._key("step", [fact], lr, list(layers)), Mechanism(fact, layers, lr)) for fact in facts]
+        return _numbered(self._rows("step", mechanism_rows, parts, "imprint and shift", "prompts"))
 
-    def _perplexity_after(
-        self, lens: BackwardLens, layer: int, rule: str, rate: float, texts: Sequence[Sequence[int]]
-    ) -> float:
-        update, place = update_direction(lens, layer, rule), Place(layer, "down")
-        with weights_restored(self.lm, [place]):
-            add_to_weight_(self.lm, place, update.scaled(rate))
-            return perplexity(self.lm, texts)
+    def _rows(
+        self, kind: str, work: Work[LanguageModel, Any, list[Row]], parts: Sequence[Part[Any]], what: str, unit: str
+    ) -> list[list[Row]]:
+        store = self._store(kind)
+        complete(work, self.lm, parts, store, backend=self.backend, progress=self.progress, what=what, unit=unit)
+        return list(results(parts, store))
 
-    def mechanisms(self, facts: Sequence[Fact], progress: ProgressSink) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        layers = _spread(self.lm.num_layers, 4)
-        with progress.stage("imprint and shift", len(facts), "prompts") as advance:
-            for number, fact in enumerate(facts):
-                path = self._path("step", fact, self.options.lr, list(layers))
-                kept = read_record(path)
-                if kept is None:
-                    lens = backward_lens(self.lm, fact.text, fact.target_new)
-                    kept = {"rows": [mechanism(lens, layer, self.options.lr) for layer in layers]}
-                    write_record(path, kept)
-                found += [{"prompt": number, **row} for row in kept["rows"]]
-                advance(1)
-        return found
+    def _neuron_layers(self, number: int) -> tuple[int, ...]:
+        return self.neuron_layers if number < self.options.neuron_prompts else ()
 
-    def _path(self, kind: str, fact: Fact, *more: Any) -> Path:
-        key = digest(self.shared, kind, fact.text, fact.target_new, fact.subject, *more)
-        return self.out / "records" / f"{kind}-{key[:24]}.json"
+    def _store(self, kind: str) -> Records:
+        return Records(self.out / "records", f"{kind}-")
+
+    def _key(self, kind: str, facts: Sequence[Fact], *more: Any) -> str:
+        return digest(self.shared, kind, [[fact.text, fact.target_new, fact.subject] for fact in facts], *more)
+
+
+def _numbered(by_prompt: Sequence[Sequence[Row]]) -> list[Row]:
+    """All rows, each with the number of its prompt in this run, not in the run that measured it."""
+    return [{"prompt": number, **row} for number, rows in enumerate(by_prompt) for row in rows]
 
 
 def check_reproduce(out: Path, paper: str) -> None:

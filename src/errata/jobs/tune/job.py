@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from errata.checks.editable import editable_facts
 from errata.core.progress import SILENT, ProgressSink
 from errata.core.words import counted
 from errata.edit import PresetFile, find_method, settings_for, write_preset
@@ -14,9 +15,8 @@ from errata.edit.settings.preset_file import shape_of
 from errata.errors import ConfigError, ModelError
 from errata.facts import Fact, FactsLike, format_problems, taken
 from errata.jobs.bench.store import facts_digest
-from errata.jobs.edit_job import checked_facts
 from errata.jobs.eval_states import model_digest
-from errata.jobs.held_out import held_out
+from errata.jobs.held_out import HeldOut, held_out
 from errata.jobs.stats_job import run_stats
 from errata.jobs.tune.candidates import Candidates, candidates
 from errata.jobs.tune.options import TuneOptions
@@ -26,8 +26,9 @@ from errata.jobs.tune.search import Chosen, Search
 from errata.jobs.tune.store import TuneFolder, check_tune_folder
 from errata.jobs.tune.trials import objective_name, told
 from errata.jobs.tune.worker import ModelWorker
+from errata.jobs.workbench import Workbench
 from errata.models import LanguageModel, takes_model
-from errata.stats import open_corpus, prepare, seconds_per_token
+from errata.stats import Corpus, open_corpus, prepare, seconds_per_token
 from errata.store import digest, home, lock
 from errata.tracing import LayerRange
 
@@ -95,16 +96,17 @@ class _Run:
         options, lm = self.options, self.lm
         opened = None if corpus is None else open_corpus(corpus, field=field, notify=self.progress.note)
         lm.digest(fresh=True)
-        worker = ModelWorker(
-            lm, find_method(options.method), opened, self.cache, options.batch_size, held_out=self._text(),
-            progress=self.progress, clock=self.clock,
-        )  # fmt: skip
+        bench = Workbench(
+            lm, opened, cache=self.cache, batch_size=options.batch_size, held_out=self._text(), progress=self.progress
+        )
+        worker = ModelWorker(bench, find_method(options.method), clock=self.clock)
         chosen = drawn(facts, options)
         usual = settings_for(lm, method=options.method, **options.fields).config
         for layers in (*options.layers, *proposals):
             usual.replace(layers=tuple(layers)).check_layers(lm.num_layers, lm.name)
-        prefixes = worker.prefixes(usual)
-        usable, skipped, _ = checked_facts(lm, chosen, prefixes, evaluate=True, skip_bad=len(chosen) > 1, places={})
+        prefixes = bench.prefixes(worker.method, usual)
+        selection = editable_facts(lm, chosen, prefixes, evaluate=True, skip_bad=len(chosen) > 1, places={})
+        usable, skipped = selection.facts, selection.errors
         if skipped:
             self.progress.note(
                 f"Facts that are left out: {len(chosen) - len(usable)}\n{format_problems(skipped[:_SHOWN])}"
@@ -131,7 +133,9 @@ class _Run:
             worker, folder, found, usable[:count], usable[count : count + held], 60 * options.minutes, self.progress
         )
         self._announce(found, count, held, len(usable))
-        setup = folder.keep("setup", [request], lambda: {"seconds": traced_seconds + self._moments(worker, found)})
+        setup = folder.keep(
+            "setup", [request], lambda: {"seconds": traced_seconds + self._moments(worker, opened, found)}
+        )
         search.spent += setup["seconds"]
         result = search.run()
         about = {
@@ -156,12 +160,12 @@ class _Run:
             self.progress.note(f"Tracing proposes layers {_told(found)}.")
         return found
 
-    def _text(self) -> Callable[[], Sequence[Sequence[int]]] | None:
+    def _text(self) -> HeldOut | None:
         """Held-out text for the drift: other samples of the model than those behind second moments."""
         if not self.options.text_tokens:
             return None
         with suppress(ModelError):  # no token to start samples from: ties go by the size of the update
-            return held_out(self.lm, corpus=None, tokens=self.options.text_tokens, seed=self.options.seed).rows
+            return held_out(self.lm, corpus=None, tokens=self.options.text_tokens, seed=self.options.seed)
         return None
 
     def _announce(self, found: Candidates, count: int, held: int, usable: int) -> None:
@@ -172,15 +176,20 @@ class _Run:
             f"looked at, in {self.options.minutes:g} minutes. Last layers: {lasts}. It begins with: {found.source}."
         )
 
-    def _moments(self, worker: ModelWorker, found: Candidates) -> float:
+    def _moments(self, worker: ModelWorker, corpus: Corpus | None, found: Candidates) -> float:
         """Compute the second moments of every layer in one pass; the seconds it took."""
         config = found.base
         if not worker.method.uses_moments(config):
             return 0.0
         began = self.clock()
-        folder = None if self.cache is None else self.cache / "moments"
+        folder = worker.bench.moments_folder
         request = prepare(
-            self.lm, found.layers, corpus=worker.corpus, tokens=config.moment_tokens, seed=config.seed, cache=folder
+            self.lm,
+            found.layers,
+            corpus=corpus,
+            tokens=config.moment_tokens,
+            seed=config.seed,
+            cache=folder,
         )
         left = request.available_tokens - min(request.kept_tokens().values())
         seconds = left * seconds_per_token(request) if left >= config.moment_tokens // 2 else 0.0
@@ -191,7 +200,7 @@ class _Run:
                 f"{seconds / 60 / _MOMENT_SHARE:.0f}, or fewer tokens (--set moment_tokens=...)."
             )
         run_stats(
-            self.lm, found.layers, tokens=config.moment_tokens, corpus=worker.corpus, seed=config.seed, cache=folder,
+            self.lm, found.layers, tokens=config.moment_tokens, corpus=corpus, seed=config.seed, cache=folder,
             progress=self.progress,
         )  # fmt: skip
         return self.clock() - began

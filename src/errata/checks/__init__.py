@@ -1,0 +1,1 @@
+"""Checks: what a model can be given of facts, before any long work."""
