@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from errata.views.tables import printable, shortened
+from errata.core.words import printable, shortened
 
 if TYPE_CHECKING:
     from errata.jobs.ask_job import Answer

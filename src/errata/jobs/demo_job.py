@@ -5,6 +5,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from errata.core.progress import ProgressSink
+from errata.core.words import shortened
 from errata.evaluate import FactScore, PromptScore
 from errata.evaluate.verdict import kept, outcome
 from errata.facts import Fact, read_facts, require
@@ -15,7 +16,7 @@ from errata.jobs.verdict import best_example
 from errata.models import LanguageModel
 from errata.models.run.generate import continue_texts
 from errata.views.shell import command_line
-from errata.views.tables import shortened, text_table
+from errata.views.tables import text_table
 
 _NEW_TOKENS = 8
 _MARKS = (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from errata.core.progress import SILENT, ProgressSink
-from errata.core.words import counted
+from errata.core.words import counted, shortened
 from errata.edit import (
     Edit,
     EditTask,
@@ -35,7 +35,6 @@ from errata.jobs.verdict_text import headline, verdict_sentence
 from errata.models import LanguageModel, encode, facts_in_chat, takes_model
 from errata.patches import Patch, provenance
 from errata.stats import Corpus, SecondMoments
-from errata.views.tables import shortened
 
 
 @dataclass(frozen=True, repr=False)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from errata.core.words import printable, visible
 from errata.errors import InputError
 from errata.lens import BackwardLens
 from errata.lens.document import tables_grid
@@ -15,9 +16,7 @@ from errata.models.run.generate import continue_texts, next_tokens
 from errata.store import atomic_write_text
 from errata.store.atomic import atomic_file, check_writable, storage_errors
 from errata.views.grid import Grid
-from errata.views.tables import printable
 from errata.views.terminal import terminal_grid
-from errata.views.text import visible
 
 SUFFIXES = {"html": (".html", ".htm"), "pdf": (".pdf",), "png": (".png",), "json": (".json",), "parquet": (".parquet",)}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from errata.core.progress import SILENT, ProgressSink
-from errata.core.words import counted
+from errata.core.words import counted, visible
 from errata.errors import FactsError, InputError
 from errata.facts import Fact, FactsLike, taken
 from errata.jobs.usable import usable_facts
@@ -20,7 +20,6 @@ from errata.tracing.document import describe
 from errata.tracing.known import own_answers
 from errata.tracing.prompts import Traced, answer_of, traced_fact
 from errata.tracing.record import trace_from, trace_record
-from errata.views.text import visible
 
 CODE_VERSION = 3
 _SHOWN = 5

@@ -9,6 +9,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from errata.core.words import printable, visible
 from errata.jobs.lens_job import write_rows
 from errata.lens import backward_lens
 from errata.models import LanguageModel
@@ -18,9 +19,7 @@ from errata.tracing.document import points, sheet_name
 from errata.tracing.record import trace_record
 from errata.views.grid import Grid, ValueSheet
 from errata.views.plotting import save_figure, value_figure
-from errata.views.tables import printable
 from errata.views.terminal import terminal_grid
-from errata.views.text import visible
 
 _SURE = 0.3
 _BARS = " ▁▂▃▄▅▆▇█"

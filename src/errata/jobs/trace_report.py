@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from errata.core.words import counted
+from errata.core.words import counted, shortened, visible
 from errata.facts import Fact
 from errata.jobs.output_folder import OutputFolder
 from errata.store import atomic_write_text
@@ -19,8 +19,7 @@ from errata.tracing.layers import propose_layers
 from errata.views.grid import ValueSheet
 from errata.views.html import page
 from errata.views.plotting import line_figure, value_figure
-from errata.views.tables import shortened, text_table
-from errata.views.text import visible
+from errata.views.tables import text_table
 
 CELLS = {
     "fact": "string", "kind": "string", "layer": "int32", "position": "int32", "token": "string", "segment": "string",

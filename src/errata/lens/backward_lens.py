@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from errata.core.outer import OuterSum
-from errata.core.words import counted
+from errata.core.words import counted, printable, shortened
 from errata.errors import InputError
 from errata.lens.document import lens_grid
 from errata.lens.losses import Example, first_token, prompt_ids
@@ -38,7 +38,6 @@ from errata.models.text.segments import segments
 from errata.patches import Patch
 from errata.views.grid import Grid
 from errata.views.html import notebook
-from errata.views.tables import printable, shortened
 
 
 @dataclass(frozen=True, eq=False, repr=False)

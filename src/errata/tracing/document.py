@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float64
 from torch import Tensor
 
-from errata.core.words import counted
+from errata.core.words import counted, visible
 from errata.tracing.config import TraceConfig
 from errata.views.grid import Grid, ValueSheet
-from errata.views.text import visible
 
 if TYPE_CHECKING:
     from errata.tracing.average import AverageTrace

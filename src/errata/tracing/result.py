@@ -8,14 +8,13 @@ from typing import Any
 from jaxtyping import Float64
 from torch import Tensor
 
-from errata.core.words import counted
+from errata.core.words import counted, printable, shortened
 from errata.errors import InputError
 from errata.tracing.config import Kind, TraceConfig
 from errata.tracing.correlation import pearson, spearman
 from errata.tracing.document import trace_grid
 from errata.views.grid import Grid
 from errata.views.html import notebook
-from errata.views.tables import printable, shortened
 
 
 @dataclass(frozen=True, eq=False, repr=False)

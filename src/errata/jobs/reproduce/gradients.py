@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
+from errata.core.words import visible
 from errata.jobs.reproduce.folder import Folder, Records, by_layer, mean, standard_error
 from errata.lens import BackwardLens
 from errata.lens.document import tables_grid
 from errata.views.plotting import grid_figure, line_figure, matrix_figure
-from errata.views.text import visible
 
 SHOWN_SEGMENTS = ("first subject", "middle subject", "last subject", "first after", "further", "last")
 
