@@ -12,11 +12,17 @@ from errata import Patch, edit_facts
 from errata.errors import StorageError
 from errata.facts import Fact
 from errata.jobs.edit_job import EditResult
-from errata.jobs.results import check_out, save_run
+from errata.jobs.results import save_run
+from errata.patches import RUN_FILES
 from errata.stats import Corpus
+from errata.store import run_folder
 from tiny import tiny_model
 
 FILES = ["patch.json", "patch.safetensors", "report.json", "report.md"]
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    run_folder.check_out(out, overwrite=overwrite, ours=RUN_FILES)
 
 
 @pytest.fixture(scope="module")

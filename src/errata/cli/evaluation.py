@@ -78,7 +78,7 @@ def _checked(
     """What can be judged without the model, and the reference texts."""
     from errata.evaluate.references import read_references
     from errata.jobs.eval_report import FILES
-    from errata.jobs.results import check_out
+    from errata.store.run_folder import check_out
 
     if out is not None:
         check_out(out, overwrite=overwrite, ours=FILES)

@@ -40,12 +40,13 @@ def run_edit(
     quiet: bool,
 ) -> None:
     """Edit the facts of a file, save patch and report, print a summary. ConfigError for a batch size below 1."""
-    from errata.jobs.results import check_out
+    from errata.patches import RUN_FILES
+    from errata.store.run_folder import check_out
 
     out = out.expanduser()
     progress = progress_on(quiet=quiet)
     requirements = requirements_of(require, evaluated=options["evaluate"])
-    check_out(out, overwrite=overwrite)
+    check_out(out, overwrite=overwrite, ours=RUN_FILES)
     found = read_fact_file(facts_file, format=format, limit=limit, skip_bad=options["skip_bad"])
     opened, chosen = chosen_method(method, preset)
     overrides = overrides_of(chosen, settings)

@@ -116,7 +116,7 @@ def _many(
     from errata.jobs.trace_job import TraceRun
     from errata.jobs.trace_report import write_traces
     from errata.models import as_chat
-    from errata.store.records import check_records_folder
+    from errata.store.run_folder import check_records_folder
     from errata.tracing.prompt_trace import config_of
 
     if many["out"] is None:

@@ -10,11 +10,13 @@ from errata.evaluate import FactScore, PromptScore
 from errata.evaluate.verdict import kept, outcome
 from errata.facts import Fact, read_facts, require
 from errata.jobs.edit_job import EditResult, edit_facts
-from errata.jobs.results import check_out, save_run
+from errata.jobs.results import save_run
 from errata.jobs.summary import summary
 from errata.jobs.verdict import best_example
 from errata.models import LanguageModel
 from errata.models.run.generate import continue_texts
+from errata.patches import RUN_FILES
+from errata.store.run_folder import check_out
 from errata.views.shell import command_line
 from errata.views.tables import text_table
 
@@ -38,7 +40,7 @@ def run_demo(lm: LanguageModel, out: Path, *, verbose: bool = False, progress: P
 
     `verbose`: with the probabilities of every answer and the table of metrics, which the report holds in any case.
     """
-    check_out(out, overwrite=True)
+    check_out(out, overwrite=True, ours=RUN_FILES)
     facts = demo_facts()
     before = continue_texts(lm, [fact.text for fact in facts], new_tokens=_NEW_TOKENS)
     # Half the time of the published schedule, and a demo is waited for.

@@ -14,7 +14,7 @@ from errata.lens.table import LensTable
 from errata.models import LanguageModel
 from errata.models.run.generate import continue_texts, next_tokens
 from errata.store import atomic_write_text
-from errata.store.atomic import atomic_file, check_writable, storage_errors
+from errata.store.atomic import check_writable
 from errata.views.grid import Grid
 from errata.views.terminal import terminal_grid
 
@@ -122,15 +122,6 @@ def lens_record(lens: BackwardLens, table: LensTable) -> dict[str, Any]:
         "notes": list(lens.notes),
         "cells": list(table.rows()),
     }
-
-
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Records as a Parquet file."""
-    import pyarrow
-    from pyarrow import parquet
-
-    with storage_errors(str(path)), atomic_file(path) as staging:
-        parquet.write_table(pyarrow.Table.from_pylist(list(rows)), staging)
 
 
 def _write_figure(grid: Grid, path: Path) -> None:

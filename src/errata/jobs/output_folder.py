@@ -1,12 +1,10 @@
 """A folder of results: tables as Parquet and CSV, figures as PDF and PNG, each file whole or not at all."""
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from errata.jobs.lens_job import write_rows
-from errata.store.atomic import atomic_file
+from errata.store.tables import write_rows
 from errata.views.plotting import save_figure
 
 _SUFFIXES = (".parquet", ".csv", ".pdf", ".png")
@@ -23,8 +21,7 @@ class OutputFolder:
         """Write a table as Parquet and as CSV."""
         self.written |= {self.out / "tables" / f"{name}.{kind}" for kind in ("parquet", "csv")}
         write_rows(self.out / "tables" / f"{name}.parquet", rows)
-        with atomic_file(self.out / "tables" / f"{name}.csv") as staging:
-            write_csv(staging, rows)
+        write_csv(self.out / "tables" / f"{name}.csv", rows)
 
     def figure(self, name: str, make: Callable[[], Any]) -> None:
         """Write the figure that `make` draws, as PDF and as PNG."""
@@ -37,11 +34,3 @@ class OutputFolder:
         for path in [path for part in ("tables", "figures") for path in (self.out / part).glob("*")]:
             if path not in self.written and path.name.startswith(prefixes) and path.suffix in _SUFFIXES:
                 path.unlink()
-
-
-def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Records as CSV, the columns those of the first one."""
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), extrasaction="raise")
-        writer.writeheader()
-        writer.writerows(rows)

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.core.words import printable, visible
-from errata.jobs.lens_job import write_rows
 from errata.lens import backward_lens
 from errata.models import LanguageModel
 from errata.store import atomic_write_text
+from errata.store.tables import write_rows
 from errata.tracing import Trace
 from errata.tracing.document import points, sheet_name
 from errata.tracing.record import trace_record

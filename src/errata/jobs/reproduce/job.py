@@ -32,7 +32,8 @@ from errata.models.text.segments import segments
 from errata.stats import open_corpus
 from errata.stats.samples import start_token
 from errata.store import digest
-from errata.store.records import check_records_folder, read_record, write_record
+from errata.store.records import read_record, write_record
+from errata.store.run_folder import check_records_folder
 
 CODE_VERSION = 3
 _BATCH = 8

@@ -8,13 +8,12 @@ from typing import Any
 from errata.core.words import counted
 from errata.edit.values.robustness import REACH
 from errata.evaluate import metric_info
-from errata.jobs.lens_job import write_rows
-from errata.jobs.output_folder import write_csv
 from errata.jobs.progress import duration
 from errata.jobs.tune.search import Chosen, Search
 from errata.jobs.tune.trials import LAST, PARTS, Trial, named, objective_name, told
 from errata.jobs.tune.worker import METRICS
-from errata.store import atomic_file, atomic_write_text
+from errata.store import atomic_write_text
+from errata.store.tables import write_csv, write_rows
 from errata.views.plotting import save_figure, scatter_figure
 from errata.views.tables import text_table
 
@@ -29,8 +28,7 @@ def write_report(out: Path, search: Search, chosen: Chosen, about: Mapping[str, 
     rows = [_row(trial, trial is chosen.trial) for trial in search.trials]
     rows += [_row(trial, trial is chosen.held) for trial in _compared(chosen)]
     write_rows(out / "tuning.parquet", rows)
-    with atomic_file(out / "tuning.csv") as staging:
-        write_csv(staging, rows)
+    write_csv(out / "tuning.csv", rows)
     last = [trial for trial in search.trials if trial.stage == LAST and trial.found.get("metrics")]
     front = pareto(last)
     drawn = all(trial.found["metrics"][key][0] is not None for trial in last for key in PARTS)
