@@ -31,7 +31,6 @@ from errata.jobs.clock import Clock
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.stats_job import run_stats
 from errata.jobs.verdict import unsaid_texts, verdict_report
-from errata.jobs.verdict_text import headline, verdict_sentence
 from errata.models import LanguageModel, encode, facts_in_chat, takes_model
 from errata.patches import Patch, provenance
 from errata.stats import Corpus, SecondMoments
@@ -52,9 +51,13 @@ class EditResult:
     @property
     def verdict(self) -> str:
         """How many facts are said, and how many neighbours kept their answer, as a sentence."""
+        from errata.reports.verdict_text import verdict_sentence
+
         return verdict_sentence(self.report)
 
     def __repr__(self) -> str:
+        from errata.reports.verdict_text import headline
+
         return headline(self.report)
 
 

@@ -1,4 +1,4 @@
-"""Every experiment of the Backward Lens paper on one model, in one resumable run: measured, tabulated and drawn."""
+"""Every experiment of the Backward Lens paper on one model, measured in one resumable run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +11,6 @@ from errata.errors import ConfigError, CorpusError, InputError
 from errata.evaluate.perplexity import perplexity
 from errata.facts import Fact, FactsLike, taken
 from errata.jobs.held_out import corpus_rows
-from errata.jobs.reproduce.findings import write_findings
 from errata.jobs.usable import usable_facts
 from errata.lens import MODES, BackwardLens, backward_lens, backward_lenses
 from errata.lens.flipping import RULES, smallest_rate, update_direction
@@ -68,6 +67,22 @@ class ReproduceOptions:
             raise ConfigError(f"lr must be positive, found {self.lr}.")
 
 
+@dataclass(frozen=True)
+class Reproduction:
+    """What the summary, tables and figures of a reproduction are made of.
+
+    lens: of the first prompt.  measured: each prompt's numbers.  flips, steps: of learning rates and of single steps,
+    a row for each prompt and layer.  about: what the run was.
+    """
+
+    out: Path
+    lens: BackwardLens
+    measured: list[dict[str, Any]]
+    flips: list[dict[str, Any]]
+    steps: list[dict[str, Any]]
+    about: dict[str, Any]
+
+
 @takes_model
 def reproduce(
     lm: LanguageModel,
@@ -80,8 +95,8 @@ def reproduce(
     places: Mapping[str, str] | None = None,
     skip_bad: bool = False,
     progress: ProgressSink = SILENT,
-) -> str:
-    """Run what is missing in `out`, write tables, figures and summary.md there, and return the summary.
+) -> Reproduction:
+    """Run what is missing in `out`; `reports.reproduce` makes tables, figures and a summary of it.
 
     Each prompt's numbers are kept as soon as they are known, under a digest of model, prompt and options: a run that
     was stopped goes on from there. Raises FactsError with every record that cannot be looked at, unless `skip_bad`.
@@ -103,7 +118,7 @@ def reproduce(
     flips = run.flips(chosen[: options.flip_prompts], texts, progress)
     steps = run.mechanisms(chosen[: options.mechanism_prompts], progress)
     lens = backward_lens(lm, chosen[0].text, chosen[0].target_new, subject=chosen[0].subject, mode=options.mode)
-    return write_findings(out, lens, measured, flips, steps, run.about(len(chosen), corpus))
+    return Reproduction(out, lens, measured, flips, steps, run.about(len(chosen), corpus))
 
 
 def _check(lm: LanguageModel, fact: Fact) -> None:

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from errata.jobs.reproduce.folder import Folder, Records, mean
 from errata.lens.flipping import RULES
+from errata.reports.reproduce.findings import Folder, Records, mean
 from errata.views.plotting import line_figure
 
 

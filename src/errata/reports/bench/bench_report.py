@@ -3,16 +3,16 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from errata.evaluate.metrics import Metric, metric_info
 from errata.jobs.bench.cells import UNEDITED, Cell, CellResult
+from errata.jobs.bench.job import BenchResult
 from errata.jobs.bench.options import BenchOptions
 from errata.jobs.bench.outcomes import Outcome, totals
-from errata.jobs.bench.prediction_report import prediction_parts
-from errata.jobs.bench.published import PUBLISHED
-from errata.jobs.output_folder import OutputFolder
+from errata.reports.bench.prediction_table import prediction_parts
+from errata.reports.bench.published import PUBLISHED
+from errata.reports.output_files import OutputFolder
 from errata.store import atomic_write_text
 from errata.views.plotting import dot_figure, line_figure
 from errata.views.tables import text_table
@@ -26,24 +26,18 @@ _CURVES = ("score", "es", "ps", "ns", "accuracy", "kl_drift")
 _RELATIONS = 12  # of a figure
 
 
-def write_report(
-    out: Path,
-    about: Mapping[str, Any],
-    done: Done,
-    types: Mapping[str, str],
-    options: BenchOptions,
-    predictions: Sequence[dict[str, Any]],
-) -> str:
-    """Write everything into `out`; returns summary.md's text."""
+def write_bench(bench: BenchResult) -> str:
+    """Write tables, figures, bench.json and summary.md into the benchmark's folder; returns summary.md's text."""
+    out, about, options = bench.out, bench.about, bench.options
     folder = OutputFolder(out)
-    scaling = [(cell, result) for cell, result in done if cell.study == "scaling"]
-    parts = [_head(about, options), *_tables(folder, scaling, options), *_failures(done)]
+    scaling = [(cell, result) for cell, result in bench.cells if cell.study == "scaling"]
+    parts = [_head(about, options), *_tables(folder, scaling, options), *_failures(bench.cells)]
     parts += [*_batches(folder, scaling), *_curves(folder, scaling, options)]
-    parts += _relations(folder, scaling, types, options)
-    parts += _mixed(folder, [(cell, result) for cell, result in done if cell.study == "mixed"], options)
-    parts += [*prediction_parts(folder, predictions), _published(options), _settings(about)]
+    parts += _relations(folder, scaling, bench.types, options)
+    parts += _mixed(folder, [(cell, result) for cell, result in bench.cells if cell.study == "mixed"], options)
+    parts += [*prediction_parts(folder, bench.predictions), _published(options), _settings(about)]
     text = "\n\n".join(part for part in parts if part) + "\n"
-    atomic_write_text(out / "bench.json", json.dumps(dict(about), indent=1, ensure_ascii=False, default=list) + "\n")
+    atomic_write_text(out / "bench.json", json.dumps(about, indent=1, ensure_ascii=False, default=list) + "\n")
     atomic_write_text(out / "summary.md", text)
     return text
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from errata.core.words import counted, shortened, visible
 from errata.facts import Fact
-from errata.jobs.output_folder import OutputFolder
+from errata.reports.output_files import OutputFolder
 from errata.store import atomic_write_text
 from errata.store.tables import write_parquet
 from errata.tracing import Trace

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from errata.jobs.output_folder import OutputFolder
+from errata.reports.output_files import OutputFolder
 
 Records = Sequence[Mapping[str, Any]]
 

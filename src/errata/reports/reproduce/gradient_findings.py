@@ -6,9 +6,9 @@ from statistics import fmean, median
 from typing import Any
 
 from errata.core.words import visible
-from errata.jobs.reproduce.folder import Folder, Records, by_layer, mean, standard_error
 from errata.lens import BackwardLens
 from errata.lens.document import tables_grid
+from errata.reports.reproduce.findings import Folder, Records, by_layer, mean, standard_error
 from errata.views.plotting import grid_figure, line_figure, matrix_figure
 
 SHOWN_SEGMENTS = ("first subject", "middle subject", "last subject", "first after", "further", "last")

@@ -1,13 +1,32 @@
-"""A folder of results: tables as Parquet and CSV, figures as PDF and PNG, each file whole or not at all."""
+"""The files that results go to: single ones by their kind, and a folder of tables and figures, each file whole."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from errata.store.tables import write_rows
+from errata.errors import InputError
+from errata.store.atomic import check_writable
+from errata.store.tables import write_csv, write_rows
 from errata.views.plotting import save_figure
 
+SUFFIXES = {"html": (".html", ".htm"), "pdf": (".pdf",), "png": (".png",), "json": (".json",), "parquet": (".parquet",)}
 _SUFFIXES = (".parquet", ".csv", ".pdf", ".png")
+
+
+def check_outputs(outputs: dict[str, Path]) -> None:
+    """InputError where a file cannot be meant, before the model is loaded."""
+    for kind, path in outputs.items():
+        if path.suffix.lower() not in SUFFIXES[kind]:
+            raise InputError(f"--{kind} {path.name}: give it a name that ends in {SUFFIXES[kind][0]}.")
+        if path.is_dir():
+            raise InputError(f"--{kind} {path}: that is a folder; name a file in it.")
+        check_writable(path)
+
+
+def plain_json(report: dict[str, Any]) -> str:
+    """A report as the text of its file; ValueError for a number that is not finite."""
+    return json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
 
 
 class OutputFolder:
