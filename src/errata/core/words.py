@@ -21,6 +21,12 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def points(value: float, digits: int) -> str:
+    """A difference of probabilities in percentage points, zero without a sign."""
+    shown = f"{100.0 * value:.{digits}f}"
+    return shown.removeprefix("-") if not float(shown) else shown
+
+
 def visible(text: str) -> str:
     """A token's text with white space shown and every character that acts instead of showing spelled out.
 

@@ -15,8 +15,8 @@ from errata.store import digest, home
 from errata.store.records import read_record, write_record
 from errata.tracing import Trace, TraceConfig, config_of, positions_run, restored_positions, trace_prompt
 from errata.tracing.average import AverageTrace, FactTrace, Unknown, fact_trace
+from errata.tracing.config import describe
 from errata.tracing.corruption import corrupted_subject, subject_std
-from errata.tracing.document import describe
 from errata.tracing.known import own_answers
 from errata.tracing.prompts import Traced, answer_of, traced_fact
 from errata.tracing.record import trace_from, trace_record

@@ -8,8 +8,8 @@ from typing import Any
 
 from errata.core.words import printable, visible
 from errata.lens import BackwardLens
-from errata.lens.document import tables_grid
 from errata.lens.table import LensTable
+from errata.reports.lens_grid import tables_grid
 from errata.store import atomic_write_text
 from errata.store.tables import write_rows
 from errata.views.html import page

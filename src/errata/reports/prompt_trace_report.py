@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from errata.core.words import printable, visible
+from errata.core.words import points, printable, visible
 from errata.lens import BackwardLens
+from errata.reports.trace_grid import sheet_name
 from errata.store import atomic_write_text
 from errata.store.tables import write_rows
 from errata.tracing import Trace
-from errata.tracing.document import points, sheet_name
 from errata.tracing.record import trace_record
 from errata.views.grid import Grid, ValueSheet
 from errata.views.html import page

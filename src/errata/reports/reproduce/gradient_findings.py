@@ -7,7 +7,7 @@ from typing import Any
 
 from errata.core.words import visible
 from errata.lens import BackwardLens
-from errata.lens.document import tables_grid
+from errata.reports.lens_grid import tables_grid
 from errata.reports.reproduce.findings import Folder, Records, by_layer, mean, standard_error
 from errata.views.plotting import grid_figure, line_figure, matrix_figure
 
