@@ -18,7 +18,8 @@ from errata.jobs.bench import options
 from errata.jobs.bench.job import run_bench
 from errata.jobs.bench.options import BenchOptions, parse_counts, parse_settings
 from errata.models import Place
-from errata.reports.bench.bench_report import figures_of, write_bench
+from errata.reports.bench.bench_report import write_bench
+from errata.reports.bench.cell_metrics import figures_of
 from tiny import tiny_model
 from type_checks import without_type_checks
 
