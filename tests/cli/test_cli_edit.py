@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from errata.jobs.verdict_text import sentence
+from errata.reports.verdict_text import sentence
 from errata.store.tensors import load_tensors
 
 METRICS = {"es", "ps", "ns", "score", "accuracy"}
@@ -181,7 +181,7 @@ def test_interrupted_while_saving(errata, work, edit_arguments, monkeypatch, err
     def fail(*_) -> None:
         raise error
 
-    monkeypatch.setattr("errata.jobs.results.atomic_write_text", fail)
+    monkeypatch.setattr("errata.reports.edit_summary.atomic_write_text", fail)
     done = errata(*edit_arguments("--overwrite"))
     assert done.code == code
     assert message in done.err

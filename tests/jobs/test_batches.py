@@ -11,8 +11,8 @@ from errata.core.updates import WeightUpdate, add_
 from errata.edit import METHODS, Edit, EditTask, settings_for
 from errata.errors import ConfigError, NumericsError
 from errata.jobs import batches as batches_module
-from errata.jobs.summary import summary
 from errata.models import Place, run_taps, weights_restored
+from errata.reports.edit_summary import summary
 from errata.stats import Corpus, second_moments
 from tiny import tiny_model
 
@@ -147,7 +147,7 @@ def test_measured_right_after_each_batch_and_at_the_end(lm, moments, tmp_path):
     # Of the last batch, right after and at the end are the same state of the model.
     last = result.after.facts[-1]
     assert told[-1]["immediately"]["es"] == 100.0 * (last.prompt.true.nll > last.prompt.new.nll)
-    assert "3 batches" in summary(result)
+    assert "3 batches" in summary(result.report)
 
 
 def test_facts_that_later_batches_take_away_are_not_said(lm, tmp_path, monkeypatch):

@@ -15,9 +15,9 @@ from errata.edit import METHODS, Edit
 from errata.errors import ConfigError, CorpusError, FactsError
 from errata.jobs import edit_job
 from errata.jobs.demo_job import demo_facts
-from errata.jobs.summary import summary
 from errata.models import Place, run_taps
 from errata.models.run.generate import continue_texts
+from errata.reports.edit_summary import summary
 from errata.stats import Corpus, second_moments
 from tiny import tiny_model
 
@@ -220,7 +220,7 @@ def test_all_facts_bad_is_refused_even_with_skip_bad(edit) -> None:
     assert result.patch.facts == tuple(FACTS)
     assert len(result.report["skipped"]) == 1
     assert "[long]: error: prompt, target and context prefix are" in result.report["skipped"][0]
-    assert "Skipped: 1 problem" in summary(result)
+    assert "Skipped: 1 problem" in summary(result.report)
 
 
 def test_a_guess_is_only_announced_while_something_is_guessed(edit) -> None:

@@ -16,10 +16,10 @@ from errata.evaluate.drift import Drift
 from errata.evaluate.generation import GenerationConfig, generate, generation_entropy
 from errata.evaluate.references import References
 from errata.jobs import eval_states
-from errata.jobs.eval_report import evaluation_text, metrics_with_intervals, report, save_evaluation
 from errata.jobs.held_out import held_out
 from errata.models import Place, weight_of
 from errata.patches import provenance
+from errata.reports.evaluation_report import evaluation_text, metrics_with_intervals, report, save_evaluation
 from errata.stats import Corpus
 from tiny import VARIANTS, fresh_model
 

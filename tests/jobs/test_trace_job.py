@@ -11,8 +11,8 @@ from errata.errors import FactsError
 from errata.facts import Fact
 from errata.jobs import trace_job
 from errata.jobs.trace_job import TraceRun, trace_facts
-from errata.jobs.trace_report import write_traces
 from errata.models import wrap
+from errata.reports.trace_report import write_traces
 from errata.tracing import trace_prompt
 from errata.tracing.config import TraceConfig
 from errata.tracing.corruption import subject_std

@@ -9,11 +9,11 @@ from errata import Fact, edit_facts, wrap
 from errata.edit import Edit, MemitConfig
 from errata.edit.methods.fine_tuning import FineTuningConfig
 from errata.evaluate import FactScore, Measurement, PromptScore, TargetScore, summarize, summarize_zsre
-from errata.jobs.demo_job import _mark
 from errata.jobs.reasons import reason_of
 from errata.jobs.verdict import best_example, verdict_report
-from errata.jobs.verdict_text import headline, sentence
 from errata.models.run.generate import continue_texts
+from errata.reports.demo_report import _mark
+from errata.reports.verdict_text import headline, sentence
 from errata.stats import Corpus
 from tiny import knowing_hf, tiny_tokenizer
 

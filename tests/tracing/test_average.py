@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from errata.core.words import points
 from errata.errors import InputError
 from errata.tracing import TraceConfig, propose_layers, trace
 from errata.tracing.average import AverageTrace, FactTrace, fact_trace, mean_of
-from errata.tracing.document import points
 from tiny import tiny_model
 
 OPTIONS = {"samples": 2, "window": 2}

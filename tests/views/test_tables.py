@@ -2,11 +2,10 @@
 
 from unicodedata import east_asian_width
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from errata.views.tables import shortened, text_table
+from errata.views.tables import text_table
 
 
 def test_columns_are_aligned() -> None:
@@ -42,12 +41,3 @@ def test_every_line_is_as_wide_as_the_first(rows: list[tuple[str, str]]) -> None
     lines = text_table(["one", "two"], rows, right=(1,)).splitlines()
     assert len(lines) == 2 + len(rows)
     assert len({sum(2 if east_asian_width(char) in "WF" else 1 for char in line) for line in lines}) == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "limit", "expected"),
-    [("short", 5, "short"), ("longer", 5, "long…"), (" a \n b ", 9, "a b"), ("two words", 5, "two…"), ("", 3, "")],
-)
-def test_shortened(text: str, limit: int, expected: str) -> None:
-    assert shortened(text, limit) == expected
-    assert len(shortened(text, limit)) <= limit

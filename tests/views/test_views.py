@@ -2,30 +2,17 @@
 
 import json
 import re
-import unicodedata
 
 import pytest
 from rich.cells import cell_len
 from views_helpers import TOKENS, small_grid
 
+from errata.core.words import visible
 from errata.errors import InputError
 from errata.views import plotting
 from errata.views.html import component, notebook, page
 from errata.views.plotting import grid_figure, line_figure, matrix_figure, save_figure
 from errata.views.terminal import terminal_grid
-from errata.views.text import visible
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        (" Paris", "·Paris"), ("\n", "⏎"), ("\t", "⇥"), ("\x07", "␇"), ("", "∅"), ("\u202eabc", "‹202E›abc"),
-        ("a\u200bb", "a‹200B›b"), ("巴黎", "巴黎"), ("\u00a0", "⍽"), ("\ud800", "‹D800›"),
-    ],
-)  # fmt: skip
-def test_tokens_are_made_visible(text, shown):
-    assert visible(text) == shown
-    assert not any(unicodedata.category(char)[0] in "CZ" for char in visible(text))
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])

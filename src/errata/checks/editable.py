@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from errata.checks.selection import Selection, placed, selected, without_contradictions
+from errata.core.words import shortened
 from errata.edit import check_facts
 from errata.errors import FactsError
 from errata.evaluate import check_measurable
 from errata.facts import Fact
 from errata.models import LanguageModel, encode, facts_in_chat
-from errata.views.tables import shortened
 
 
 def editable_facts(

@@ -59,9 +59,10 @@ def run_bench_command(
         texts = read_references(references)
     with command(load, progress) as lm:
         from errata.jobs.bench.job import run_bench
+        from errata.reports.bench.bench_report import write_bench
 
         result = run_bench(lm, found, out, options=parsed, references=texts, progress=progress, **sources)
-        typer.echo(result.summary)
+        typer.echo(write_bench(result))
         typer.echo(f"Tables and figures: {result.out}")
 
 

@@ -55,7 +55,7 @@ def run_eval(
     # The evaluation has the patch's warning among its own.
     with with_patch(expanded(patch_folder, "PATCH"), load, progress, warn=False) as (lm, patch):
         from errata.jobs.eval_job import evaluate_patch
-        from errata.jobs.eval_report import evaluation_text, save_evaluation
+        from errata.reports.evaluation_report import evaluation_text, save_evaluation
 
         assert patch is not None
         evaluation = evaluate_patch(
@@ -77,8 +77,8 @@ def _checked(
 ) -> References | None:
     """What can be judged without the model, and the reference texts."""
     from errata.evaluate.references import read_references
-    from errata.jobs.eval_report import FILES
-    from errata.jobs.results import check_out
+    from errata.reports.evaluation_report import FILES
+    from errata.store.run_folder import check_out
 
     if out is not None:
         check_out(out, overwrite=overwrite, ours=FILES)

@@ -34,8 +34,8 @@ def expanded(path: Path, option: str) -> Path:
 def _check_lens(prompt: str, options: dict[str, Any], show: dict[str, Any], outputs: dict[str, Path]) -> None:
     """What can be judged without the model."""
     from errata.facts.checks import check_prompt
-    from errata.jobs.lens_job import check_outputs
     from errata.lens.table import FORWARD_SOURCES
+    from errata.reports.output_files import check_outputs
 
     check_prompt(prompt)
     check_outputs(outputs)
@@ -64,10 +64,11 @@ def run_lens(
     outputs = {kind: expanded(path, f"--{kind}") for kind, path in outputs.items()}
     _check_lens(prompt, options, show, outputs)
     with with_patch(patch_folder, load) as (lm, patch):
-        from errata.jobs.lens_job import lens_text, own_target, write_lens
+        from errata.jobs.lens_job import own_target
         from errata.lens import backward_lens
         from errata.lens.table import FORWARD_SOURCES
         from errata.models import mlp_matrices
+        from errata.reports.lens_report import lens_text, write_lens
 
         with patch.applied(lm) if patch else nullcontext():
             if target is None and options["loss"] in _TARGET_LOSSES:
@@ -100,7 +101,7 @@ def run_reproduce(
     quiet: bool,
 ) -> None:
     """Reproduce a paper's figures with the facts of a file, and print the summary."""
-    from errata.jobs.reproduce import ReproduceOptions, check_reproduce, reproduce
+    from errata.jobs.reproduce import ReproduceOptions, check_reproduce
 
     out = expanded(out, "--out")
     check_reproduce(out, paper)
@@ -109,8 +110,12 @@ def run_reproduce(
     found = read_fact_file(facts_file, format=format, limit=chosen.n, skip_bad=skip_bad)
     progress = progress_on(quiet=quiet)
     with command(load, progress) as lm:
-        summary = reproduce(
+        from errata.jobs.reproduce import reproduce
+        from errata.reports.reproduce.reproduction_report import write_reproduction
+
+        result = reproduce(
             lm, found.facts, out,
             options=chosen, corpus=corpus, field=field, places=found.places, skip_bad=skip_bad, progress=progress,
         )  # fmt: skip
+        summary = write_reproduction(result)
     typer.echo(f"{summary}\nTables, figures and this summary: {out}")

@@ -40,12 +40,13 @@ def run_edit(
     quiet: bool,
 ) -> None:
     """Edit the facts of a file, save patch and report, print a summary. ConfigError for a batch size below 1."""
-    from errata.jobs.results import check_out
+    from errata.patches import RUN_FILES
+    from errata.store.run_folder import check_out
 
     out = out.expanduser()
     progress = progress_on(quiet=quiet)
     requirements = requirements_of(require, evaluated=options["evaluate"])
-    check_out(out, overwrite=overwrite)
+    check_out(out, overwrite=overwrite, ours=RUN_FILES)
     found = read_fact_file(facts_file, format=format, limit=limit, skip_bad=options["skip_bad"])
     opened, chosen = chosen_method(method, preset)
     overrides = overrides_of(chosen, settings)
@@ -54,9 +55,8 @@ def run_edit(
         raise ConfigError(f"--batch-size must be at least 1, found {options['batch_size']}.")
     with command(load, progress) as lm:
         from errata.jobs.edit_job import edit_facts
-        from errata.jobs.results import save_run
-        from errata.jobs.summary import summary
         from errata.jobs.verdict import judged
+        from errata.reports.edit_summary import save_run, summary
 
         result = edit_facts(
             lm,
@@ -71,7 +71,7 @@ def run_edit(
         result.report["skipped"] = [str(problem) for problem in found.errors] + result.report["skipped"]
         result.report["required"] = judged(requirements, result.before, result.after)
         out = save_run(result, out, overwrite=overwrite)
-        typer.echo(summary(result, verbose=verbose))
+        typer.echo(summary(result.report, verbose=verbose))
         typer.echo(f"\nPatch and report: {out}\n{next_step(result, out)}")
     end_with(result.report["failed"], result.report["required"])
 
@@ -99,10 +99,14 @@ def run_demo(out: Path, *, model: str, device: str, dtype: str, verbose: bool, q
     out = out.expanduser()
     with command({"model": model, "device": device, "dtype": dtype, "revision": None}, progress) as lm:
         from errata.jobs.demo_job import run_demo as demo
+        from errata.patches import RUN_FILES
+        from errata.reports.demo_report import write_demo
+        from errata.store.run_folder import check_out
 
-        told, result = demo(lm, out, verbose=verbose, progress=progress)
-        typer.echo(told)
-    end_with(result.report["failed"], ())
+        check_out(out, overwrite=True, ours=RUN_FILES)
+        done = demo(lm, progress=progress)
+        typer.echo(write_demo(done, out, verbose=verbose))
+    end_with(done.result.report["failed"], ())
 
 
 def run_stats_command(
@@ -156,8 +160,8 @@ def run_ask(
     for prompt in prompts:
         check_prompt(prompt)
     with with_patch(patch_folder, load) as (lm, patch):
-        from errata.jobs.answers import answers
         from errata.jobs.ask_job import ask
+        from errata.reports.answer_text import answers
 
         before = ask(lm, prompts, chat=chat, new_tokens=tokens, top=top)
         after = ask(lm, prompts, patch=patch, chat=chat, new_tokens=tokens, top=top) if patch else None

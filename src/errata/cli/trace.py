@@ -68,7 +68,7 @@ def _one(
     quiet: bool,
 ) -> None:
     from errata.facts.checks import check_subject
-    from errata.jobs.lens_job import check_outputs
+    from errata.reports.output_files import check_outputs
 
     if one["subject"] is None:
         raise InputError("--subject is missing: the words of the prompt to corrupt.")
@@ -83,13 +83,14 @@ def _one(
     _check_options(options)
     progress = progress_on(quiet=quiet)
     with with_patch(patch_folder, load, progress) as (lm, patch):
-        from errata.jobs.trace_prompt_job import grid_with_lens, own_answer_text, trace_text, write_trace
+        from errata.jobs.lens_job import lens_of_trace
+        from errata.reports.prompt_trace_report import grid_with_lens, own_answer_text, trace_text, write_trace
         from errata.tracing import trace
 
         with patch.applied(lm) if patch else nullcontext():
             found = trace(lm, prompt, one["subject"], one["answer"], chat=chat, swap=swap, progress=progress, **options)
             with_lens = "html" in outputs and one["lens"] is not False
-            grid = grid_with_lens(lm, found) if with_lens else None
+            grid = grid_with_lens(found, lens_of_trace(lm, found)) if with_lens else None
         if one["answer"] is None:
             typer.echo(own_answer_text(found) + "\n")
         typer.echo(trace_text(found, width=screen_width(), colour=shows_colour(), max_layers=one["max_layers"]))
@@ -114,9 +115,9 @@ def _many(
     quiet: bool,
 ) -> None:
     from errata.jobs.trace_job import TraceRun
-    from errata.jobs.trace_report import write_traces
     from errata.models import as_chat
-    from errata.store.records import check_records_folder
+    from errata.reports.trace_report import write_traces
+    from errata.store.run_folder import check_records_folder
     from errata.tracing.prompt_trace import config_of
 
     if many["out"] is None:

@@ -55,8 +55,9 @@ def run_tune(
     drawn(facts, parsed)
     with command(load, progress) as lm:
         from errata.jobs.tune.job import tune
+        from errata.reports.tune_report import write_tuning
 
         result = tune(lm, facts, out, options=parsed, progress=progress, **sources)
-        typer.echo(result.summary)
+        typer.echo(write_tuning(result))
         preset = shell_word(str(out / "preset.json"))
         typer.echo(f"Preset: {out / 'preset.json'}\nUse it: {program()} edit FACTS --preset {preset} --out FOLDER")

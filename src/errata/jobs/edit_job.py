@@ -29,7 +29,6 @@ from errata.jobs.batches import right_after
 from errata.jobs.clock import Clock
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.verdict import unsaid_texts, verdict_report
-from errata.jobs.verdict_text import headline, verdict_sentence
 from errata.jobs.workbench import Workbench
 from errata.models import LanguageModel, takes_model
 from errata.patches import Patch, provenance
@@ -51,9 +50,13 @@ class EditResult:
     @property
     def verdict(self) -> str:
         """How many facts are said, and how many neighbours kept their answer, as a sentence."""
+        from errata.reports.verdict_text import verdict_sentence
+
         return verdict_sentence(self.report)
 
     def __repr__(self) -> str:
+        from errata.reports.verdict_text import headline
+
         return headline(self.report)
 
 

@@ -1,35 +1,14 @@
-"""A lens as a user asks for it on the command line: one prompt, and the files it goes to."""
+"""Lenses as a user asks for them: of the answer that the model itself gives, and of what was traced."""
 
-import json
-import textwrap
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from jaxtyping import Float
+from torch import Tensor
 
+from errata.core.words import visible
 from errata.errors import InputError
-from errata.lens import BackwardLens
-from errata.lens.document import tables_grid
-from errata.lens.table import LensTable
+from errata.lens import BackwardLens, backward_lens
 from errata.models import LanguageModel
 from errata.models.run.generate import continue_texts, next_tokens
-from errata.store import atomic_write_text
-from errata.store.atomic import atomic_file, check_writable, storage_errors
-from errata.views.grid import Grid
-from errata.views.tables import printable
-from errata.views.terminal import terminal_grid
-from errata.views.text import visible
-
-SUFFIXES = {"html": (".html", ".htm"), "pdf": (".pdf",), "png": (".png",), "json": (".json",), "parquet": (".parquet",)}
-
-
-def check_outputs(outputs: dict[str, Path]) -> None:
-    """InputError where a file cannot be meant, before the model is loaded."""
-    for kind, path in outputs.items():
-        if path.suffix.lower() not in SUFFIXES[kind]:
-            raise InputError(f"--{kind} {path.name}: give it a name that ends in {SUFFIXES[kind][0]}.")
-        if path.is_dir():
-            raise InputError(f"--{kind} {path}: that is a folder; name a file in it.")
-        check_writable(path)
+from errata.tracing import Trace
 
 
 def own_target(lm: LanguageModel, prompt: str) -> tuple[str, float]:
@@ -45,96 +24,12 @@ def own_target(lm: LanguageModel, prompt: str) -> tuple[str, float]:
     return text, probability
 
 
-def lens_text(lens: BackwardLens, table: LensTable, *, width: int, colour: bool, max_layers: int | None) -> str:
-    """The grid on a terminal, with what is seen said above and below it."""
-    grid = tables_grid(lens, [table])
-    (sheet,) = grid.readings
-    which = "least" if sheet.shows == "bottom" else "most"
-    vector = f"{'−' if table.sign == '-vjp' else ''}{'δ' if table.source == 'vjp' else 'x'}"
-    if sheet.side == "forward":
-        vector = "h"
-    answer = visible(lens.answer_text)
-    said = [
-        *textwrap.wrap(printable(grid.title), width),
-        *textwrap.wrap(f"{grid.subtitle}; the model's own answer: {answer}", width),
-        "",
-        terminal_grid(grid, sheet, width=width, colour=colour, max_layers=max_layers),
-        "",
-        *textwrap.wrap(
-            f"Cells: the {which} probable token of LL({vector}) of {table.matrix or table.source}, {table.mode} mode; "
-            f"{'background' if colour else 'mark'}: ‖{vector.lstrip('−')}‖ on a log scale, up to "
-            f"{float(table.norm.max()):.3g}. Layers go upwards.",
-            width,
-        ),
-    ]
-    if table.source == "vjp" and table.sign == "vjp":
-        step = "A step goes along −δ: the least probable tokens are promoted, the most probable demoted."
-        said += textwrap.wrap(step, width)
-    said += [*_ranks(lens, table, width), *(part for note in lens.notes for part in textwrap.wrap(note, width))]
-    return "\n".join(said)
+def lens_of_trace(lm: LanguageModel, trace: Trace) -> BackwardLens | None:
+    """The Backward Lens of a trace's prompt and answer; None where the prompt has other tokens in it."""
 
+    def answer(logits: Float[Tensor, "pos vocab"]) -> Float[Tensor, ""]:
+        return -logits[-1].log_softmax(0)[trace.answer_id]
 
-def _ranks(lens: BackwardLens, table: LensTable, width: int) -> list[str]:
-    """Where the tracked tokens stand at the last position, by layer."""
-    last = lens.example.prompt_length - 1
-    lines = []
-    for token in table.tracked:
-        places = [table.rank(token, layer, last) for layer in table.layers]
-        shown = " ".join("–" if place is None else str(place) for place in places)
-        name = visible(table.texts[token])
-        said = f"Rank of {name} at the last token, by layer, of {table.vocabulary:,}: {shown}"
-        lines += textwrap.wrap(said, width, subsequent_indent="  ")
-    return lines
-
-
-def write_lens(
-    lens: BackwardLens, table: LensTable, outputs: dict[str, Path], *, track: Sequence[int | str] | None, top: int
-) -> list[Path]:
-    """Write the asked-for files, each whole or not at all; the HTML holds every matrix, mode and sign."""
-    written = []
-    for kind, target in outputs.items():
-        if kind == "html":
-            from errata.views.html import page
-
-            atomic_write_text(target, page(lens.grid(track=track, top=top)))
-        elif kind == "json":
-            atomic_write_text(target, json.dumps(lens_record(lens, table), ensure_ascii=False, indent=1) + "\n")
-        elif kind == "parquet":
-            write_rows(target, list(table.rows()))
-        else:
-            _write_figure(tables_grid(lens, [table]), target)
-        written.append(target)
-    return written
-
-
-def lens_record(lens: BackwardLens, table: LensTable) -> dict[str, Any]:
-    """The lens and one of its tables as plain JSON."""
-    e = lens.example
-    return {
-        "model": lens.lm.name,
-        "prompt": e.prompt,
-        "tokens": list(lens.tokens),
-        "token_ids": list(e.ids),
-        "target_ids": list(e.target_ids),
-        "loss_name": e.loss_name,
-        "loss": lens.loss,
-        "answer_id": lens.answer,
-        "segments": {name: list(places) for name, places in lens.segments().items()},
-        "notes": list(lens.notes),
-        "cells": list(table.rows()),
-    }
-
-
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Records as a Parquet file."""
-    import pyarrow
-    from pyarrow import parquet
-
-    with storage_errors(str(path)), atomic_file(path) as staging:
-        parquet.write_table(pyarrow.Table.from_pylist(list(rows)), staging)
-
-
-def _write_figure(grid: Grid, path: Path) -> None:
-    from errata.views.plotting import grid_figure, save_figure
-
-    save_figure(grid_figure(grid, grid.readings[0]), path)
+    # Of the token itself: as a text behind the prompt it may be other tokens.
+    lens = backward_lens(lm, trace.prompt, loss=answer, subject=trace.subject)
+    return lens if lens.example.ids == trace.ids else None

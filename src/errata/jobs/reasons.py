@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from errata.core.words import counted
+from errata.core.words import counted, shortened
 from errata.edit import MethodConfig
 from errata.edit.values.second_try import POOR_NLL
 from errata.evaluate import FactScore, PromptScore
 from errata.facts import Fact
 from errata.facts.text import at_word_boundaries
-from errata.views.tables import shortened
 
 # Of the wanted change of a fact, this much must be left for it to be the cause; for a rival key to be, less.
 _MUCH_LEFT, _SOME_LEFT = 0.5, 0.3

@@ -9,7 +9,7 @@ from errata.backends import LOCAL
 from errata.checks.selection import prepared_facts
 from errata.core.parts import Advance, Backend, Part, complete, results
 from errata.core.progress import SILENT, ProgressSink
-from errata.core.words import counted
+from errata.core.words import counted, visible
 from errata.errors import FactsError, InputError
 from errata.facts import Fact, FactsLike, taken
 from errata.models import LanguageModel, facts_in_chat, fingerprint, takes_model, token_texts
@@ -17,12 +17,11 @@ from errata.store import digest, home
 from errata.store.records import Records
 from errata.tracing import Trace, TraceConfig, config_of, positions_run, restored_positions, trace_prompt
 from errata.tracing.average import AverageTrace, FactTrace, Unknown, fact_trace
+from errata.tracing.config import describe
 from errata.tracing.corruption import corrupted_subject, subject_std
-from errata.tracing.document import describe
 from errata.tracing.known import own_answers
 from errata.tracing.prompts import Traced, answer_of, traced_fact
 from errata.tracing.record import trace_from, trace_record
-from errata.views.text import visible
 
 CODE_VERSION = 3
 _SHOWN = 5

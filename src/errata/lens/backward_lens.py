@@ -8,16 +8,15 @@ MLPs or attention, both are before that norm, where the matrix is; the gradient 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from errata.core.outer import OuterSum
-from errata.core.words import counted
+from errata.core.words import counted, printable, shortened
 from errata.errors import InputError
-from errata.lens.document import lens_grid
 from errata.lens.losses import Example, first_token, prompt_ids
 from errata.lens.modes import Reader
 from errata.lens.neurons import NeuronTable, neuron_table
@@ -36,9 +35,9 @@ from errata.models import (
 from errata.models.run.backward import widened
 from errata.models.text.segments import segments
 from errata.patches import Patch
-from errata.views.grid import Grid
-from errata.views.html import notebook
-from errata.views.tables import printable, shortened
+
+if TYPE_CHECKING:
+    from errata.views.grid import Grid
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -285,8 +284,10 @@ class BackwardLens:
         probabilities, vjp = widened(self.attention[layer]), self.attention_vjps[layer]
         return probabilities * (vjp - (probabilities * vjp).sum(-1, keepdim=True))
 
-    def grid(self, **options: Any) -> Grid:
-        """The lens as plain data for the views: see lens/document.py for the options."""
+    def grid(self, **options: Any) -> "Grid":
+        """The lens as plain data for the views: see reports/lens_grid.py for the options."""
+        from errata.reports.lens_grid import lens_grid
+
         return lens_grid(self, **options)
 
     def __repr__(self) -> str:
@@ -298,6 +299,8 @@ class BackwardLens:
         )
 
     def _repr_html_(self) -> str:
+        from errata.views.html import notebook
+
         return notebook(self.grid(modes=[self.mode]))
 
     def _vectors(self, matrix: str, of: str) -> Float[Tensor, "layer pos d"]:

@@ -1,8 +1,8 @@
-"""What the lens shows of one matrix: a grid of layers × positions with the extreme tokens of each vector."""
+"""What the lens shows of one matrix: a table of layers × positions with the extreme tokens of each vector."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,8 +12,9 @@ from errata.core.ranking import extremes, ranks
 from errata.errors import InputError
 from errata.lens.modes import Reader, is_null
 from errata.models import token_texts as texts_of_tokens
-from errata.views.grid import Grid, Sheet, Tracked
-from errata.views.html import notebook
+
+if TYPE_CHECKING:
+    from errata.views.grid import Grid
 
 FORWARD_SOURCES = ("residual", "mlp", "attention")
 
@@ -84,21 +85,15 @@ class LensTable:
             ranks=others,
         )
 
-    def grid(self) -> Grid:
+    def grid(self) -> "Grid":
         """The table as plain data for the views, by itself."""
-        numbers: dict[str, int] = {}
-        sheet = table_sheet(self, lambda text: numbers.setdefault(text, len(numbers)))
-        return Grid(
-            title=f"{self.matrix or 'forward'} {self.sign.replace('vjp', self.source)}",
-            subtitle=f"{self.mode} mode",
-            tokens=self.tokens,
-            layers=self.layers,
-            texts=list(numbers),
-            sheets=[sheet],
-            vocabulary=self.vocabulary,
-        )
+        from errata.reports.lens_grid import table_grid
+
+        return table_grid(self)
 
     def _repr_html_(self) -> str:
+        from errata.views.html import notebook
+
         return notebook(self.grid())
 
     def _texts(self, ids: Tensor, layer: int, position: int) -> list[str]:
@@ -198,34 +193,6 @@ def read_extremes(reader: Reader, vectors: Float[Tensor, "row d_model"], *, top:
     texts = token_texts(reader, sorted({i for side in (highest, lowest) for row in side for i in row}))
     pairs = zip(highest, lowest, strict=True)
     return [Extremes(tuple(texts[i] for i in upper), tuple(texts[i] for i in lower)) for upper, lower in pairs]
-
-
-def table_sheet(table: LensTable, number: Callable[[str], int]) -> Sheet:
-    """One table as a sheet of a grid; `number` gives each token text its place among the grid's texts."""
-
-    def numbered(ids: Tensor) -> list:
-        return [[[number(table.texts[i]) for i in cell] for cell in row] for row in ids.tolist()]
-
-    return Sheet(
-        side="backward" if table.matrix else "forward",
-        name=table.matrix or table.source,
-        source=table.source,
-        mode=table.mode,
-        sign=table.sign,
-        # The update goes along −δ: what δ makes least probable is what an edit promotes.
-        shows="bottom" if table.source == "vjp" and table.sign == "vjp" else "top",
-        top=numbered(table.top_ids),
-        top_values=table.top_logits.tolist(),
-        bottom=numbered(table.bottom_ids),
-        bottom_values=table.bottom_logits.tolist(),
-        norm=table.norm.tolist(),
-        share=None if table.share is None else table.share.tolist(),
-        null=table.null.tolist(),
-        tracked=[
-            Tracked(text=table.texts[token], ranks=table.ranks[:, :, i].tolist(), ties=table.ties[:, :, i].tolist())
-            for i, token in enumerate(table.tracked)
-        ],
-    )
 
 
 def token_texts(reader: Reader, ids: Sequence[int]) -> dict[int, str]:

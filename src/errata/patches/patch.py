@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -36,17 +36,13 @@ from errata.models import (
 )
 from errata.store import atomic_folder, atomic_write_text, digest
 from errata.store.digest import tensor_digest
+from errata.store.run_folder import foreign_file
 from errata.store.tensors import load_tensors, save_tensors
 
 FORMAT = 3
 _JSON, _TENSORS = "patch.json", "patch.safetensors"
 RUN_FILES = frozenset({_JSON, _TENSORS, "report.json", "report.md"})
 _INFO = ("method", "model", "base_digest", "tokenizer_digest", "config")
-
-
-def foreign_file(folder: Path, ours: Collection[str] = RUN_FILES) -> str | None:
-    """The name of something in `folder` that no run of ours wrote; None where all of it may be replaced."""
-    return next((path.name for path in sorted(folder.iterdir()) if path.name not in ours), None)
 
 
 def provenance(lm: LanguageModel) -> dict[str, Any]:
@@ -157,7 +153,7 @@ class Patch:
         `overwrite` replaces an earlier patch or run. Raises StorageError, also where other files lie in the folder.
         """
         target = Path(folder).expanduser()
-        if overwrite and target.is_dir() and (name := foreign_file(target)):
+        if overwrite and target.is_dir() and (name := foreign_file(target, RUN_FILES)):
             raise StorageError(f"{target} holds {name!r}, which is no part of a patch; name another folder.")
         with atomic_folder(target, overwrite=overwrite) as staging:
             self.write_into(staging)

@@ -1,14 +1,12 @@
 """Results of single steps of a long run, each a small JSON file with its own digest: whole, or as if it were absent."""
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from errata.errors import InputError
 from errata.store import atomic_write_text, digest
-from errata.store.atomic import check_writable
 
 
 def read_record(path: Path) -> Any:
@@ -53,20 +51,3 @@ def recorded(path: Path, work: Callable[[], Any]) -> Any:
     """The record that an earlier run kept, or what `work` makes now, kept."""
     found = read_record(path)
     return write_record(path, work()) if found is None else found
-
-
-def check_run_folder(out: Path, result: str, signs: Collection[str]) -> None:
-    """InputError before any work where `out` cannot hold a run's files.
-
-    `result`: a file that the run will write.  `signs`: names of which one lies in the folder of an earlier run.
-    """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: that is a file; name a folder.")
-    check_writable(out / result)
-    if out.is_dir() and any(out.iterdir()) and not any((out / sign).exists() for sign in signs):
-        raise InputError(f"--out {out}: other things lie in that folder; name an empty one or that of an earlier run.")
-
-
-def check_records_folder(out: Path) -> None:
-    """`check_run_folder` for a run that keeps its steps in `records` and describes itself in run.json."""
-    check_run_folder(out, "run.json", ("run.json", "records"))

@@ -1,5 +1,6 @@
-"""Long tables in parts: each finished part a Parquet file under a digest of all that it depends on."""
+"""Tables as files, Parquet and CSV; long ones in parts, each kept under a digest of all that it depends on."""
 
+import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -83,3 +84,20 @@ def write_parquet(
     ):
         for rows in chunks:
             writer.write_table(pyarrow.Table.from_pylist(list(rows), schema))
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Records as a Parquet file, its columns and their types those of the records. Raises StorageError."""
+    import pyarrow
+    from pyarrow import parquet
+
+    with storage_errors(str(path)), atomic_file(path) as staging:
+        parquet.write_table(pyarrow.Table.from_pylist(list(rows)), staging)
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Records as a CSV file, the columns those of the first one. Raises StorageError."""
+    with atomic_file(path) as staging, staging.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), extrasaction="raise")
+        writer.writeheader()
+        writer.writerows(rows)

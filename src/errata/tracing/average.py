@@ -3,18 +3,18 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxtyping import Float64
 from torch import Tensor
 
-from errata.core.words import counted
+from errata.core.words import counted, points
 from errata.errors import InputError
 from errata.tracing.config import SEVERED, Kind, TraceConfig
-from errata.tracing.document import average_grid, points
 from errata.tracing.result import Trace
-from errata.views.grid import Grid
-from errata.views.html import notebook
+
+if TYPE_CHECKING:
+    from errata.views.grid import Grid
 
 SEGMENTS = ("first subject", "middle subject", "last subject", "first after", "further", "last")
 LAST_SUBJECT = "last subject"
@@ -178,8 +178,10 @@ class AverageTrace:
                             "facts": max(effect.count, attributed.count),
                         }
 
-    def grid(self) -> Grid:
+    def grid(self) -> "Grid":
         """Segments × layers, for the views."""
+        from errata.reports.trace_grid import average_grid
+
         return average_grid(self)
 
     def __repr__(self) -> str:
@@ -192,6 +194,8 @@ class AverageTrace:
         )
 
     def _repr_html_(self) -> str:
+        from errata.views.html import notebook
+
         return notebook(self.grid())
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from errata.core.words import counted
 from errata.errors import ConfigError
 
 # One of KINDS or SEVERED.
@@ -71,3 +72,11 @@ class TraceConfig:
 def window_of(layer: int, window: int, num_layers: int) -> range:
     """The layers of a window centred at `layer`, cut at both ends; an even one has its extra layer below."""
     return range(max(0, layer - window // 2), min(num_layers, layer + (window + 1) // 2))
+
+
+def describe(config: TraceConfig, std: float, samples: int) -> str:
+    """The corruption in words."""
+    runs = counted(samples, "run")
+    if config.corruption in ("gaussian", "uniform"):
+        return f"{runs} of {config.corruption} noise, σ = {config.noise:g} × {std:.4g}, seed {config.seed}"
+    return f"{runs}, the subject {'swapped' if config.corruption == 'swap' else 'zeroed'}"

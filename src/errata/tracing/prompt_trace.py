@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from errata.core.progress import SILENT, ProgressSink
-from errata.core.words import counted
+from errata.core.words import counted, visible
 from errata.errors import ConfigError, NumericsError
 from errata.models import MERGED, LanguageModel, takes_model, token_texts
 from errata.tracing.attribution import attributions
@@ -20,7 +20,6 @@ from errata.tracing.prompts import Traced, traced_prompt
 from errata.tracing.restore import cell_of, restored_probabilities
 from errata.tracing.result import Trace
 from errata.tracing.runs import States, answer_probability, clean_states, corrupted_states
-from errata.views.text import visible
 
 
 @takes_model

@@ -3,19 +3,18 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float64
 from torch import Tensor
 
-from errata.core.words import counted
+from errata.core.words import counted, printable, shortened
 from errata.errors import InputError
 from errata.tracing.config import Kind, TraceConfig
 from errata.tracing.correlation import pearson, spearman
-from errata.tracing.document import trace_grid
-from errata.views.grid import Grid
-from errata.views.html import notebook
-from errata.views.tables import printable, shortened
+
+if TYPE_CHECKING:
+    from errata.views.grid import Grid
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -110,8 +109,10 @@ class Trace:
                         "corrupted": self.corrupted,
                     }
 
-    def grid(self) -> Grid:
+    def grid(self) -> "Grid":
         """The trace as plain data for the views."""
+        from errata.reports.trace_grid import trace_grid
+
         return trace_grid(self)
 
     def __repr__(self) -> str:
@@ -124,4 +125,6 @@ class Trace:
         )
 
     def _repr_html_(self) -> str:
+        from errata.views.html import notebook
+
         return notebook(self.grid())

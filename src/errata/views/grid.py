@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from errata.views.text import visible
+from errata.core.words import visible
 
 FORMAT = 1
 

@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from errata.core.words import visible
 from errata.errors import InputError
 from errata.store.atomic import atomic_file
 from errata.views.grid import Grid, Sheet, ValueSheet
-from errata.views.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

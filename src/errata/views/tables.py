@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from unicodedata import east_asian_width
 
+from errata.core.words import printable
+
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
     """A Markdown table with columns padded to one width; columns in `right` are right-aligned."""
@@ -17,19 +19,8 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: S
     return "\n".join([joined(lines[0]), "| " + " | ".join(rule) + " |", *(joined(line) for line in lines[1:])])
 
 
-def shortened(text: str, limit: int) -> str:
-    """Text on one line, cut to `limit` characters with an ellipsis."""
-    flat = " ".join(text.split())
-    return flat if len(flat) <= limit else flat[: limit - 1].rstrip() + "…"
-
-
 def _clean(cell: str) -> str:
     return printable(cell.replace("|", "\\|").replace("\n", " "))
-
-
-def printable(text: str) -> str:
-    """Text without the control characters that would act on a terminal: those are written out."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _width(text: str) -> int:

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from errata.core.words import visible
 from errata.views.grid import Grid, Sheet, ValueSheet
-from errata.views.text import visible
 
 _NARROWEST, _WIDEST = 7, 16
 # Shades of the norm, faint to strong: a mark for those who see no colour, a background for those who do.

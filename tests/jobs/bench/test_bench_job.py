@@ -17,8 +17,9 @@ from errata.facts import read_facts
 from errata.jobs.bench import options
 from errata.jobs.bench.job import run_bench
 from errata.jobs.bench.options import BenchOptions, parse_counts, parse_settings
-from errata.jobs.bench.report import figures_of
 from errata.models import Place
+from errata.reports.bench.bench_report import write_bench
+from errata.reports.bench.cell_metrics import figures_of
 from tiny import tiny_model
 from type_checks import without_type_checks
 
@@ -35,9 +36,15 @@ OPTIONS = BenchOptions(methods=("memit", "rome", "shift"), counts=(1, 4), single
 def bench(data, corpus, text, tmp_path):
     def run(out="out", options=OPTIONS, **more):
         sources = {"corpus": corpus, "text": text, **more}
-        return run_bench(tiny_model("llama"), data, tmp_path / out, options=options, **sources)
+        result = run_bench(tiny_model("llama"), data, tmp_path / out, options=options, **sources)
+        write_bench(result)
+        return result
 
     return run
+
+
+def summary_of(result):
+    return (result.out / "summary.md").read_text()
 
 
 def of(method, **changes):
@@ -90,7 +97,7 @@ def test_what_is_written(bench, tmp_path):
     result = bench()
     out = tmp_path / "out"
     text = (out / "summary.md").read_text()
-    assert text == result.summary
+    assert text == write_bench(result)
     for part in ("## 3 single edits", "## 4 edits", "Published figures", "GPT-J 6B", "## Settings", "KL drift"):
         assert part in text
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
@@ -112,11 +119,11 @@ def test_what_is_written(bench, tmp_path):
 
 
 def test_a_finished_benchmark_is_not_run_again(bench, monkeypatch):
-    first = bench()
+    first = summary_of(bench())
     for name in SETTINGS:
         monkeypatch.setitem(METHODS, name, replace(METHODS[name], edit=lambda _: pytest.fail("edited again")))
     monkeypatch.setattr("errata.jobs.bench.cells.measure", lambda *_, **__: pytest.fail("measured again"))
-    assert bench().summary == first.summary
+    assert summary_of(bench()) == first
 
 
 @pytest.mark.parametrize("at", [1, 3, 6])
@@ -152,7 +159,7 @@ def test_a_killed_benchmark_goes_on_and_ends_with_the_same_figures(bench, monkey
 
 
 def test_a_damaged_cell_is_run_again(bench, tmp_path):
-    first = bench()
+    first = summary_of(bench())
     for path in (tmp_path / "out" / "cells").iterdir():
         path.write_text(path.read_text().replace('"mark":""', '"mark":"x"'))
     again = bench()
@@ -190,8 +197,8 @@ def test_a_method_that_diverges_is_marked_and_the_rest_go_on(bench, monkeypatch)
     assert "down of layer 1" in found["rome", "4 edits"].mark
     assert "exploded" in found["shift", "4 edits"].mark
     assert len(found["shift", "4 edits"].outcomes) == 4
-    assert "Marked with *" in result.summary
-    assert "diverged: the loss is not finite" in result.summary
+    assert "Marked with *" in summary_of(result)
+    assert "diverged: the loss is not finite" in summary_of(result)
 
 
 def test_texts_for_entropy_and_reference_score(bench):
@@ -273,7 +280,7 @@ def test_mixed_relations_against_their_separate_runs(bench, data):
     assert both.outcomes != [*found["memit", "4: first"].outcomes, *found["memit", "4: second"].outcomes]
     counts = {cell.label: cell.count for cell, _ in result.cells if cell.study == "mixed"}
     assert counts["4: first"] == counts["4: both"] == 4  # the settings of four facts for all three
-    assert "## Mixed relations" in result.summary
+    assert "## Mixed relations" in summary_of(result)
     with pytest.raises(FactsError, match=r"0 records of that relation, and 2 needed. Try '\{\}"):
         bench("other", options=replace(options, mixed=("{} is in", "{} sings")))
 
@@ -291,7 +298,7 @@ def test_batches_and_one_after_another(bench, tmp_path):
 
 
 def test_the_study_says_when_there_is_too_little(bench):
-    text = bench(options=replace(OPTIONS, study=True)).summary
+    text = summary_of(bench(options=replace(OPTIONS, study=True)))
     assert "What predicts failure" in text
     assert "Too few of either outcome" in text
 

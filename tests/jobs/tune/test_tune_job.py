@@ -10,6 +10,7 @@ from errata.errors import ConfigError, FactsError
 from errata.jobs.edit_job import edit_facts
 from errata.jobs.tune.job import drawn, tune
 from errata.jobs.tune.options import TuneOptions
+from errata.reports.tune_report import write_tuning
 from tiny import tiny_model
 
 SMALL = {"value_steps": 2, "prefixes": 0, "clamp": 4.0, "learning_rate": 0.5, "moment_tokens": 200}
@@ -28,7 +29,9 @@ class Clock:
 
 def tuned(variant, facts, out, corpus, method="memit", clock=None, minutes=0.5, fields=SMALL, seed=0):
     options = TuneOptions(method=method, minutes=minutes, count=4, fields=fields, text_tokens=30, seed=seed)
-    return tune(tiny_model(variant), facts[:12], out, options=options, corpus=corpus, clock=clock or Clock())
+    result = tune(tiny_model(variant), facts[:12], out, options=options, corpus=corpus, clock=clock or Clock())
+    write_tuning(result)
+    return result
 
 
 @pytest.mark.parametrize(

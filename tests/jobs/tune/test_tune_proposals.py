@@ -12,6 +12,7 @@ from errata.jobs.trace_job import trace_facts
 from errata.jobs.tune.job import tune
 from errata.jobs.tune.options import TuneOptions
 from errata.jobs.tune.proposals import traced_ranges
+from errata.reports.tune_report import write_tuning
 from errata.tracing import propose_layers
 from tiny import tiny_model
 
@@ -61,5 +62,5 @@ def test_a_tuning_begins_with_what_tracing_proposes(facts, tmp_path, corpus):
     fields = {"moment_tokens": 200, "value_steps": 3, "prefixes": 0}
     options = TuneOptions(count=12, minutes=50.0, fields=fields, text_tokens=0, traced=3)
     result = tune(lm, given, tmp_path / "out", options=options, corpus=corpus)
-    assert "Causal tracing proposed layers" in result.summary
+    assert "Causal tracing proposed layers" in write_tuning(result)
     assert list((tmp_path / "out" / "traces").rglob("trace-*.json"))

@@ -8,10 +8,10 @@ from errata.core.progress import SILENT
 from errata.errors import ConfigError, NumericsError
 from errata.jobs.tune.candidates import candidates
 from errata.jobs.tune.options import TuneOptions
-from errata.jobs.tune.report import _warnings
 from errata.jobs.tune.search import Search
 from errata.jobs.tune.store import TuneFolder
 from errata.jobs.tune.trials import Trial, objective_name, objective_of, told
+from errata.reports.tune_report import _warnings
 from tiny import tiny_model
 
 BEST = {"last": 1, "clamp": 2.0, "prior_weight": 12.0}

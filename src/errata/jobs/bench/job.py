@@ -21,7 +21,6 @@ from errata.jobs.bench.cells import UNEDITED, Bench, Cell, CellResult
 from errata.jobs.bench.features import FEATURES, features
 from errata.jobs.bench.options import BenchOptions
 from errata.jobs.bench.records import Records, read_records, usable
-from errata.jobs.bench.report import write_report
 from errata.jobs.bench.store import Folder, check_folder, facts_digest, is_edit
 from errata.jobs.bench.study import FAILURES, failed, predict, rows_of
 from errata.jobs.eval_job import add_texts
@@ -40,11 +39,18 @@ GENERATED_FACTS = 100
 
 @dataclass(frozen=True)
 class BenchResult:
-    """The folder, its summary as text, and what each cell gave, in the order they stand in the tables."""
+    """What a benchmark's tables, figures and summary are made of.
+
+    about: what a reader must know to run it again.  cells: what each gave, in the order they stand in the tables.
+    types: of relations, by relation.  predictions: what predicts failures, a row for each cell and kind of failure.
+    """
 
     out: Path
-    summary: str
+    options: BenchOptions
+    about: dict[str, Any]
     cells: tuple[tuple[Cell, CellResult], ...]
+    types: Mapping[str, str]
+    predictions: list[dict[str, Any]]
 
 
 def run_bench(
@@ -60,7 +66,7 @@ def run_bench(
     cache: str | Path | None = None,
     progress: ProgressSink = SILENT,
 ) -> BenchResult:
-    """Run every cell that `out` does not hold already, and write tables, figures and summary.md over all of them.
+    """Run every cell that `out` does not hold already; `reports.bench` makes tables, figures and summary of them all.
 
     `data`: the data set's file.  `corpus`: for second moments.  `text`: held-out text for perplexity and drift
     (default: the model's own samples, other ones than the second moments').  `cache`: folder for second moments and
@@ -96,8 +102,7 @@ def run_bench(
     done = [(cell, result) for (cell, _), result in zip(plan, results, strict=True)]
     predictions = _study(bench, folder, done) if options.study else []
     about = _about(lm, data, options, plan, results)
-    summary = write_report(out, about, done, records.types, options, predictions)
-    return BenchResult(out, summary, tuple(done))
+    return BenchResult(out, options, about, tuple(done), records.types, predictions)
 
 
 class _Extras:

@@ -10,7 +10,8 @@ from errata.facts import Fact
 from errata.jobs.bench.cells import UNEDITED, Cell, CellResult
 from errata.jobs.eval_rows import result_columns
 from errata.store import digest
-from errata.store.records import check_run_folder, read_record, recorded, write_record
+from errata.store.records import read_record, recorded, write_record
+from errata.store.run_folder import check_run_folder
 from errata.store.tables import write_parquet
 
 # Raise it when the same cell no longer gives the same figures.

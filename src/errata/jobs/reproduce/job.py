@@ -1,4 +1,4 @@
-"""Every experiment of the Backward Lens paper on one model, in one resumable run: measured, tabulated and drawn."""
+"""Every experiment of the Backward Lens paper on one model, measured in one resumable run."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,7 @@ from errata.jobs.reproduce.experiments import (
     gradient_rows,
     mechanism_rows,
 )
-from errata.jobs.reproduce.findings import write_findings
-from errata.lens import MODES, backward_lens
+from errata.lens import MODES, BackwardLens, backward_lens
 from errata.lens.losses import prepare
 from errata.models import LanguageModel, facts_in_chat, fingerprint, takes_model
 from errata.models.run.generate import sample_ids
@@ -33,7 +32,8 @@ from errata.models.text.segments import segments
 from errata.stats import open_corpus
 from errata.stats.samples import start_token
 from errata.store import digest
-from errata.store.records import Records, check_records_folder
+from errata.store.records import Records
+from errata.store.run_folder import check_records_folder
 
 CODE_VERSION = 4
 # Prompts whose gradients are taken together.
@@ -69,6 +69,22 @@ class ReproduceOptions:
             raise ConfigError(f"lr must be positive, found {self.lr}.")
 
 
+@dataclass(frozen=True)
+class Reproduction:
+    """What the summary, tables and figures of a reproduction are made of.
+
+    lens: of the first prompt.  measured: each prompt's numbers.  flips, steps: of learning rates and of single steps,
+    a row for each prompt and layer.  about: what the run was.
+    """
+
+    out: Path
+    lens: BackwardLens
+    measured: list[dict[str, Any]]
+    flips: list[dict[str, Any]]
+    steps: list[dict[str, Any]]
+    about: dict[str, Any]
+
+
 @takes_model
 def reproduce(
     lm: LanguageModel,
@@ -82,8 +98,8 @@ def reproduce(
     skip_bad: bool = False,
     progress: ProgressSink = SILENT,
     backend: Backend = LOCAL,
-) -> str:
-    """Run what is missing in `out`, write tables, figures and summary.md there, and return the summary.
+) -> Reproduction:
+    """Run what is missing in `out`; `reports.reproduce` makes tables, figures and a summary of it.
 
     Each prompt's numbers are kept as soon as they are known, under a digest of model, prompt and options: a run that
     was stopped goes on from there. Raises FactsError with every record that cannot be looked at, unless `skip_bad`.
@@ -105,7 +121,7 @@ def reproduce(
     flips = run.flips(chosen[: options.flip_prompts], texts)
     steps = run.mechanisms(chosen[: options.mechanism_prompts])
     lens = backward_lens(lm, chosen[0].text, chosen[0].target_new, subject=chosen[0].subject, mode=options.mode)
-    return write_findings(out, lens, measured, flips, steps, run.about(chosen, texts, corpus))
+    return Reproduction(out, lens, measured, flips, steps, run.about(chosen, texts, corpus))
 
 
 def _check(lm: LanguageModel, fact: Fact) -> None:

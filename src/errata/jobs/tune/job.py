@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from errata.checks.editable import editable_facts
 from errata.core.progress import SILENT, ProgressSink
@@ -21,7 +22,6 @@ from errata.jobs.stats_job import run_stats
 from errata.jobs.tune.candidates import Candidates, candidates
 from errata.jobs.tune.options import TuneOptions
 from errata.jobs.tune.proposals import traced_ranges
-from errata.jobs.tune.report import write_report
 from errata.jobs.tune.search import Chosen, Search
 from errata.jobs.tune.store import TuneFolder, check_tune_folder
 from errata.jobs.tune.trials import objective_name, told
@@ -41,13 +41,13 @@ _MOMENT_SHARE = 0.5
 
 @dataclass(frozen=True)
 class TuneResult:
-    """The folder, the summary as text, the preset, and the trials behind it."""
+    """The folder, the preset, the trials behind it, and what the run was (`about`)."""
 
     out: Path
-    summary: str
     preset: PresetFile
     chosen: Chosen
     search: Search
+    about: dict[str, Any]
 
 
 @takes_model
@@ -143,10 +143,9 @@ class _Run:
             "base": "guess" if found.is_guess else "preset", "facts": len(usable), "digest": lm.digest(),
             "tuning": folder.request, "notes": _notes(usable[:count]), "traced": _told(traced),
         }  # fmt: skip
-        summary = write_report(self.out, search, result, about)
         preset = self._preset(result, count, folder.request)
         write_preset(self.out / "preset.json", preset)
-        return TuneResult(self.out, summary, preset, result, search)
+        return TuneResult(self.out, preset, result, search, about)
 
     def _traced(self, facts: Sequence[Fact]) -> list[LayerRange]:
         """What causal tracing of the facts to be tuned on proposes."""

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from errata.store import digest
-from errata.store.records import check_run_folder, read_record, recorded, write_record
+from errata.store.records import read_record, recorded, write_record
+from errata.store.run_folder import check_run_folder
 
 # Raise it when the same setting no longer gives the same figures.
 CODE_VERSION = 2

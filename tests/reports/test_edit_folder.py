@@ -12,11 +12,17 @@ from errata import Patch, edit_facts
 from errata.errors import StorageError
 from errata.facts import Fact
 from errata.jobs.edit_job import EditResult
-from errata.jobs.results import check_out, save_run
+from errata.patches import RUN_FILES
+from errata.reports.edit_summary import save_run
 from errata.stats import Corpus
+from errata.store import run_folder
 from tiny import tiny_model
 
 FILES = ["patch.json", "patch.safetensors", "report.json", "report.md"]
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    run_folder.check_out(out, overwrite=overwrite, ours=RUN_FILES)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +132,7 @@ def test_whole_or_not_at_all(
             raise error
         atomic_write_text(path, text)
 
-    monkeypatch.setattr("errata.jobs.results.atomic_write_text", failing)
+    monkeypatch.setattr("errata.reports.edit_summary.atomic_write_text", failing)
     monkeypatch.setattr("errata.patches.patch.atomic_write_text", failing)
     with pytest.raises((KeyboardInterrupt, StorageError)):
         save_run(result, tmp_path / "run", overwrite=False)

@@ -1,19 +1,18 @@
 """A lens as a grid for the views: every matrix, mode and sign, and the forward pass beside it."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
+from torch import Tensor
+
+from errata.lens.backward_lens import BackwardLens
 from errata.lens.modes import MODES, Reader
-from errata.lens.table import FORWARD_SOURCES, LensTable, table_sheet
+from errata.lens.table import FORWARD_SOURCES, LensTable
 from errata.models import WRITING
-from errata.views.grid import Grid
-
-if TYPE_CHECKING:
-    from errata.lens.backward_lens import BackwardLens
+from errata.views.grid import Grid, Sheet, Tracked
 
 
 def lens_grid(
-    lens: "BackwardLens",
+    lens: BackwardLens,
     *,
     matrices: Sequence[str] | None = None,
     modes: Sequence[str] = MODES,
@@ -41,7 +40,7 @@ def lens_grid(
     return tables_grid(lens, tables)
 
 
-def tables_grid(lens: "BackwardLens", tables: Sequence[LensTable]) -> Grid:
+def tables_grid(lens: BackwardLens, tables: Sequence[LensTable]) -> Grid:
     """The grid of a lens's own tables."""
     numbers: dict[str, int] = {}
     sheets = [table_sheet(table, lambda text: numbers.setdefault(text, len(numbers))) for table in tables]
@@ -58,6 +57,49 @@ def tables_grid(lens: "BackwardLens", tables: Sequence[LensTable]) -> Grid:
         vocabulary=lens.lm.num_tokens,
         segments={name: places for name, places in lens.segments().items() if places},
         notes=lens.notes,
+    )
+
+
+def table_grid(table: LensTable) -> Grid:
+    """The grid of one table by itself."""
+    numbers: dict[str, int] = {}
+    sheet = table_sheet(table, lambda text: numbers.setdefault(text, len(numbers)))
+    return Grid(
+        title=f"{table.matrix or 'forward'} {table.sign.replace('vjp', table.source)}",
+        subtitle=f"{table.mode} mode",
+        tokens=table.tokens,
+        layers=table.layers,
+        texts=list(numbers),
+        sheets=[sheet],
+        vocabulary=table.vocabulary,
+    )
+
+
+def table_sheet(table: LensTable, number: Callable[[str], int]) -> Sheet:
+    """One table as a sheet of a grid; `number` gives each token text its place among the grid's texts."""
+
+    def numbered(ids: Tensor) -> list:
+        return [[[number(table.texts[i]) for i in cell] for cell in row] for row in ids.tolist()]
+
+    return Sheet(
+        side="backward" if table.matrix else "forward",
+        name=table.matrix or table.source,
+        source=table.source,
+        mode=table.mode,
+        sign=table.sign,
+        # The update goes along −δ: what δ makes least probable is what an edit promotes.
+        shows="bottom" if table.source == "vjp" and table.sign == "vjp" else "top",
+        top=numbered(table.top_ids),
+        top_values=table.top_logits.tolist(),
+        bottom=numbered(table.bottom_ids),
+        bottom_values=table.bottom_logits.tolist(),
+        norm=table.norm.tolist(),
+        share=None if table.share is None else table.share.tolist(),
+        null=table.null.tolist(),
+        tracked=[
+            Tracked(text=table.texts[token], ranks=table.ranks[:, :, i].tolist(), ties=table.ties[:, :, i].tolist())
+            for i, token in enumerate(table.tracked)
+        ],
     )
 
 

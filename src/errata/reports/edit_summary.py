@@ -1,20 +1,32 @@
-"""Results as text: the verdict, the before/after table and what the edit's numbers say."""
+"""An edit as text (the verdict, the before/after table, what its numbers say), and as a folder with its patch."""
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
 
 from errata.core.words import counted
 from errata.evaluate.metrics import METRICS
-from errata.jobs.verdict_text import explained, headline
+from errata.jobs.edit_job import EditResult
+from errata.patches import RUN_FILES
+from errata.reports.output_files import plain_json
+from errata.reports.verdict_text import every_fact, explained, headline
+from errata.store import atomic_write_text
+from errata.store.run_folder import folder_for
 from errata.views.tables import text_table
 
-if TYPE_CHECKING:
-    from errata.jobs.edit_job import EditResult
+
+def save_run(result: EditResult, out: Path, *, overwrite: bool) -> Path:
+    """Write patch.json, patch.safetensors, report.json and report.md as one folder; returns which."""
+    with folder_for(out, overwrite=overwrite, other=result.patch.id, ours=RUN_FILES) as (out, staging):
+        result.patch.write_into(staging)
+        atomic_write_text(staging / "report.json", plain_json(result.report) + "\n")
+        sections = [summary(result.report), *filter(None, [every_fact(result.report)])]
+        atomic_write_text(staging / "report.md", "\n\n".join(sections) + "\n")
+    return out
 
 
-def summary(result: "EditResult", *, verbose: bool = True) -> str:
+def summary(report: Mapping[str, Any], *, verbose: bool = True) -> str:
     """The verdict, what was required, then with `verbose` metrics and how the edit landed, and every warning."""
-    report = result.report
     parts = [headline(report)]
     parts += ["\n".join(one["text"] for one in report["required"])] if report.get("required") else []
     parts += _details(report) if verbose else []
@@ -28,15 +40,7 @@ def summary(result: "EditResult", *, verbose: bool = True) -> str:
     return "\n\n".join(parts)
 
 
-def _details(report: dict[str, Any]) -> list[str]:
-    """What the words of the verdict mean, the table of metrics, and how the edit landed."""
-    if not (report["before"] and report["after"]):
-        return [_landed(report)]
-    table = metrics_table(report["before"], report["after"], without=("score",) if report.get("failed") else ())
-    return [explained(), table, _landed(report)]
-
-
-def metrics_table(before: dict[str, Any], after: dict[str, Any], *, without: Collection[str] = ()) -> str:
+def metrics_table(before: Mapping[str, Any], after: Mapping[str, Any], *, without: Collection[str] = ()) -> str:
     """One row a metric but those `without`, in percent; the count is of facts that have what it takes."""
     rows = []
     for info in METRICS:
@@ -46,7 +50,15 @@ def metrics_table(before: dict[str, Any], after: dict[str, Any], *, without: Col
     return text_table(["%", "before", "after", "facts", "meaning"], rows, right=(1, 2, 3))
 
 
-def _landed(report: dict[str, Any]) -> str:
+def _details(report: Mapping[str, Any]) -> list[str]:
+    """What the words of the verdict mean, the table of metrics, and how the edit landed."""
+    if not (report["before"] and report["after"]):
+        return [_landed(report)]
+    table = metrics_table(report["before"], report["after"], without=("score",) if report.get("failed") else ())
+    return [explained(), table, _landed(report)]
+
+
+def _landed(report: Mapping[str, Any]) -> str:
     """What was edited, the method's own account of it, and what it took."""
     total, moments = report.get("seconds", {}).get("total"), report["second_moments"]
     lines = [

@@ -2,8 +2,8 @@
 
 import pytest
 
-from errata.jobs.answers import answers
 from errata.jobs.ask_job import Answer
+from errata.reports.answer_text import answers
 
 LONG = Answer("Once", " a word " * 100 + "\n\nthe end", tuple((f" token{i}", 0.1) for i in range(9)))
 

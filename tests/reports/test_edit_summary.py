@@ -1,9 +1,7 @@
 """What the summary says, against reports made by hand."""
 
-from types import SimpleNamespace
-
 from errata.edit.methods import mass_editing
-from errata.jobs.summary import metrics_table, summary
+from errata.reports.edit_summary import metrics_table, summary
 
 NAMES = ("score", "es", "ps", "ns", "accuracy", "paraphrase_accuracy", "neighbour_accuracy")
 
@@ -50,7 +48,7 @@ def report(**changes: object) -> dict:
 
 
 def told(**changes: object) -> str:
-    return summary(SimpleNamespace(report=report(**changes)))  # type: ignore[arg-type]
+    return summary(report(**changes))
 
 
 def test_every_number_is_there() -> None:
@@ -77,7 +75,7 @@ def test_without_measurements_there_is_no_table() -> None:
 def test_the_sentence_comes_first_and_the_tables_only_when_asked_for() -> None:
     sentence = "1,200 of 1,234 facts are said, 30 only preferred, 4 not learned; 9 of 10 neighbours kept their answer."
     assert told().startswith(sentence + "\n")
-    short = summary(SimpleNamespace(report=report(warnings=["look"])), verbose=False)  # type: ignore[arg-type]
+    short = summary(report(warnings=["look"]), verbose=False)
     assert short == f"{sentence}\n\nWarning: look"
 
 

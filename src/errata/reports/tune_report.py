@@ -1,20 +1,19 @@
-"""From the trials of a tuning to its table, its figure, its summary and the preset."""
+"""From the trials of a tuning to its table, its figure and its summary."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from errata.core.words import counted
 from errata.edit.values.robustness import REACH
 from errata.evaluate import metric_info
-from errata.jobs.lens_job import write_rows
-from errata.jobs.output_folder import write_csv
 from errata.jobs.progress import duration
+from errata.jobs.tune.job import TuneResult
 from errata.jobs.tune.search import Chosen, Search
 from errata.jobs.tune.trials import LAST, PARTS, Trial, named, objective_name, told
 from errata.jobs.tune.worker import METRICS
-from errata.store import atomic_file, atomic_write_text
+from errata.store import atomic_write_text
+from errata.store.tables import write_csv, write_rows
 from errata.views.plotting import save_figure, scatter_figure
 from errata.views.tables import text_table
 
@@ -24,13 +23,13 @@ _GOOD_NLL, _POOR = 0.3, 80.0
 _LANDED = 0.5
 
 
-def write_report(out: Path, search: Search, chosen: Chosen, about: Mapping[str, Any]) -> str:
-    """Write the table, the figure and summary.md into `out`; returns the summary."""
+def write_tuning(result: TuneResult) -> str:
+    """Write the table, the figure and summary.md beside the preset; returns the summary."""
+    out, search, chosen = result.out, result.search, result.chosen
     rows = [_row(trial, trial is chosen.trial) for trial in search.trials]
     rows += [_row(trial, trial is chosen.held) for trial in _compared(chosen)]
     write_rows(out / "tuning.parquet", rows)
-    with atomic_file(out / "tuning.csv") as staging:
-        write_csv(staging, rows)
+    write_csv(out / "tuning.csv", rows)
     last = [trial for trial in search.trials if trial.stage == LAST and trial.found.get("metrics")]
     front = pareto(last)
     drawn = all(trial.found["metrics"][key][0] is not None for trial in last for key in PARTS)
@@ -39,7 +38,7 @@ def write_report(out: Path, search: Search, chosen: Chosen, about: Mapping[str, 
             save_figure(_figure(last, front, chosen, search.candidates.base, len(search.facts)), path)
         else:  # an earlier run's would read as this one's
             path.unlink(missing_ok=True)
-    text = "\n\n".join(part for part in _summary(search, chosen, front, about, drawn) if part) + "\n"
+    text = "\n\n".join(part for part in _summary(search, chosen, front, result.about, drawn) if part) + "\n"
     atomic_write_text(out / "summary.md", text)
     return text
 

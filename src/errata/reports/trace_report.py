@@ -6,21 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from errata.core.words import counted
+from errata.core.words import counted, points, shortened, visible
 from errata.facts import Fact
-from errata.jobs.output_folder import OutputFolder
+from errata.reports.output_files import OutputFolder
+from errata.reports.trace_grid import PERCENT, sheet_name
 from errata.store import atomic_write_text
 from errata.store.tables import write_parquet
 from errata.tracing import Trace
 from errata.tracing.average import LAST_SUBJECT, AverageTrace, Mean
-from errata.tracing.config import SEVERED
-from errata.tracing.document import PERCENT, describe, points, sheet_name
+from errata.tracing.config import SEVERED, describe
 from errata.tracing.layers import propose_layers
 from errata.views.grid import ValueSheet
 from errata.views.html import page
 from errata.views.plotting import line_figure, value_figure
-from errata.views.tables import shortened, text_table
-from errata.views.text import visible
+from errata.views.tables import text_table
 
 CELLS = {
     "fact": "string", "kind": "string", "layer": "int32", "position": "int32", "token": "string", "segment": "string",

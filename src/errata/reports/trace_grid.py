@@ -2,31 +2,21 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from jaxtyping import Float64
 from torch import Tensor
 
-from errata.core.words import counted
-from errata.tracing.config import TraceConfig
+from errata.core.words import counted, visible
+from errata.tracing.average import AverageTrace
+from errata.tracing.config import describe
+from errata.tracing.result import Trace
 from errata.views.grid import Grid, ValueSheet
-from errata.views.text import visible
-
-if TYPE_CHECKING:
-    from errata.tracing.average import AverageTrace
-    from errata.tracing.result import Trace
 
 Cells = list[list[float | None]]
 PERCENT = 100.0
 
 
-def points(value: float, digits: int) -> str:
-    """A difference of probabilities in percentage points, zero without a sign."""
-    shown = f"{PERCENT * value:.{digits}f}"
-    return shown.removeprefix("-") if not float(shown) else shown
-
-
-def trace_grid(trace: "Trace") -> Grid:
+def trace_grid(trace: Trace) -> Grid:
     """One prompt: effects in percentage points of the answer's probability, tokens × layers."""
     answer = visible(trace.answer)
     facts = {
@@ -53,7 +43,7 @@ def trace_grid(trace: "Trace") -> Grid:
     )
 
 
-def average_grid(average: "AverageTrace") -> Grid:
+def average_grid(average: AverageTrace) -> Grid:
     """Means over facts: segments × layers."""
     names = average.segments
     facts = {"mean total effect": PERCENT * average.total_effect.value}
@@ -76,14 +66,6 @@ def average_grid(average: "AverageTrace") -> Grid:
         notes=average.notes,
         labels=True,
     )
-
-
-def describe(config: TraceConfig, std: float, samples: int) -> str:
-    """The corruption in words."""
-    runs = counted(samples, "run")
-    if config.corruption in ("gaussian", "uniform"):
-        return f"{runs} of {config.corruption} noise, σ = {config.noise:g} × {std:.4g}, seed {config.seed}"
-    return f"{runs}, the subject {'swapped' if config.corruption == 'swap' else 'zeroed'}"
 
 
 def value_sheets(
@@ -129,7 +111,7 @@ def sheet_name(kind: str, window: int) -> str:
     return f"{'MLPs' if kind == 'mlp' else 'attention'}, window of {window}"
 
 
-def _stacked(average: "AverageTrace", kind: str, what: str) -> Cells:
+def _stacked(average: AverageTrace, kind: str, what: str) -> Cells:
     columns: Sequence[Sequence[float]] = [getattr(average, what)(kind, name) for name in average.segments]
     return [[_number(PERCENT * column[layer]) for column in columns] for layer in range(average.num_layers)]
 

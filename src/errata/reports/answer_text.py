@@ -2,12 +2,9 @@
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from errata.views.tables import printable, shortened
-
-if TYPE_CHECKING:
-    from errata.jobs.ask_job import Answer
+from errata.core.words import printable, shortened
+from errata.jobs.ask_job import Answer
 
 # Of a continuation so many lines are shown where it was not asked for in full.
 _LINES = 3
@@ -16,7 +13,7 @@ _NARROWEST = 40
 
 
 def answers(
-    before: Sequence["Answer"], after: Sequence["Answer"] | None, patch: str | None, *, width: int, full: bool = False
+    before: Sequence[Answer], after: Sequence[Answer] | None, patch: str | None, *, width: int, full: bool = False
 ) -> str:
     """Continuations and next tokens in lines of at most `width` characters; with a patch, both states.
 
@@ -35,7 +32,7 @@ def answers(
     return "\n\n".join(parts)
 
 
-def _state(answer: "Answer", indent: str, width: int, full: bool) -> list[str]:
+def _state(answer: Answer, indent: str, width: int, full: bool) -> list[str]:
     room = width - len(indent) - len("goes on  ")
     if full:
         said = [

@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from errata.errors import StorageError
 from errata.store import digest
-from errata.store.tables import Parts, write_parquet
+from errata.store.tables import Parts, write_csv, write_parquet, write_rows
 
 COLUMNS = {"id": "string", "number": "int32", "value": "float64", "right": "bool"}
 
@@ -83,3 +83,18 @@ def test_one_chunk_at_a_time(tmp_path):
 def test_no_chunks_is_an_empty_table(tmp_path):
     write_parquet(tmp_path / "rows.parquet", [], COLUMNS)
     assert parquet.read_table(tmp_path / "rows.parquet").column_names == list(COLUMNS)
+
+
+def test_rows_of_any_columns(tmp_path):
+    rows = [{"id": "é\n", "top": ["a", "b"], "value": 0.1}, {"id": "", "top": [], "value": None}]
+    write_rows(tmp_path / "new" / "rows.parquet", rows)
+    assert parquet.read_table(tmp_path / "new" / "rows.parquet").to_pylist() == rows
+
+
+def test_csv_has_the_columns_of_the_first_row(tmp_path):
+    path = tmp_path / "rows.csv"
+    write_csv(path, [{"id": "a, b", "value": 0.1}, {"id": "c", "value": None}])
+    assert path.read_bytes() == b'id,value\r\n"a, b",0.1\r\nc,\r\n'
+    with pytest.raises(ValueError, match="other"):
+        write_csv(path, [{"id": "d"}, {"other": "e"}])
+    assert path.read_bytes().startswith(b"id,value"), "the old file stays"

@@ -1,15 +1,32 @@
-"""A folder of results: tables as Parquet and CSV, figures as PDF and PNG, each file whole or not at all."""
+"""The files that results go to: single ones by their kind, and a folder of tables and figures, each file whole."""
 
-import csv
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from errata.jobs.lens_job import write_rows
-from errata.store.atomic import atomic_file
+from errata.errors import InputError
+from errata.store.atomic import check_writable
+from errata.store.tables import write_csv, write_rows
 from errata.views.plotting import save_figure
 
+SUFFIXES = {"html": (".html", ".htm"), "pdf": (".pdf",), "png": (".png",), "json": (".json",), "parquet": (".parquet",)}
 _SUFFIXES = (".parquet", ".csv", ".pdf", ".png")
+
+
+def check_outputs(outputs: dict[str, Path]) -> None:
+    """InputError where a file cannot be meant, before the model is loaded."""
+    for kind, path in outputs.items():
+        if path.suffix.lower() not in SUFFIXES[kind]:
+            raise InputError(f"--{kind} {path.name}: give it a name that ends in {SUFFIXES[kind][0]}.")
+        if path.is_dir():
+            raise InputError(f"--{kind} {path}: that is a folder; name a file in it.")
+        check_writable(path)
+
+
+def plain_json(report: dict[str, Any]) -> str:
+    """A report as the text of its file; ValueError for a number that is not finite."""
+    return json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
 
 
 class OutputFolder:
@@ -23,8 +40,7 @@ class OutputFolder:
         """Write a table as Parquet and as CSV."""
         self.written |= {self.out / "tables" / f"{name}.{kind}" for kind in ("parquet", "csv")}
         write_rows(self.out / "tables" / f"{name}.parquet", rows)
-        with atomic_file(self.out / "tables" / f"{name}.csv") as staging:
-            write_csv(staging, rows)
+        write_csv(self.out / "tables" / f"{name}.csv", rows)
 
     def figure(self, name: str, make: Callable[[], Any]) -> None:
         """Write the figure that `make` draws, as PDF and as PNG."""
@@ -37,11 +53,3 @@ class OutputFolder:
         for path in [path for part in ("tables", "figures") for path in (self.out / part).glob("*")]:
             if path not in self.written and path.name.startswith(prefixes) and path.suffix in _SUFFIXES:
                 path.unlink()
-
-
-def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Records as CSV, the columns those of the first one."""
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), extrasaction="raise")
-        writer.writeheader()
-        writer.writerows(rows)

@@ -2,33 +2,30 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from errata.core.words import counted
-from errata.jobs.reproduce.folder import Folder, Records
-from errata.jobs.reproduce.gradients import gradient_findings
-from errata.jobs.reproduce.updates import flip_findings, step_findings
-from errata.lens import BackwardLens
+from errata.jobs.reproduce import Reproduction
+from errata.reports.reproduce.findings import Folder, Records
+from errata.reports.reproduce.gradient_findings import gradient_findings
+from errata.reports.reproduce.update_findings import flip_findings, step_findings
 from errata.store import atomic_write_text
 from errata.views.tables import text_table
 
 
-def write_findings(
-    out: Path, lens: BackwardLens, measured: Records, flips: Records, steps: Records, about: Mapping[str, Any]
-) -> str:
-    """Write everything into `out` and return the summary. `lens` is the first prompt's, for the grid."""
-    folder = Folder(out)
-    gradient_findings(folder, lens, measured, about["neuron_layers"])
-    if flips:
-        flip_findings(folder, flips, about["flip_layers"])
-    if steps:
-        step_findings(folder, steps)
+def write_reproduction(result: Reproduction) -> str:
+    """Write tables, figures, run.json and summary.md into the run's folder; returns the summary."""
+    folder, about = Folder(result.out), result.about
+    gradient_findings(folder, result.lens, result.measured, about["neuron_layers"])
+    if result.flips:
+        flip_findings(folder, result.flips, about["flip_layers"])
+    if result.steps:
+        step_findings(folder, result.steps)
     folder.forget_others("fig", "tab", "imprint_and_shift")
-    summary = _summary(folder, measured, about)
-    atomic_write_text(out / "run.json", json.dumps(dict(about), indent=1, ensure_ascii=False) + "\n")
-    atomic_write_text(out / "summary.md", summary)
+    summary = _summary(folder, result.measured, about)
+    atomic_write_text(result.out / "run.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    atomic_write_text(result.out / "summary.md", summary)
     return summary
 
 

@@ -1,11 +1,11 @@
 """Figure 26 and Lemma 5.2: what updates do, from the smallest learning rate to predicted and actual shifts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from errata.jobs.reproduce.folder import Folder, Records, mean
 from errata.lens.flipping import RULES
+from errata.reports.reproduce.findings import Folder, Records, mean
 from errata.views.plotting import line_figure
 
 
@@ -18,8 +18,8 @@ def flip_findings(folder: Folder, flips: Records, layers: Sequence[int]) -> None
         logs = [[math.log10(row["rate"]) for row in rows if row["rate"]] for rows in own]
         rates[rule] = [10 ** fmean(values) if values else math.nan for values in logs]
         costs[rule] = [mean(row["perplexity"] for row in rows) for rows in own]
-        known = [fmean(values) for values in logs if values]
-        spreads[rule] = max(known) - min(known) if known else math.nan
+        middles = [fmean(values) for values in logs if values]
+        spreads[rule] = max(middles) - min(middles) if middles else math.nan
     folder.figure(
         "fig26_learning_rates",
         lambda: line_figure(
@@ -43,7 +43,11 @@ def flip_findings(folder: Folder, flips: Records, layers: Sequence[int]) -> None
         "26", "spread over layers of the smallest flipping rate (log10 of largest/smallest geometric mean)", said,
         "shift varies least",
     )  # fmt: skip
-    before = flips[0]["unedited_perplexity"]
+    _cost_line(folder, costs, layers, flips[0]["unedited_perplexity"])
+
+
+def _cost_line(folder: Folder, costs: Mapping[str, Sequence[float]], layers: Sequence[int], before: float) -> None:
+    """Perplexity at the flipping rate, at the depth where the paper gives it."""
     depth = min(range(len(layers)), key=lambda i: abs(layers[i] - 0.73 * layers[-1]))
     cost = ", ".join(f"{rule} {costs[rule][depth]:.2f}" for rule in RULES)
     folder.line(

@@ -1,4 +1,4 @@
-"""The trace of one prompt as a user asks for it on the command line: text for the terminal, and files."""
+"""The trace of one prompt on a terminal, and as the files that are asked for."""
 
 import json
 import textwrap
@@ -6,21 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from jaxtyping import Float
-from torch import Tensor
-
-from errata.jobs.lens_job import write_rows
-from errata.lens import backward_lens
-from errata.models import LanguageModel
+from errata.core.words import points, printable, visible
+from errata.lens import BackwardLens
+from errata.reports.trace_grid import sheet_name
 from errata.store import atomic_write_text
+from errata.store.tables import write_rows
 from errata.tracing import Trace
-from errata.tracing.document import points, sheet_name
 from errata.tracing.record import trace_record
 from errata.views.grid import Grid, ValueSheet
+from errata.views.html import page
 from errata.views.plotting import save_figure, value_figure
-from errata.views.tables import printable
 from errata.views.terminal import terminal_grid
-from errata.views.text import visible
 
 _SURE = 0.3
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -87,8 +83,6 @@ def write_trace(trace: Trace, outputs: dict[str, Path], *, page_grid: Grid | Non
     """Write the asked-for files, each whole or not at all. `page_grid`: for the HTML, instead of the trace's own."""
     for kind, target in outputs.items():
         if kind == "html":
-            from errata.views.html import page
-
             atomic_write_text(target, page(page_grid or trace.grid()))
         elif kind == "json":
             atomic_write_text(target, json.dumps(trace_record(trace), ensure_ascii=False, indent=1) + "\n")
@@ -101,16 +95,10 @@ def write_trace(trace: Trace, outputs: dict[str, Path], *, page_grid: Grid | Non
     return list(outputs.values())
 
 
-def grid_with_lens(lm: LanguageModel, trace: Trace) -> Grid:
-    """The trace's page with the Backward Lens of the same prompt and answer beside it; a note where that cannot be."""
+def grid_with_lens(trace: Trace, lens: BackwardLens | None) -> Grid:
+    """The trace's page with the lens of the same prompt and answer beside it; a note where there is none."""
     grid = trace.grid()
-
-    def answer(logits: Float[Tensor, "pos vocab"]) -> Float[Tensor, ""]:
-        return -logits[-1].log_softmax(0)[trace.answer_id]
-
-    # Of the token itself: as a text behind the prompt it may be other tokens.
-    lens = backward_lens(lm, trace.prompt, loss=answer, subject=trace.subject)
-    if lens.example.ids != trace.ids:
+    if lens is None:
         note = "No Backward Lens stands beside the trace: with the answer behind it the prompt has other tokens."
         return replace(grid, notes=(*grid.notes, note))
     track = list(dict.fromkeys([trace.answer_id, trace.own_id]))

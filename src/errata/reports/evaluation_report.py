@@ -8,9 +8,10 @@ from typing import Any
 from errata.core.words import counted
 from errata.evaluate import METRICS, Metric, MetricInfo
 from errata.jobs.evaluation import Evaluation
-from errata.jobs.results import folder_for, plain_json
-from errata.jobs.verdict_text import explained, sentence
+from errata.reports.output_files import plain_json
+from errata.reports.verdict_text import explained, sentence
 from errata.store import atomic_write_text
+from errata.store.run_folder import folder_for
 from errata.views.tables import text_table
 
 FILES = frozenset({"results.parquet", "generations.parquet", "summary.json", "summary.md"})

@@ -5,7 +5,7 @@ from typing import Any
 
 from errata.jobs.bench.features import FEATURES
 from errata.jobs.bench.study import FAILURES
-from errata.jobs.output_folder import OutputFolder
+from errata.reports.output_files import OutputFolder
 from errata.views.tables import text_table
 
 

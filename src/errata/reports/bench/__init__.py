@@ -1,0 +1,1 @@
+"""A benchmark as tables, figures and a summary, beside what papers publish."""
