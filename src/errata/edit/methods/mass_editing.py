@@ -7,6 +7,7 @@ from typing import Any, Literal
 from errata.core.words import counted
 from errata.edit.guard import Guarded, failure, guarded
 from errata.edit.method import Edit, EditTask
+from errata.edit.settings.search_space import SearchSpace
 from errata.edit.settings.value_config import ValueConfig
 from errata.edit.values.collect import collect_values
 from errata.edit.values.layer_loop import Rule, Solution, solve
@@ -37,6 +38,28 @@ _RESIDUAL_LEFT = 0.5
 # ‖ΔW‖/‖W‖ beyond which neighbours suffer. Measured on SmolLM2: no loss of NS at 0.55 (100 facts), 8 points at 1.6 and
 # 15 at 3.1 (1,000 facts, λ 3,000 and 100).
 _UPDATE_TOO_LARGE = 1.0
+
+
+# How the target values of the kin's presets for the embedded model were found.
+MEASURED: Mapping[str, Any] = {"clamp": 1.0, "passes": 2, "moment_tokens": 10_000, "prefix_source": "fixed"}
+# Where target values take half an hour, the schedule that needs half the updates (as good: benchmarks/README.md).
+THOUSAND: Mapping[str, Any] = {**MEASURED, "schedule": "fast"}
+
+_TRIED_VALUES: tuple[tuple[str, Any], ...] = (
+    ("clamp", 1.0), ("learning_rate", 0.25), ("clamp", 0.75), ("value_steps", 25), ("clamp", 2.0),
+    ("learning_rate", 0.1), ("clamp", 0.5), ("clamp", 4.0), ("value_steps", 20),
+)  # fmt: skip
+
+
+def mass_search_space(strength: str, **late: tuple[float, ...]) -> SearchSpace:
+    """What is tried of a method with a layer loop: ranges that end around a third of the way up, and target values."""
+    return SearchSpace(
+        depths=(0.15, 0.23, 0.3, 0.38, 0.47, 0.6),
+        widths=(3, 5, 1, 7),
+        costly=_TRIED_VALUES,
+        strength=strength,
+        late={"passes": (2.0, 0.5), **late},
+    )
 
 
 def guessed_values(lm: LanguageModel) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from errata.core.steps import adam_first_step, sgd_step
 from errata.core.updates import WeightUpdate
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.settings.method_config import MethodConfig
+from errata.edit.settings.presets import SINGLE, SMOLLM2, preset
 from errata.edit.training.target_losses import ScoredRow, scored_rows, summed_nll
 from errata.models import LanguageModel, Place, mlp_matrices, pad_right, relative_norm, run_backward, weight_of, widened
 from errata.models.run.packing import packs
@@ -131,9 +132,18 @@ def _plan(config: SgdConfig) -> str:
     )
 
 
+SGD_PRESETS = (preset("SmolLM2-135M", SINGLE, SMOLLM2, SgdConfig(layers=(20,), learning_rate=1.0)),)
+ADAM_PRESETS = (
+    preset("SmolLM2-135M", "measured with 25 single edits", SMOLLM2, AdamConfig(layers=(14,), learning_rate=0.01)),
+)
+
+
 SGD = Method(
     name="sgd",
     title="one step of SGD (Katz et al. 2024's baseline)",
+    writes="One step of gradient descent on the chosen layers, all facts together.",
+    paper="Katz et al. 2024, Backward Lens, arXiv:2402.12865",
+    presets=SGD_PRESETS,
     config_type=SgdConfig,
     guess=lambda lm: SgdConfig(layers=(_guess_layer(lm),)),
     certain=frozenset({"layers", "learning_rate"}),
@@ -143,6 +153,9 @@ SGD = Method(
 ADAM = Method(
     name="adam",
     title="one step of Adam (Katz et al. 2024's baseline)",
+    writes="One step of Adam on the chosen layers, which moves nearly every weight by the learning rate.",
+    paper="Kingma and Ba 2015, Adam: A Method for Stochastic Optimization, arXiv:1412.6980",
+    presets=ADAM_PRESETS,
     config_type=AdamConfig,
     guess=_guess_adam,
     certain=frozenset({"layers", "learning_rate"}),

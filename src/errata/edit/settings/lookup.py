@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from errata.edit.method import Method, Preset
-from errata.edit.registry import find_method
+from errata.edit.method import Method
+from errata.edit.registry import find_method, presets_of
 from errata.edit.settings.method_config import MethodConfig
 from errata.edit.settings.preset_file import PresetFile, read_preset
-from errata.edit.settings.presets import presets_of
+from errata.edit.settings.presets import Preset
 from errata.errors import ConfigError
 from errata.models import LanguageModel, takes_model
 
@@ -84,7 +84,7 @@ def settings_for(
     base = row.config if row else found.guess(lm)
     config = base.replace(**_defaults(found, base, overrides), **overrides)
     config.check_layers(lm.num_layers, lm.name)
-    config, source = found.settle(lm, config, frozenset(overrides))
+    config, source = found.resolve(lm, config, frozenset(overrides))
     warnings = () if opened is None else opened.warnings(num_facts)
     if source:
         return Settings(config, source, False, warnings)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from errata.core.words import counted
-from errata.edit.method import Preset
 from errata.edit.registry import find_method
 from errata.edit.settings.method_config import MethodConfig, check_field_names
+from errata.edit.settings.presets import Preset
 from errata.errors import ConfigError
 from errata.models import LanguageModel
 from errata.store import atomic_write_text

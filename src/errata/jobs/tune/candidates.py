@@ -5,11 +5,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from errata.edit import MethodConfig, settings_for
+from errata.edit import MethodConfig, SearchSpace, settings_for, space_of
 from errata.edit.settings.value_config import ValueConfig
 from errata.errors import ConfigError
 from errata.jobs.tune.options import TuneOptions
-from errata.jobs.tune.space import SearchSpace, space_of
 from errata.models import LanguageModel
 from errata.store import digest
 
@@ -42,8 +41,8 @@ class Candidates:
         return tuple(sorted({layer for ranges in self.ranges.values() for one in ranges for layer in one}))
 
     def variations(self, config: Any) -> list[Any]:
-        """The same last layer with one dear field changed."""
-        changed = [(name, value) for name, value in self.space.dear if name not in self.fixed]
+        """The same last layer with one costly field changed."""
+        changed = [(name, value) for name, value in self.space.costly if name not in self.fixed]
         return list(_distinct([config, *_replaced(config, [{name: value} for name, value in changed])]))[1:]
 
     def bracket(self, config: Any) -> list[Any]:
@@ -79,8 +78,8 @@ def value_key(config: MethodConfig, space: SearchSpace) -> str:
     """Digest of what the costly part depends on: settings that share it are one group."""
     if isinstance(config, ValueConfig):
         return digest(config.value_fields())
-    dear = sorted({name for name, _ in space.dear})
-    return digest(list(config.layers), {name: getattr(config, name) for name in dear})
+    costly = sorted({name for name, _ in space.costly})
+    return digest(list(config.layers), {name: getattr(config, name) for name in costly})
 
 
 def _defaults(lm: LanguageModel, config: Any, options: TuneOptions, *, is_guess: bool) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from errata.edit.method import Edit, EditTask, Method
 from errata.edit.methods.knowledge_neurons.neuron_attribution import Question
 from errata.edit.methods.knowledge_neurons.neuron_choice import Held, Neuron, Search, collect_neurons
 from errata.edit.settings.prefix_config import PrefixConfig
+from errata.edit.settings.presets import FEW, GPT2_XL, SMOLLM2, preset
 from errata.edit.values.first_open import first_open
 from errata.edit.values.prompt_rows import rewriting_rows
 from errata.models import (
@@ -258,9 +259,34 @@ def _plan(config: KnowledgeNeuronsConfig) -> str:
     )
 
 
+KN_PRESETS = (
+    preset(
+        "SmolLM2-135M",
+        FEW,
+        SMOLLM2,
+        KnowledgeNeuronsConfig(
+            layers=tuple(range(10, 30)), prefixes=0, steps=10, max_neurons=5, strength=0.5, signed=True
+        ),
+    ),
+    # As a baseline there: the prompt alone, and every neuron above the threshold.
+    preset(
+        "GPT-2 XL",
+        "ROME's comparison",
+        GPT2_XL,
+        KnowledgeNeuronsConfig(layers=tuple(range(48)), prefixes=0, max_neurons=48 * 6400),
+    ),
+)
+
+
 KNOWLEDGE_NEURONS = Method(
     name="kn",
     title="Knowledge Neurons (Dai et al. 2022)",
+    writes=(
+        "The columns of the few MLP neurons that hold the old answer, found by integrated gradients: the old answer's "
+        "embedding is taken away and the new one's added."
+    ),
+    paper="Dai et al. 2022, Knowledge Neurons in Pretrained Transformers, arXiv:2104.08696",
+    presets=KN_PRESETS,
     config_type=KnowledgeNeuronsConfig,
     guess=_guess,
     certain=frozenset({"threshold", "share", "strength"}),

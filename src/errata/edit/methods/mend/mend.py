@@ -12,6 +12,7 @@ from errata.edit.methods.mend.edit_gradients import entering, gradients
 from errata.edit.methods.mend.editor import MendEditor
 from errata.edit.methods.mend.editor_file import load_editor
 from errata.edit.methods.mend.mend_config import MendConfig
+from errata.edit.settings.presets import SMOLLM2, preset
 from errata.errors import ConfigError
 from errata.models import LanguageModel, Place, encode_targets, relative_norm, weight_of
 from errata.store.digest import file_digest
@@ -115,19 +116,19 @@ def _warnings(task: EditTask, trained: MendConfig) -> list[str]:
     return warnings
 
 
-def settle(lm: LanguageModel, config: MendConfig, given: frozenset[str]) -> tuple[MendConfig, str]:
+def resolve(lm: LanguageModel, config: MendConfig, given: frozenset[str]) -> tuple[MendConfig, str]:
     """The settings of the editor's own training; ConfigError where there is no editor, or it cannot be used here."""
     if not config.editor:
         raise ConfigError(
             "MEND edits with a trained editor: --set editor=FILE. Train one: errata train mend --facts FILE --out FILE."
         )
     _, trained, _ = load_editor(lm, config.path)
-    settled = trained.replace(editor=config.editor, scale=config.scale, editor_digest=file_digest(config.path))
+    resolved = trained.replace(editor=config.editor, scale=config.scale, editor_digest=file_digest(config.path))
     fixed = sorted(given - {"editor", "scale"})
-    if differ := [name for name in fixed if getattr(settled, name) != getattr(config, name)]:
-        was = ", ".join(f"{name}={getattr(settled, name)}" for name in differ)
+    if differ := [name for name in fixed if getattr(resolved, name) != getattr(config, name)]:
+        was = ", ".join(f"{name}={getattr(resolved, name)}" for name in differ)
         raise ConfigError(f"The editor {config.editor} was trained with {was}; leave that to it, or train another.")
-    return settled, f"editor {config.path.name}"
+    return resolved, f"editor {config.path.name}"
 
 
 def guess(lm: LanguageModel) -> MendConfig:
@@ -140,13 +141,28 @@ def _plan(config: MendConfig) -> str:
     return f"layers {layers}, editor {config.editor}. To do: one gradient a fact."
 
 
+MEND_PRESETS = (
+    # Of an editor's training: by the loss on 100 held-out CounterFact facts after 20 steps each (rates, rank, layers,
+    # matrices), then 25 minutes on one core. As trained, single edits land at the neighbours' cost: half is better.
+    preset(
+        "SmolLM2-135M",
+        "measured on held-out facts, each edited alone",
+        SMOLLM2,
+        MendConfig(layers=(27, 28, 29), rank=256, learning_rate=1e-4, prompt_weight=0.5, validate_every=50, scale=0.5),
+    ),
+)
+
+
 MEND = Method(
     name="mend",
     title="MEND (Mitchell et al. 2021)",
+    writes="The fine-tuning gradient of the last layers, its factors changed by a trained editor (errata train mend).",
+    paper="Mitchell et al. 2022, Fast Model Editing at Scale, arXiv:2110.11309",
+    presets=MEND_PRESETS,
     config_type=MendConfig,
     guess=guess,
     certain=frozenset({"editor"}),
     plan=_plan,
     edit=edit_mend,
-    settle=settle,
+    resolve=resolve,
 )

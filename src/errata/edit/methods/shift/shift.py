@@ -19,6 +19,7 @@ from errata.core.words import counted
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.methods.shift.shift_rates import LADDER, Rates, Writing, choose_rates
 from errata.edit.settings.method_config import MethodConfig
+from errata.edit.settings.presets import GPT2_XL, SINGLE, SMOLLM2, preset
 from errata.edit.values.first_open import first_open
 from errata.edit.values.prompt_rows import rewriting_rows
 from errata.facts import Fact
@@ -246,9 +247,18 @@ def _plan(config: ShiftConfig) -> str:
     return f"layer {config.layers[0]}, {rate}. To do: {moments}for each fact one forward pass{backward}{search}."
 
 
+SHIFT_PRESETS = (
+    preset("SmolLM2-135M", SINGLE, SMOLLM2, ShiftConfig(layers=(26,), margin=0.5, value="contrastive")),
+    preset("GPT-2 XL", "Katz et al. 2024", GPT2_XL, ShiftConfig(layers=(35,), learning_rate=0.24)),
+)
+
+
 SHIFT = Method(
     name="shift",
     title="forward pass shifting (Katz et al. 2024)",
+    writes="One MLP output matrix: the target's embedding at the prompt's key, without any gradient.",
+    paper="Katz et al. 2024, Backward Lens, arXiv:2402.12865",
+    presets=SHIFT_PRESETS,
     config_type=ShiftConfig,
     guess=_guess,
     certain=frozenset({"layers", "learning_rate"}),
