@@ -6,7 +6,7 @@ from errata.edit.method import Edit, EditTask, Method
 from errata.edit.methods.knowledge_neurons.knowledge_neurons import KnowledgeNeuronsConfig
 from errata.edit.methods.memit import MemitConfig
 from errata.edit.methods.mend.mend_config import MendConfig
-from errata.edit.methods.shift.shift import ShiftConfig
+from errata.edit.methods.shift.shift_config import ShiftConfig
 from errata.edit.registry import METHODS, find_method, presets_of, space_of
 from errata.edit.settings.lookup import Settings, find_preset, method_of, opened_preset, settings_for
 from errata.edit.settings.method_config import MethodConfig, parse_layers, parse_override

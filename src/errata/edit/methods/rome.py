@@ -13,16 +13,7 @@ from torch import Tensor
 
 from errata.core.updates import WeightUpdate
 from errata.edit.method import Edit, EditTask, Method
-from errata.edit.methods.mass_editing import (
-    GUESSED_STEPS,
-    VALUE_UNITS,
-    value_facts,
-    value_metrics,
-    value_summary,
-    values_of,
-    warn_of_last_layer,
-    warn_of_stuck,
-)
+from errata.edit.methods.mass_editing import GUESSED_STEPS, VALUE_UNITS, values_of
 from errata.edit.settings.presets import (
     GPT2_LARGE,
     GPT2_MEDIUM,
@@ -38,6 +29,13 @@ from errata.edit.settings.value_config import ValueConfig
 from errata.edit.values.keys import KeyFrontier, bare_keys
 from errata.edit.values.prompt_rows import key_rows
 from errata.edit.values.targets import TargetValues
+from errata.edit.values.value_report import (
+    value_facts,
+    value_metrics,
+    value_summary,
+    warn_of_last_layer,
+    warn_of_stuck,
+)
 from errata.facts import Fact
 from errata.models import LanguageModel, Place, relative_norm, weight_of
 
