@@ -108,10 +108,10 @@ def edit_alphaedit(task: EditTask) -> Edit:
 
     edit = edit_by_values(task, rule_of, strength=("ridge", config.ridge))
     sizes = {layer: basis.shape[1] for layer, basis in rule.bases.items()}
-    told = ", ".join(f"{layer}: {size:,}" for layer, size in sizes.items())
+    free = ", ".join(f"{layer}: {size:,}" for layer, size in sizes.items())
     return edit.with_metrics(
         {"null_space": {str(layer): size for layer, size in sizes.items()}},
-        f"Free directions by layer: {told} of {task.lm.d_mlp:,}.",
+        f"Free directions by layer: {free} of {task.lm.d_mlp:,}.",
     )
 
 

@@ -106,10 +106,7 @@ def edit_by_values(
     values = values_of(task, site)
 
     def attempt(weight: float) -> Solution:
-        return solve(
-            task.lm, task.facts, values.value, rule_of(weight), config.layers, task.prefixes, passes=config.passes,
-            enough=config.enough, spread=spread, reads="block" if site == "block" else "mlp", progress=task.progress,
-        )  # fmt: skip
+        return _solved(task, values, rule_of(weight), spread, "block" if site == "block" else "mlp")
 
     name, weight = strength
     with task.stage("solve"):
@@ -132,6 +129,20 @@ def edit_by_values(
         kept_seconds=values.kept_seconds,
         keys={layer.layer: layer.keys for layer in solution.layers},
     )
+
+
+def _solved(
+    task: EditTask,
+    values: TargetValues,
+    rule: Rule,
+    spread: Literal["even", "root"],
+    reads: Literal["block", "mlp"],
+) -> Solution:
+    config: MassConfig = task.config
+    return solve(
+        task.lm, task.facts, values.value, rule, config.layers, task.prefixes, passes=config.passes,
+        enough=config.enough, spread=spread, reads=reads, progress=task.progress,
+    )  # fmt: skip
 
 
 def _warn_of_raised(kept: Guarded, name: str) -> list[str]:

@@ -91,23 +91,16 @@ def edit_rome(task: EditTask) -> Edit:
     (layer,) = config.layers
     values = values_of(task, "mlp")
     with task.stage("solve"):
-        mean, bare = _keys(task, layer)
-        factored = task.second_moments().cholesky(layer)
-        keys = mean if config.one_key else bare
-        directions, denominators = directions_of(mean, keys, factored.factor.to(mean.device))
-        written = task.lm.down(layer)(keys.to(task.lm.dtype)).double()
-        missing = values.value.to(written) - written
-        ratios = denominators / (mean * directions).sum(1)
-        update = WeightUpdate.from_factors(directions.cpu(), (missing / denominators[:, None]).cpu())
+        solved = _solve(task, layer, values)
     place = Place(layer, "down")
-    norm = relative_norm(update, weight_of(task.lm, place))
+    norm = relative_norm(solved.update, weight_of(task.lm, place))
     metrics = {
-        "layers": [{"layer": layer, "relative_norm": norm, "jitter": factored.jitter}],
-        "smallest_denominator": float(ratios.abs().min()),
+        "layers": [{"layer": layer, "relative_norm": norm, "jitter": solved.jitter}],
+        "smallest_denominator": float(solved.ratios.abs().min()),
         "target_values": value_metrics(values),
     }
     return Edit(
-        updates={place: update},
+        updates={place: solved.update},
         metrics=metrics,
         summary=(
             f"‖ΔW‖/‖W‖ at layer {layer}: {norm:.3f}.",
@@ -115,15 +108,37 @@ def edit_rome(task: EditTask) -> Edit:
         ),
         warnings=(
             *warn_of_last_layer(task.lm, config.layers),
-            *_warn_of_denominators(task.facts, ratios),
+            *_warn_of_denominators(task.facts, solved.ratios),
             *warn_of_stuck(values),
         ),
         not_converged=tuple(_missed(task.facts, values)),
         per_fact=tuple(value_facts(values)),
         values=values.value.cpu(),
         kept_seconds=values.kept_seconds,
-        keys={layer: mean.float().cpu()},
+        keys={layer: solved.keys.float().cpu()},
     )
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """The summed update; of each fact its averaged key, and its denominator in units of what k̄ itself would give."""
+
+    update: WeightUpdate
+    keys: Float64[Tensor, "fact d_mlp"]
+    ratios: Float64[Tensor, " fact"]
+    jitter: float
+
+
+def _solve(task: EditTask, layer: int, values: TargetValues) -> _Solved:
+    mean, bare = _keys(task, layer)
+    factored = task.second_moments().cholesky(layer)
+    keys = mean if task.config.one_key else bare
+    directions, denominators = directions_of(mean, keys, factored.factor.to(mean.device))
+    written = task.lm.down(layer)(keys.to(task.lm.dtype)).double()
+    missing = values.value.to(written) - written
+    ratios = denominators / (mean * directions).sum(1)
+    update = WeightUpdate.from_factors(directions.cpu(), (missing / denominators[:, None]).cpu())
+    return _Solved(update, mean, ratios, factored.jitter)
 
 
 def directions_of(

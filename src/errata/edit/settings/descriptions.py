@@ -16,21 +16,21 @@ def field_meanings(config_type: type[MethodConfig]) -> dict[str, str]:
     The nearest class wins. A field that no docstring explains has none.
     """
     names = [field.name for field in dataclasses.fields(config_type)]
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for cls in reversed(config_type.__mro__):
-        found |= _meanings(inspect.cleandoc(cls.__dict__.get("__doc__") or ""), names)
-    return {name: found[name] for name in names if name in found}
+        meanings |= _meanings(inspect.cleandoc(cls.__dict__.get("__doc__") or ""), names)
+    return {name: meanings[name] for name in names if name in meanings}
 
 
 def _meanings(doc: str, names: list[str]) -> dict[str, str]:
     """What a docstring says of fields: "name: meaning" up to the next field or the paragraph's end."""
     one = "|".join(names)
     begins = re.compile(rf"(?<![\w.])`?((?:{one})(?:, (?:{one}))*)`?: ")
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for paragraph in doc.split("\n\n"):
         text = " ".join(paragraph.split())
         marks = list(begins.finditer(text))
         ends = [*(mark.start() for mark in marks[1:]), len(text)]
         for mark, end in zip(marks, ends, strict=False):  # without a mark there is one end too many
-            found |= dict.fromkeys(mark[1].split(", "), text[mark.end() : end].strip())
-    return found
+            meanings |= dict.fromkeys(mark[1].split(", "), text[mark.end() : end].strip())
+    return meanings

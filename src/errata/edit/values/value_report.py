@@ -55,10 +55,10 @@ def value_summary(values: dict[str, Any], facts: int) -> str:
 
 
 def _second_tries(values: dict[str, Any]) -> str:
-    tries, found = values["second_tries"], values["second_tries_found"]
+    tries, good = values["second_tries"], values["second_tries_found"]
     if not tries:
         return ""
-    return f" {counted(tries, 'fact')} needed a second try, {found:,} of them found a value."
+    return f" {counted(tries, 'fact')} needed a second try, {good:,} of them found a value."
 
 
 def value_facts(values: TargetValues) -> list[dict[str, Any]]:
@@ -114,6 +114,7 @@ def _warn_of_jitter(solution: Solution, strength: str) -> list[str]:
 
 
 def landing_metrics(solution: Solution) -> dict[str, Any]:
+    """How much of the wanted change landed, and what each layer took of it, as plain JSON."""
     start, end = float(solution.start_residual.mean()), float(solution.end_residual.mean())
     return {
         "residual": {"start": start, "end": end, "landed": 1 - end / start if start else 1.0},
@@ -125,6 +126,7 @@ def landing_metrics(solution: Solution) -> dict[str, Any]:
 
 
 def landing_summary(metrics: dict[str, Any]) -> str:
+    """The same in a line."""
     residual, layers = metrics["residual"], metrics["layers"]
     norms = ", ".join(f"{e['layer']}: {e['relative_norm']:.3f}" for e in layers)
     return (
@@ -140,6 +142,7 @@ def landing_facts(values: TargetValues, solution: Solution) -> list[dict[str, An
 
 
 def missed_facts(facts: Sequence[Fact], values: TargetValues, solution: Solution) -> list[dict[str, Any]]:
+    """The facts whose optimisation did not come below stop_loss, with what is left of each, as plain JSON."""
     rows = zip(facts, values.loss, values.nll, solution.end_residual, values.converged.tolist(), strict=True)
     return [
         {"id": fact.id, "loss": float(loss), "nll": float(nll), "residual": float(end)}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from errata.edit.method import EditTask
 from errata.edit.values.first_open import first_open
-from errata.edit.values.prompt_rows import rewriting_rows
+from errata.edit.values.prompt_rows import rewriting_rows, states_at
 from errata.models import encode_targets, pad_right, run_layers, shared_length
 from errata.models.run.packing import packs
 
@@ -59,16 +59,18 @@ def _own_answers(
     """What the model says after each prompt; and by layer what its MLP writes there, where a norm follows."""
     lm, said = task.lm, [0] * len(prompts)
     tapped = task.config.layers if lm.family.post_norm else ()
-    written = {layer: torch.zeros(len(prompts), lm.d_model, dtype=lm.dtype, device=lm.device) for layer in tapped}
+    written = {
+        layer: torch.zeros(len(prompts), lm.d_model, dtype=lm.dtype, device=lm.device_of(layer)) for layer in tapped
+    }
     with task.progress.stage("forward", len(prompts), "facts") as advance:
         for members in packs([len(prompt) for prompt in prompts], most_tokens=_AT_ONCE):
-            ids, mask = pad_right([prompts[i] for i in members], device=lm.device)
+            ids, mask = pad_right([prompts[i] for i in members], device=lm.embed_device)
             run = run_layers(lm, ids, mask, tap_down=tapped)
             assert run.hidden is not None
-            at = torch.arange(len(members), device=lm.device), mask.sum(1) - 1
-            last = run.hidden[at]
+            ends = mask.sum(1) - 1
+            last = states_at(run.hidden, ends)
             for layer in tapped:
-                written[layer][members] = lm.down(layer)(run.down_inputs[layer][at])
+                written[layer][members] = lm.down(layer)(states_at(run.down_inputs[layer], ends))
             for i, token in zip(members, lm.logits(last)[:, : lm.num_tokens].argmax(1).tolist(), strict=True):
                 said[i] = token
             advance(len(members))

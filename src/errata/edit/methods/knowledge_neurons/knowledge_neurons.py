@@ -78,21 +78,21 @@ def edit_neurons(task: EditTask) -> Edit:
     config: KnowledgeNeuronsConfig = task.config
     with task.stage("forward"):
         asked = fact_prompts(task)
-    known = {i for i, (said, new) in enumerate(zip(asked.said, asked.new, strict=True)) if said == new}
-    same = {i for i, (old, new) in enumerate(zip(asked.old, asked.new, strict=True)) if old == new} - known
-    chosen = [i for i in range(len(task.facts)) if i not in known | same]
+    answered = {i for i, (said, new) in enumerate(zip(asked.said, asked.new, strict=True)) if said == new}
+    same = {i for i, (old, new) in enumerate(zip(asked.old, asked.new, strict=True)) if old == new} - answered
+    chosen = [i for i in range(len(task.facts)) if i not in answered | same]
     with task.stage("attribution"):
         held = _neurons(task, asked, chosen)
-    found = dict(zip(chosen, held.neurons, strict=True))
-    updates = _updates(task.lm, asked, found, config)
+    neurons = dict(zip(chosen, held.neurons, strict=True))
+    updates = _updates(task.lm, asked, neurons, config)
     metrics = {
-        "layers": [_layer_metrics(task.lm, place, update, found) for place, update in updates.items()],
-        "mean_neurons": sum(map(len, found.values())) / len(found) if found else 0.0,
-        "already_known": len(known),
+        "layers": [_layer_metrics(task.lm, place, update, neurons) for place, update in updates.items()],
+        "mean_neurons": sum(map(len, neurons.values())) / len(neurons) if neurons else 0.0,
+        "already_known": len(answered),
         "own_answers": sum(task.facts[i].target_true is None for i in chosen),
     }
     missed = [
-        {"id": task.facts[i].id, "reason": "no neuron is shared by enough contexts"} for i in chosen if not found[i]
+        {"id": task.facts[i].id, "reason": "no neuron is shared by enough contexts"} for i in chosen if not neurons[i]
     ]
     missed += [
         {"id": task.facts[i].id, "reason": "one of old and new answer begins with the other"} for i in sorted(same)
@@ -119,12 +119,12 @@ def _neurons(task: EditTask, asked: FactPrompts, chosen: Sequence[int]) -> Held:
 
 
 def _updates(
-    lm: LanguageModel, asked: FactPrompts, found: Mapping[int, Mapping[Neuron, int]], config: KnowledgeNeuronsConfig
+    lm: LanguageModel, asked: FactPrompts, held: Mapping[int, Mapping[Neuron, int]], config: KnowledgeNeuronsConfig
 ) -> dict[Place, WeightUpdate]:
     """ΔW of each layer: a one-hot row for each of its neurons, and the sum of what the facts write there."""
     head: Tensor = lm.lm_head.weight.detach()  # type: ignore[union-attr, operator]
     rows: dict[int, dict[int, Float64[Tensor, " d_model"]]] = defaultdict(dict)
-    for i, neurons in found.items():
+    for i, neurons in held.items():
         value = config.strength * (head[asked.new[i]].double() - head[asked.old[i]].double())
         moves = {}
         for layer in {layer for layer, _ in neurons}:
@@ -141,9 +141,9 @@ def _updates(
 
 
 def _layer_metrics(
-    lm: LanguageModel, place: Place, update: WeightUpdate, found: Mapping[int, Mapping[Neuron, int]]
+    lm: LanguageModel, place: Place, update: WeightUpdate, held: Mapping[int, Mapping[Neuron, int]]
 ) -> dict[str, Any]:
-    neurons = {neuron for of_fact in found.values() for layer, neuron in of_fact if layer == place.layer}
+    neurons = {neuron for of_fact in held.values() for layer, neuron in of_fact if layer == place.layer}
     norm = relative_norm(update, weight_of(lm, place))
     return {"layer": place.layer, "neurons": len(neurons), "relative_norm": norm}
 

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Float64
 from torch import Tensor
 
-from errata.core.updates import WeightUpdate
+from errata.core.outer import GradientSum, OuterSum
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.methods.mend.edit_gradients import entering, gradients
 from errata.edit.methods.mend.editor import MendEditor
@@ -20,38 +19,6 @@ from errata.store.digest import file_digest
 _LAST = 3  # the published choice: the last three layers
 
 
-class FactorSum:
-    """ΔW = Σ LᵀR over any number of chunks: all their factors, or their float64 sum once that is smaller."""
-
-    def __init__(self) -> None:
-        self._factors: list[tuple[Tensor, Tensor]] = []
-        self._dense: Tensor | None = None
-
-    def add(self, left: Float[Tensor, "row d_in"], right: Float[Tensor, "row d_out"]) -> None:
-        """One more chunk's factors, a row for each token."""
-        self._factors.append((left.cpu(), right.cpu()))
-        d_in, d_out = left.shape[1], right.shape[1]
-        if sum(len(left) for left, _ in self._factors) * (d_in + d_out) > d_in * d_out:
-            self._dense, self._factors = self._sum(), []
-
-    def update(self, scale: float) -> WeightUpdate:
-        """scale · ΔW."""
-        if self._dense is None:
-            left, right = self._joined()
-            return WeightUpdate.from_factors(left, scale * right)
-        return WeightUpdate(dense=(scale * self._sum()).float())
-
-    def _joined(self) -> tuple[Float[Tensor, "row d_in"], Float[Tensor, "row d_out"]]:
-        return torch.cat([left for left, _ in self._factors]), torch.cat([right for _, right in self._factors])
-
-    def _sum(self) -> Float64[Tensor, "d_in d_out"]:
-        if self._dense is not None and not self._factors:
-            return self._dense
-        left, right = self._joined()
-        product = left.double().T @ right.double()
-        return product if self._dense is None else self._dense + product
-
-
 @torch.no_grad()
 def edit_mend(task: EditTask) -> Edit:
     """Every fact's own gradient through the editor; the updates of all facts, of all chunks, are summed."""
@@ -59,14 +26,14 @@ def edit_mend(task: EditTask) -> Edit:
     with task.stage("editor"):
         # Its weights were looked at before any work; in batches, they hold the batches before by now.
         editor, trained, about = load_editor(task.lm, config.path, on_its_weights=False)
-    sums = {place: FactorSum() for place in editor.places}
+    sums = {place: GradientSum(in_one_product=True) for place in editor.places}
     nll: list[Tensor] = []
     with task.stage("gradients"):
         for chunk_nll, factors in _chunks(task, editor, trained.layers[0]):
             nll.append(chunk_nll)
             for place, (left, right) in factors.items():
-                sums[place].add(left, right)
-    updates = {place: found.update(config.scale) for place, found in sums.items()}
+                sums[place].add_(OuterSum(left.cpu(), right.cpu()))
+    updates = {place: total.update(config.scale) for place, total in sums.items()}
     norms = {place: relative_norm(update, weight_of(task.lm, place)) for place, update in updates.items()}
     rates = dict(zip(editor.places, editor.rates.tolist(), strict=True))
     mean_nll = float(torch.cat(nll).mean())
@@ -99,8 +66,8 @@ def _chunks(
         for at in range(0, len(rows), task.batch_size):
             chunk = rows[at : at + task.batch_size]
             (entered,) = entering(lm, [[row.ids[:-1] for row in chunk]], first)
-            found = gradients(lm, chunk, entered, editor.places)
-            yield found.nll, {place: editor(place, *one.rows()) for place, one in found.by_place.items()}
+            read = gradients(lm, chunk, entered, editor.places)
+            yield read.nll, {place: editor(place, *one.rows()) for place, one in read.by_place.items()}
             advance(len(chunk))
 
 

@@ -58,14 +58,14 @@ def read_prompts(task: EditTask, layer: int) -> PromptReading:
     hidden: dict[int, Tensor] = {}
     with task.progress.stage("forward", len(rows), "facts") as advance:
         for members in packs([len(prompt) for prompt in prompts], most_tokens=_AT_ONCE):
-            ids, mask = pad_right([prompts[i] for i in members], device=lm.device)
+            ids, mask = pad_right([prompts[i] for i in members], device=lm.embed_device)
             run = run_layers(lm, ids, mask, tap_down=[layer])
             assert run.hidden is not None
             for row, i in enumerate(members):
                 keys[i] = run.down_inputs[layer][row, at[i]]
                 hidden[i] = run.hidden[row, len(prompts[i]) - 1]
             advance(len(members))
-    targets = torch.tensor([row.targets[n] for row, n in zip(rows, begin, strict=True)], device=lm.device)
+    targets = torch.tensor([row.targets[n] for row, n in zip(rows, begin, strict=True)], device=lm.head_device)
     in_order = range(len(rows))
     return PromptReading(
         prompts, torch.stack([keys[i] for i in in_order]), torch.stack([hidden[i] for i in in_order]), targets
