@@ -9,7 +9,6 @@ import pytest
 
 import errata as package
 from errata.edit import METHODS
-from errata.edit.settings.descriptions import DESCRIPTIONS
 
 
 @pytest.fixture
@@ -164,8 +163,7 @@ def test_one_method_in_full(errata) -> None:
 
 
 def test_a_method_without_presets_is_listed(errata, monkeypatch) -> None:
-    monkeypatch.setitem(METHODS, "toy", dataclasses.replace(METHODS["sgd"], name="toy", title="A toy"))
-    monkeypatch.setitem(DESCRIPTIONS, "toy", ("Nothing.", "none"))
+    monkeypatch.setitem(METHODS, "toy", dataclasses.replace(METHODS["sgd"], name="toy", title="A toy", presets=()))
     assert "toy: A toy; settings known for no model." in errata("methods").out
     assert "Presets: none." in errata("methods", "toy").out
 

@@ -65,7 +65,7 @@ def test_a_growing_sum_is_the_sum_and_never_larger_than_the_matrix(rows, d_in, d
     for count in rows:
         part = OuterSum(torch.randn(count, d_in, generator=generator), torch.randn(count, d_out, generator=generator))
         part.vjps[0] = 0  # takes no room
-        total.add_(part)
+        total.add_(part.nonzero())
         expected += part.inputs.double().T @ part.vjps.double()
         held = sum(one.inputs.numel() + one.vjps.numel() for one in total.parts)
         assert held <= d_in * d_out
@@ -74,3 +74,16 @@ def test_a_growing_sum_is_the_sum_and_never_larger_than_the_matrix(rows, d_in, d
     assert (factors is None) == (rank * (d_in + d_out) > d_in * d_out)
     if factors is not None:
         torch.testing.assert_close(factors.dense().double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("in_one_product", [True, False])
+def test_factors_and_their_sum_are_the_same_update(in_one_product):
+    draws = [(torch.randn(rows, 8), torch.randn(rows, 6)) for rows in (1, 0, 2, 9, 1, 30, 2)]
+    for count in range(1, len(draws) + 1):
+        total = GradientSum(in_one_product=in_one_product)
+        for left, right in draws[:count]:
+            total.add_(OuterSum(left, right))
+        expected = sum(left.double().T @ right.double() for left, right in draws[:count])
+        update = total.update(-2.0)
+        torch.testing.assert_close(update.matrix().double(), -2 * expected, rtol=1e-5, atol=1e-5)
+        assert (update.dense is None) == (count < 4)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from errata.core.outer import OuterSum
-from errata.core.steps import Adam, adam_first_step, sgd_step
+from errata.core.steps import Adam, RowAdam, adam_first_step, sgd_step
 
 
 def _factors(rows, d_in, d_out, seed=0):
@@ -60,3 +60,22 @@ def test_many_steps_of_adam_are_torch_s():
         theirs.step()
     for value, parameter in zip(values, parameters, strict=True):
         torch.testing.assert_close(value, parameter.detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.9)])
+def test_rows_that_stop_are_each_torch_s(betas):
+    """Row i takes 3 · (i + 1) steps; each is compared with an optimiser of its own, in its own unit."""
+    generator = torch.Generator().manual_seed(0)
+    value, unit = torch.randn(4, 2, 3, generator=generator), torch.tensor([1.0, 0.1, 5.0, 1.0])[:, None, None]
+    rows = [torch.nn.Parameter(row / scale) for row, scale in zip(value.clone(), unit, strict=True)]
+    theirs = [torch.optim.Adam([row], lr=0.05, betas=betas) for row in rows]
+    own = RowAdam(value, betas)
+    for step in range(12):
+        active = torch.arange(step // 3, 4)
+        gradient = torch.randn(len(active), 2, 3, generator=generator)
+        own.step_(gradient, active, lr=0.05, unit=unit[active])
+        for i, one in zip(active.tolist(), gradient, strict=True):
+            rows[i].grad = one.clone()
+            theirs[i].step()
+    expected = torch.stack([row.detach() for row in rows]) * unit
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)

@@ -10,17 +10,16 @@ from errata.edit.methods import memit as memit_module
 from errata.edit.methods.alphaedit import AlphaEditConfig
 from errata.edit.methods.memit import guess
 from errata.edit.methods.rome import RomeConfig
-from errata.edit.registry import METHODS, find_method
+from errata.edit.registry import METHODS, find_method, presets_of
 from errata.edit.settings.lookup import find_preset, settings_for
 from errata.edit.settings.method_config import parse_override
-from errata.edit.settings.presets import PRESETS, presets_of
 from errata.errors import ConfigError
 from tiny import LAYERS, fresh_model, tiny_model
 from type_checks import without_type_checks
 
 MemitConfig = without_type_checks(memit_module).MemitConfig
 
-ROWS = [(method, row) for method, rows in PRESETS.items() for row in rows]
+ROWS = [(method, row) for method in METHODS for row in presets_of(method)]
 BAD_FIELDS = [
     ({"layers": ()}, "at least one layer"),
     ({"layers": (3, 2)}, "ascending"),
@@ -178,9 +177,8 @@ def test_overrides_outside_the_domain_are_refused_by_the_configuration(text):
 @pytest.mark.parametrize(("method", "row"), ROWS, ids=lambda value: getattr(value, "name", value))
 def test_every_preset_can_be_found_by_its_shape(method, row):
     assert type(row.config) is METHODS[method].config_type
-    found = [
-        p for p in PRESETS[method] if (p.family, p.num_layers, p.d_model) == (row.family, row.num_layers, row.d_model)
-    ]
+    shape = (row.family, row.num_layers, row.d_model)
+    found = [p for p in presets_of(method) if (p.family, p.num_layers, p.d_model) == shape]
     places = [(p.d_vocab, p.least_facts) for p in found]
     assert len(set(places)) == len(places), "two rows for one shape"
     vocabularies = {p.d_vocab for p in found}
@@ -188,12 +186,8 @@ def test_every_preset_can_be_found_by_its_shape(method, row):
     assert max(row.config.layers) < row.num_layers
 
 
-def test_presets_are_of_registered_methods():
-    assert list(PRESETS) == [name for name in METHODS if name in PRESETS]
-
-
 def test_a_registered_method_without_presets_is_guessed(monkeypatch):
-    toy = dataclasses.replace(METHODS["sgd"], name="toy", title="A toy")
+    toy = dataclasses.replace(METHODS["sgd"], name="toy", title="A toy", presets=())
     monkeypatch.setitem(METHODS, "toy", toy)
     lm = tiny_model("llama")
     assert presets_of("toy") == ()
@@ -204,7 +198,7 @@ def test_a_registered_method_without_presets_is_guessed(monkeypatch):
 
 
 def test_the_published_hyperparameters():
-    rows = {row.name: row.config for row in PRESETS["memit"]}
+    rows = {row.name: row.config for row in presets_of("memit")}
     gptj = rows["GPT-J 6B"]
     assert (gptj.layers, gptj.clamp, gptj.value_steps, gptj.prior_weight) == ((3, 4, 5, 6, 7, 8), 0.75, 25, 15000)
     assert (gptj.learning_rate, gptj.weight_decay, gptj.kl_factor) == (0.5, 0.5, 0.0625)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from errata.edit import PRESETS, MemitConfig, context_prefixes
+from errata.edit import METHODS, MemitConfig, context_prefixes, presets_of
 from errata.edit.settings.prefix_config import FIXED_PREFIXES
 from errata.errors import ConfigError
 from tiny import tiny_model
@@ -30,6 +30,6 @@ def test_there_are_only_so_many_fixed_ones():
 
 
 def test_what_is_known_of_the_embedded_model_needs_no_sampling():
-    configs = [row.config for rows in PRESETS.values() for row in rows if "SmolLM2" in row.name]
+    configs = [row.config for name in METHODS for row in presets_of(name) if "SmolLM2" in row.name]
     sources = {config.prefix_source for config in configs if getattr(config, "prefixes", 0)}
     assert sources == {"fixed"}

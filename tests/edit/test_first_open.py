@@ -8,7 +8,7 @@ from edit_helpers import FACTS, relative
 
 from errata import edit_facts
 from errata.edit.methods.knowledge_neurons.knowledge_neurons import KnowledgeNeuronsConfig
-from errata.edit.methods.shift.shift import ShiftConfig
+from errata.edit.methods.shift.shift_config import ShiftConfig
 from errata.edit.values.first_open import first_open
 from errata.edit.values.prompt_rows import rewriting_rows
 from errata.models import Place, encode_targets

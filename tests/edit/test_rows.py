@@ -1,9 +1,10 @@
 """Where a subject ends and a target begins, token by token, against the tokenizer's own account of the whole text."""
 
 import pytest
+import torch
 from edit_helpers import FACTS
 
-from errata.edit.values.prompt_rows import essence_rows, key_rows, rewriting_rows, shared_lengths
+from errata.edit.values.prompt_rows import essence_rows, key_rows, rewriting_rows, shared_lengths, states_at
 from errata.errors import InputError
 from errata.facts import Fact, join_target
 from reference.answers import answer_tokens
@@ -126,3 +127,9 @@ def test_shared_lengths_stop_before_the_first_difference_and_the_edited_token():
 def test_context_zero_must_be_the_bare_prompt():
     with pytest.raises(AssertionError):
         rewriting_rows(tiny_model("llama"), FACTS, ["The. ", ""])
+
+
+def test_each_row_has_its_own_position():
+    states, positions = torch.randn(3, 5, 2), torch.tensor([4, 0, 2])
+    expected = torch.stack([states[0, 4], states[1, 0], states[2, 2]])
+    assert torch.equal(states_at(states, positions), expected)

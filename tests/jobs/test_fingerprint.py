@@ -17,7 +17,7 @@ from errata.jobs.bench.job import _shared
 from errata.jobs.eval_states import model_digest
 from errata.jobs.reproduce.job import ReproduceOptions, _Run
 from errata.jobs.trace_job import TraceRun
-from errata.jobs.train_work import checked_work
+from errata.jobs.train_work import TrainOptions, checked_work
 from errata.models import fingerprint, wrap
 from errata.stats import Corpus
 from errata.stats.recipe import stream_digest
@@ -57,7 +57,10 @@ def precision(name):
 
 def training_key(lm, folder):
     texts = Corpus.from_texts(["Paris is in France. " * 20] * 8)
-    work = checked_work(lm, FACTS, texts, "text", 1, False, folder, {}, SILENT, {"layers": (1,)})
+    options = TrainOptions(
+        corpus=texts, field="text", valid=1, skip_bad=False, cache=folder, places={}, overrides={"layers": (1,)}
+    )
+    work = checked_work(lm, FACTS, options, SILENT)
     return digest(work.request)
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from errata import edit_facts
+from errata.edit.methods.mend import trainer as training
 from errata.edit.methods.mend.editor_file import load_editor
-from errata.edit.methods.mend.mend import trainer as training
 from errata.edit.methods.mend.trainer_state import checkpoint_path
 from errata.errors import ConfigError, CorpusError, CorruptFileError, FactsError, NumericsError, StorageError
 from errata.facts import Fact, Neighbour

@@ -1,6 +1,6 @@
 """What the summary says, against reports made by hand."""
 
-from errata.edit.methods import mass_editing
+from errata.edit.values import value_report
 from errata.reports.edit_summary import metrics_table, summary
 
 NAMES = ("score", "es", "ps", "ns", "accuracy", "paraphrase_accuracy", "neighbour_accuracy")
@@ -34,7 +34,7 @@ def report(**changes: object) -> dict:
         "patch": "abc",
         "model": {"name": "tiny"},
         "config_source": "a preset",
-        "summary": (mass_editing._landed(METRICS), mass_editing.value_summary(METRICS["target_values"], 1234)),
+        "summary": (value_report.landing_summary(METRICS), value_report.value_summary(METRICS["target_values"], 1234)),
         "second_moments": {"tokens": 10000, "source": "corpus.txt"},
         "seconds": {"total": 61.23},
         "peak_memory_mib": 2048,

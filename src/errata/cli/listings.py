@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def run_models() -> None:
     """The families, the known settings of every method, and what is installed."""
-    from errata.edit import METHODS, presets_of
+    from errata.edit import METHODS
     from errata.models.families.embedded import EMBEDDED_MODELS
     from errata.models.families.rows import FAMILIES
     from errata.views.tables import text_table
@@ -26,9 +26,9 @@ def run_models() -> None:
     typer.echo(text_table(["family", "for example"], [[row.name, row.example] for row in FAMILIES.values()]))
     typer.echo("\nKnown settings (any other model gets guesses, with a warning; hyperparameters: `errata methods`):")
     rows = [
-        [method, p.name, _layers_of(p.config), _settings_of(p.config), p.source]
-        for method in METHODS
-        for p in presets_of(method)
+        [method.name, p.name, _layers_of(p.config), _settings_of(p.config), p.source]
+        for method in METHODS.values()
+        for p in method.presets
     ]
     typer.echo(text_table(["method", "model", "layers", "other than the default", "source"], rows))
     typer.echo("\nInstalled:")
@@ -70,10 +70,9 @@ def run_methods(name: str | None) -> None:
 
 
 def _method_table(method: Method) -> str:
-    from errata.edit import presets_of
     from errata.views.tables import text_table
 
-    models = {row.name.partition(",")[0] for row in presets_of(method.name)}
+    models = {row.name.partition(",")[0] for row in method.presets}
     known = counted(len(models), "model") if models else "no model"
     rows = [[name, value, "guessed" * guessed] for name, value, guessed in _settings(method)]
     table = text_table(["--set NAME", "published default", "without a preset"], rows)
@@ -81,21 +80,19 @@ def _method_table(method: Method) -> str:
 
 
 def _method_page(method: Method, *, width: int) -> str:
-    from errata.edit import presets_of
-    from errata.edit.settings.descriptions import DESCRIPTIONS, field_meanings
+    from errata.edit.settings.descriptions import field_meanings
 
-    writes, paper = DESCRIPTIONS[method.name]
     meanings = field_meanings(method.config_type)
     said = [f"{method.name}: {method.title}", ""]
-    said += textwrap.wrap(writes, width) + textwrap.wrap(f"Paper: {paper}.", width)
+    said += textwrap.wrap(method.writes, width) + textwrap.wrap(f"Paper: {method.paper}.", width)
     said += ["", "Settings (--set NAME=VALUE), with their published defaults:"]
     for name, value, guessed in _settings(method):
         shown = value or ('""' if name != "layers" else "the preset's, or guessed")
         guess = ", guessed from the model where no preset is known" if guessed and name != "layers" else ""
         said += ["", f"  {name} = {shown}{guess}"]
         said += textwrap.wrap(meanings.get(name, ""), width, initial_indent="      ", subsequent_indent="      ")
-    said += ["", f"Presets{', taken where the model has that shape:' if presets_of(method.name) else ': none.'}"]
-    for row in presets_of(method.name):
+    said += ["", f"Presets{', taken where the model has that shape:' if method.presets else ': none.'}"]
+    for row in method.presets:
         others = _settings_of(row.config) or "the defaults"
         line = f"{row.name}: layers {_layers_of(row.config)}; {others} ({row.source})"
         said += textwrap.wrap(line, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from errata.core.updates import WeightUpdate
+
 
 @dataclass(frozen=True, eq=False)
 class OuterSum:
@@ -22,6 +24,11 @@ class OuterSum:
     def dense(self) -> Float[Tensor, "d_in d_out"]:
         """G itself."""
         return self.inputs.T @ self.vjps
+
+    def nonzero(self) -> "OuterSum":
+        """The same without the positions where δ is zero."""
+        used = self.vjps.any(dim=1)
+        return OuterSum(self.inputs[used], self.vjps[used])
 
     def bias_gradient(self) -> Float[Tensor, " d_out"]:
         """Σ δ_i, the gradient of the bias that is added to x·W."""
@@ -94,31 +101,46 @@ class GradientSum:
     """A gradient that grows by more positions: its factors while they are smaller than the matrix, then the matrix.
 
     G is held in float64 once it is dense, so that a sum of thousands of facts loses nothing.
+    in_one_product: parts wait until they outgrow the matrix and are multiplied together; else each is multiplied by
+    itself. The two differ in their last bits, and each edit keeps those it always had.
     """
 
     parts: list[OuterSum] = field(default_factory=list)
     matrix: Float64[Tensor, "d_in d_out"] | None = None
+    in_one_product: bool = False
 
     def add_(self, part: OuterSum) -> None:
-        """G += XᵀΔ; positions where δ is zero are left out."""
-        used = part.vjps.any(dim=1)
-        self.parts.append(OuterSum(part.inputs[used], part.vjps[used]))
+        """G += XᵀΔ."""
+        self.parts.append(part)
         d_in, d_out = part.inputs.shape[1], part.vjps.shape[1]
         rank = sum(len(one.vjps) for one in self.parts)
-        if self.matrix is not None or rank * (d_in + d_out) > d_in * d_out:
+        outgrown = rank * (d_in + d_out) > d_in * d_out
+        if outgrown or (self.matrix is not None and not self.in_one_product):
             self.matrix, self.parts = self.dense(), []
 
     def dense(self) -> Float64[Tensor, "d_in d_out"]:
         """G itself."""
-        total = sum((one.inputs.double().T @ one.vjps.double() for one in self.parts), start=0.0)
-        found = total if self.matrix is None else self.matrix + total
-        assert isinstance(found, Tensor), "a sum of no gradient"
-        return found
+        if not self.parts:
+            assert self.matrix is not None, "a sum of no gradient"
+            return self.matrix
+        total = self._product(self._joined()) if self.in_one_product else sum(map(self._product, self.parts), start=0.0)
+        assert isinstance(total, Tensor)
+        return total if self.matrix is None else self.matrix + total
 
     def factors(self) -> OuterSum | None:
         """X and Δ of all positions; None where G is dense."""
-        if self.matrix is not None:
-            return None
+        return self._joined() if self.matrix is None else None
+
+    def update(self, factor: float) -> WeightUpdate:
+        """factor · G, as an update of the weight."""
+        if (held := self.factors()) is not None:
+            return WeightUpdate.from_factors(held.inputs, factor * held.vjps)
+        return WeightUpdate(dense=(factor * self.dense()).float())
+
+    def _product(self, part: OuterSum) -> Float64[Tensor, "d_in d_out"]:
+        return part.inputs.double().T @ part.vjps.double()
+
+    def _joined(self) -> OuterSum:
         return OuterSum(torch.cat([one.inputs for one in self.parts]), torch.cat([one.vjps for one in self.parts]))
 
 

@@ -35,9 +35,9 @@ def extremes(
 def _sorted(
     rows: Float[Tensor, "row entry"], index: Int[Tensor, "row entry"] | None, k: int, largest: bool
 ) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
-    found = rows.sort(dim=1, descending=largest, stable=True)
-    order = found.indices[:, :k]
-    return found.values[:, :k], order if index is None else index.gather(1, order)
+    ordered = rows.sort(dim=1, descending=largest, stable=True)
+    order = ordered.indices[:, :k]
+    return ordered.values[:, :k], order if index is None else index.gather(1, order)
 
 
 def ranks(

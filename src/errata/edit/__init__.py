@@ -2,16 +2,17 @@
 
 from errata.edit.check import check_facts
 from errata.edit.guard import few_said, said_now, with_guard
-from errata.edit.method import Edit, EditTask, Method, Preset
+from errata.edit.method import Edit, EditTask, Method
 from errata.edit.methods.knowledge_neurons.knowledge_neurons import KnowledgeNeuronsConfig
 from errata.edit.methods.memit import MemitConfig
 from errata.edit.methods.mend.mend_config import MendConfig
-from errata.edit.methods.shift.shift import ShiftConfig
-from errata.edit.registry import METHODS, find_method
+from errata.edit.methods.shift.shift_config import ShiftConfig
+from errata.edit.registry import METHODS, find_method, presets_of, space_of
 from errata.edit.settings.lookup import Settings, find_preset, method_of, opened_preset, settings_for
 from errata.edit.settings.method_config import MethodConfig, parse_layers, parse_override
 from errata.edit.settings.preset_file import PresetFile, read_preset, write_preset
-from errata.edit.settings.presets import PRESETS, presets_of
+from errata.edit.settings.presets import Preset
+from errata.edit.settings.search_space import SearchSpace
 from errata.edit.values.collect import collect_values
 from errata.edit.values.contexts import context_prefixes
 from errata.edit.values.keys import bare_keys
@@ -20,7 +21,6 @@ from errata.edit.values.targets import TargetValues, target_values
 
 __all__ = [
     "METHODS",
-    "PRESETS",
     "Edit",
     "EditTask",
     "KnowledgeNeuronsConfig",
@@ -31,6 +31,7 @@ __all__ = [
     "MethodConfig",
     "Preset",
     "PresetFile",
+    "SearchSpace",
     "Settings",
     "ShiftConfig",
     "Solution",
@@ -51,6 +52,7 @@ __all__ = [
     "said_now",
     "settings_for",
     "solve",
+    "space_of",
     "target_values",
     "with_guard",
     "write_preset",

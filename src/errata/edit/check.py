@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from errata.core.words import counted
-from errata.edit.values.prompt_rows import Row, rewriting_rows
+from errata.edit.values.prompt_rows import PromptRow, rewriting_rows
 from errata.errors import InputError
 from errata.facts import Fact, Problem
 from errata.models import MERGED, LanguageModel, encode_targets, pad_right, run_layers, token_reason
@@ -28,7 +28,7 @@ def check_facts(lm: LanguageModel, facts: Sequence[Fact], *, longest_prefix: int
     answer.
     """
     problems: list[Problem] = []
-    rows: dict[int, Row] = {}
+    rows: dict[int, PromptRow] = {}
     for i, fact in enumerate(facts):
         try:
             (row,) = rewriting_rows(lm, [fact], ("",))
@@ -55,7 +55,7 @@ def _merging(lm: LanguageModel, facts: Sequence[Fact]) -> list[Problem]:
     ]
 
 
-def _colliding(facts: Sequence[Fact], rows: dict[int, Row]) -> list[Problem]:
+def _colliding(facts: Sequence[Fact], rows: dict[int, PromptRow]) -> list[Problem]:
     by_key: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for i, row in rows.items():
         by_key[row.ids[: row.edited + 1]].append(i)
@@ -88,30 +88,30 @@ def _crowded(facts: Sequence[Fact]) -> list[Problem]:
     return [Problem("warning", reason, fact_id=worst[0].id)]
 
 
-def _already_known(lm: LanguageModel, facts: Sequence[Fact], rows: dict[int, Row]) -> list[Problem]:
-    known = [i for i, is_known in zip(rows, answered(lm, list(rows.values())), strict=True) if is_known]
+def _already_known(lm: LanguageModel, facts: Sequence[Fact], rows: dict[int, PromptRow]) -> list[Problem]:
+    already = [i for i, is_known in zip(rows, answered(lm, list(rows.values())), strict=True) if is_known]
     return [
         Problem(
             "warning",
             f"the model already answers {facts[i].target_new!r}; the edit only strengthens it",
             fact_id=facts[i].id,
         )
-        for i in known
+        for i in already
     ]
 
 
 @torch.no_grad()
-def answered(lm: LanguageModel, rows: Sequence[Row]) -> list[bool]:
+def answered(lm: LanguageModel, rows: Sequence[PromptRow]) -> list[bool]:
     """Of each row whether its targets are the model's first choices, one after another: what greedy decoding says."""
-    found = [False] * len(rows)
+    says_targets = [False] * len(rows)
     for members in packs([len(row.ids) for row in rows], most_tokens=_AT_ONCE):
         chosen = [rows[i] for i in members]
-        ids, mask = pad_right([row.ids for row in chosen], device=lm.device)
+        ids, mask = pad_right([row.ids for row in chosen], device=lm.embed_device)
         hidden = run_layers(lm, ids, mask).hidden
         assert hidden is not None
         reads = [(n, position) for n, row in enumerate(chosen) for position in row.read]
-        places = torch.tensor(reads, device=lm.device).T
+        places = torch.tensor(reads, device=lm.head_device).T
         best = iter(lm.logits(hidden[places[0], places[1]]).argmax(-1).tolist())
         for i, row in zip(members, chosen, strict=True):
-            found[i] = tuple(next(best) for _ in row.read) == row.targets
-    return found
+            says_targets[i] = tuple(next(best) for _ in row.read) == row.targets
+    return says_targets

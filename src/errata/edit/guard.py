@@ -2,7 +2,7 @@
 
 A prior that is too weak for a model's second moments gives an update many times as large as the weights, and whatever
 is measured on such a model means nothing. Where a method's own strength can hold it back, its layers are solved again
-with ten times as much of it; target values, which are the dear part, do not depend on it. An edit that passes at once
+with ten times as much of it; target values, which are the costly part, do not depend on it. An edit that passes at once
 keeps its bits.
 """
 

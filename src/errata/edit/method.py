@@ -12,6 +12,8 @@ from torch import Tensor
 from errata.core.progress import ProgressSink
 from errata.core.updates import WeightUpdate
 from errata.edit.settings.method_config import MethodConfig
+from errata.edit.settings.presets import Preset
+from errata.edit.settings.search_space import SearchSpace
 from errata.facts import Fact
 from errata.models import LanguageModel, Place
 from errata.stats import SecondMoments
@@ -71,52 +73,42 @@ class Edit:
         return replace(self, metrics={**self.metrics, **metrics}, summary=(*self.summary, line))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """Settings measured for one model, found by its shape (fine-tunes share it): family, layers, d_model, d_vocab.
-
-    least_facts: from how many facts at once they hold, until another row takes over.
-    """
-
-    name: str
-    source: str
-    family: str
-    num_layers: int
-    d_model: int
-    d_vocab: int | None = None
-    least_facts: int = 0
-    config: MethodConfig
-
-
-Settle = Callable[[LanguageModel, Any, frozenset[str]], tuple[Any, str | None]]
+Resolve = Callable[[LanguageModel, Any, frozenset[str]], tuple[Any, str | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One editing method. `plan` says in a line what a run will do; `guess` gives settings where nobody measured any.
+    """One editing method: all that the rest of errata knows of it.
 
+    writes: what it writes, in a sentence; paper: where it was published.
+    guess: settings where nobody measured any; presets: where somebody did; search_space: what errata tune tries.
+    certain: fields that make a guess no guess when the user gives them all.
+    guessed: fields that a guess chooses by the model, beside the layers.
     together: fields that mean nothing without each other: where the user gives some, the rest are the defaults again,
     not what a preset or a guess says.
-    certain: fields that make a guess no guess when the user gives them all.  Measured settings: presets.py.
-    guessed: fields that a guess chooses by the model, beside the layers.
     units: by a field that names a unit, the fields that count in it: where the user gives one of them, it is in the
     default unit, as published, whatever a guess says.
-    settle: what has to be judged of a configuration with the model at hand and before any work; it is told which fields
-    the user gave, and gives the configuration that holds and, where that came from elsewhere, from where.
+    plan: a line on what a run will do.  resolve: what has to be judged of a configuration with the model at hand and
+    before any work; it is given the names of the fields that the user chose, and gives the configuration that holds
+    and, where that came from elsewhere, from where.
+    prepare: work for many facts that each one's own edit can use afterwards (target values into the cache).
     """
 
     name: str
     title: str
+    writes: str
+    paper: str
     config_type: type[MethodConfig]
     guess: Callable[[LanguageModel], MethodConfig]
     certain: frozenset[str]
     guessed: frozenset[str] = frozenset()
     together: frozenset[str] = frozenset()
     units: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    presets: tuple[Preset, ...] = ()
+    search_space: SearchSpace | None = None
     plan: Callable[[Any], str]
     edit: Callable[[EditTask], Edit]
-    settle: Settle = lambda _lm, config, _given: (config, None)
+    resolve: Resolve = lambda _lm, config, _given: (config, None)
     uses_moments: Callable[[Any], bool] = lambda _: False
-    # Work for many facts that each one's own edit can use afterwards (target values into the cache).
     prepare: Callable[[EditTask], object] = lambda _: None
     uses_prefixes: bool = False

@@ -13,11 +13,25 @@ from errata.edit.methods.pmet import PMET
 from errata.edit.methods.rome import R_ROME, ROME
 from errata.edit.methods.shift.shift import SHIFT
 from errata.edit.methods.single_step import ADAM, SGD
+from errata.edit.settings.presets import Preset
+from errata.edit.settings.search_space import SearchSpace
 from errata.errors import ConfigError
 
 _ALL = (
-    *(MEMIT, ALPHAEDIT, EMMET, PMET, ROME, R_ROME, KNOWLEDGE_NEURONS, SHIFT),
-    *(MEND, SGD, ADAM, FT, FT_L, FT_W),
+    MEMIT,
+    ALPHAEDIT,
+    EMMET,
+    PMET,
+    ROME,
+    R_ROME,
+    KNOWLEDGE_NEURONS,
+    SHIFT,
+    MEND,
+    SGD,
+    ADAM,
+    FT,
+    FT_L,
+    FT_W,
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
@@ -29,3 +43,20 @@ def find_method(name: str) -> Method:
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(METHODS)}."
         raise ConfigError(f"Unknown method {name!r}; {hint}")
     return METHODS[name]
+
+
+def presets_of(name: str) -> tuple[Preset, ...]:
+    """What somebody measured of a method, by its name: nothing of one that is not registered."""
+    return METHODS[name].presets if name in METHODS else ()
+
+
+def space_of(name: str) -> SearchSpace:
+    """What is tried of a method; ConfigError for an unknown one and for one that says nothing of it."""
+    space = find_method(name).search_space
+    if space is None:
+        tuned = [method.name for method in METHODS.values() if method.search_space is not None]
+        raise ConfigError(
+            f"What to try of {name} is not known; errata tune knows {', '.join(tuned)}. (A search_space in its "
+            "Method, in edit/methods, makes another.)"
+        )
+    return space

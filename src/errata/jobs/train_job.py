@@ -16,7 +16,7 @@ from errata.edit.methods.mend.validation import Validation
 from errata.errors import ConfigError, NumericsError, StorageError
 from errata.facts import FactsLike, taken
 from errata.jobs.progress import duration
-from errata.jobs.train_work import TrainWork, checked_work
+from errata.jobs.train_work import TrainOptions, TrainWork, checked_work
 from errata.models import LanguageModel, takes_model
 from errata.stats import Corpus
 from errata.store import digest, home, lock, storage_errors
@@ -69,8 +69,12 @@ def train_mend(
     check_limits(steps=steps, minutes=minutes, valid=valid)
     check_editor_out(out, overwrite=overwrite)
     given = taken(facts, places=places, skip_bad=skip_bad, notify=progress.note)
+    options = TrainOptions(
+        corpus=corpus, field=field, valid=valid, skip_bad=skip_bad, cache=cache, places=given.places,
+        overrides=overrides,
+    )  # fmt: skip
     with lock(_lock_path(out), what=f"training {out.name}", timeout=0.0):
-        work = checked_work(lm, given.facts, corpus, field, valid, skip_bad, cache, given.places, progress, overrides)
+        work = checked_work(lm, given.facts, options, progress)
         run = _Run(lm, work, out, progress)
         run.begin(overwrite=overwrite, flush_seconds=flush_seconds)
         return run.train(steps=steps, minutes=minutes)
@@ -192,14 +196,14 @@ class _Run:
             )
         return TrainResult(self.out, standing.step, standing.best_step, standing.best, standing.seconds)
 
-    def _on_validation(self, found: Validation, is_best: bool) -> None:
+    def _on_validation(self, validation: Validation, is_best: bool) -> None:
         standing = self.trainer.standing
         self.progress.note(
-            f"step {standing.step:,}, validation: {found.line()}{'; the best so far' if is_best else ''}"
+            f"step {standing.step:,}, validation: {validation.line()}{'; the best so far' if is_best else ''}"
         )
         if is_best:
             about = {
-                "step": standing.step, "facts": len(self.work.schedule.examples), "validation": found.to_json(),
+                "step": standing.step, "facts": len(self.work.schedule.examples), "validation": validation.to_json(),
                 "locality": self.work.request["locality"],
             }  # fmt: skip
             save_editor(self.out, self.trainer.editor, self.lm, self.work.config, about)

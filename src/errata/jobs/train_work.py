@@ -53,36 +53,39 @@ def train_settings(lm: LanguageModel, overrides: Mapping[str, Any]) -> tuple[Men
     return config, f"preset {preset.name}, {preset.source}" if preset else "published settings, not measured here"
 
 
-def checked_work(
-    lm: LanguageModel,
-    facts: Sequence[Fact],
-    corpus: Corpus | str | Path | None,
-    field: str,
-    valid: int,
-    skip_bad: bool,
-    cache: str | Path | None,
-    places: Mapping[str, str],
-    progress: ProgressSink,
-    overrides: Mapping[str, Any],
-) -> TrainWork:
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What a training is given beside its facts, as `train_mend` explains it; `overrides`: fields of MendConfig."""
+
+    corpus: Corpus | str | Path | None
+    field: str
+    valid: int
+    skip_bad: bool
+    cache: str | Path | None
+    places: Mapping[str, str]
+    overrides: Mapping[str, Any]
+
+
+def checked_work(lm: LanguageModel, facts: Sequence[Fact], options: TrainOptions, progress: ProgressSink) -> TrainWork:
     """Check and read all that a training learns from, before its first step.
 
     Raises ConfigError where a setting is bad, a patch is on the model, or `valid` leaves no fact to train on;
     FactsError with every fact that cannot be learned from, unless `skip_bad`.
     """
-    config, source = train_settings(lm, overrides)
+    config, source = train_settings(lm, options.overrides)
+    valid, corpus = options.valid, options.corpus
     lm.digest(fresh=True)  # something else may have written to the weights since
     if lm.applied:
         raise ConfigError(f"Patches are on {lm.name}; take them off: an editor is trained for a model as it is.")
-    usable = _usable(lm, facts, skip_bad, places, progress)
-    if len(usable) <= valid:
+    learnable = _learnable(lm, facts, options, progress)
+    if len(learnable) <= valid:
         raise ConfigError(
-            f"{counted(len(usable), 'fact')} with valid={valid} leave none to train on; give more, or lower valid."
+            f"{counted(len(learnable), 'fact')} with valid={valid} leave none to train on; give more, or lower valid."
         )
-    kept, held = (examples_of(lm, part) for part in split(usable, valid, config.seed))
+    kept, held = (examples_of(lm, part) for part in split(learnable, valid, config.seed))
     if corpus is not None and not isinstance(corpus, Corpus):
-        corpus = open_corpus(corpus, field=field, notify=progress.note)
-    tokens = _token_source(lm, corpus, [*kept, *held], config, cache, progress)
+        corpus = open_corpus(corpus, field=options.field, notify=progress.note)
+    tokens = _token_source(lm, corpus, [*kept, *held], config, options.cache, progress)
     texts = [] if tokens is None else _texts(tokens, corpus is not None)
     # Held-out facts get texts of their own where there are enough.
     own = min(len(texts) // 5, len(held))
@@ -91,23 +94,22 @@ def checked_work(
     locality = "neighbours" if tokens is None else tokens.name if corpus is not None else f"neighbours or {tokens.name}"
     request = {
         **ingredients(lm), "code": CODE_VERSION,
-        "facts": digest([asdict(fact) for fact in usable]), "valid": valid,
+        "facts": digest([asdict(fact) for fact in learnable]), "valid": valid,
         "texts": digest([list(ids) for ids in texts]), "locality": locality, **config.training(),
     }  # fmt: skip
     return TrainWork(config, source, schedule, held_out, request)
 
 
-def _usable(
-    lm: LanguageModel, facts: Sequence[Fact], skip_bad: bool, places: Mapping[str, str], progress: ProgressSink
-) -> list[Fact]:
+def _learnable(lm: LanguageModel, facts: Sequence[Fact], options: TrainOptions, progress: ProgressSink) -> list[Fact]:
     """The facts that this model can read, without repeated ids; FactsError with every other, unless `skip_bad`."""
+    places = options.places
     if not facts:
         raise FactsError("There is no fact to train on.")
     facts = facts_in_chat(lm, facts)
     contradictions, distinct = without_contradictions(facts, places)
     problems = placed(check_measurable(lm, distinct), places)
     action = f"learned from with {lm.name}"
-    selection = selected(distinct, problems, action=action, skip_bad=skip_bad, rejected=contradictions)
+    selection = selected(distinct, problems, action=action, skip_bad=options.skip_bad, rejected=contradictions)
     tell_skipped(len(facts) - len(selection.facts), len(facts), selection.errors, progress.note)
     return list(selection.facts)
 

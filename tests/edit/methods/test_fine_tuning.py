@@ -8,14 +8,14 @@ import torch
 from edit_helpers import FACTS, REAL_FACTS, InterruptingSink, relative
 
 from errata import edit_facts
-from errata.edit import checkpoint, training, training_config
 from errata.edit.method import EditTask
 from errata.edit.methods import fine_tuning
 from errata.edit.methods.fine_tuning import FT, FT_L, FT_W
-from errata.edit.registry import METHODS
+from errata.edit.registry import METHODS, presets_of
+from errata.edit.settings import training_config
 from errata.edit.settings.lookup import settings_for
-from errata.edit.settings.presets import PRESETS
 from errata.edit.settings.training_config import FineTuningConfig
+from errata.edit.training import checkpoint, descent
 from errata.errors import ConfigError, NumericsError
 from errata.models import Place, matrices, mlp_matrices, weight_of
 from errata.patches import Patch
@@ -103,7 +103,7 @@ def test_every_option_means_what_the_reference_does(variant, options):
 def test_in_float32_and_with_packs_of_any_size(monkeypatch):
     lm = fresh_model("llama")
     one = edit(lm, facts_a_step=0)
-    monkeypatch.setattr(training, "_AT_ONCE", 20)
+    monkeypatch.setattr(descent, "_AT_ONCE", 20)
     other = edit(lm, facts_a_step=0)
     for place, update in one.patch.updates.items():
         assert relative(other.patch.updates[place].matrix(), update.matrix()) < 1e-2
@@ -267,10 +267,12 @@ def test_bad_settings(fields, words):
 
 
 def test_the_published_settings():
-    xl, gptj = ({row.name: row.config for row in PRESETS["ft"]}[name] for name in ("GPT-2 XL", "GPT-J 6B"))
+    xl, gptj = ({row.name: row.config for row in presets_of("ft")}[name] for name in ("GPT-2 XL", "GPT-J 6B"))
     assert (xl.layers, gptj.layers, xl.matrices, xl.linf, xl.weight_decay) == ((1,), (21,), "down", 0, 0)
     assert (xl.learning_rate, xl.epochs, xl.stop_loss, xl.facts_a_step) == (5e-4, 25, 1e-2, 64)
-    published = {name: [row for row in PRESETS[name] if row.source in ("ROME", "MEMIT")] for name in ("ft-l", "ft-w")}
+    published = {
+        name: [row for row in presets_of(name) if row.source in ("ROME", "MEMIT")] for name in ("ft-l", "ft-w")
+    }
     bounds = {row.name: (row.config.layers, row.config.linf) for row in published["ft-l"]}
     assert bounds == {
         "GPT-2 medium": ((0,), 2e-3), "GPT-2 large": ((0,), 1e-3), "GPT-2 XL": ((0,), 5e-4), "GPT-J 6B": ((0,), 5e-5),
@@ -295,7 +297,7 @@ def test_guesses_say_so_and_follow_the_published_rows():
     assert "weight decay" in FT_W.plan(found["ft-w"].config)
 
 
-@pytest.mark.parametrize("row", PRESETS["ft-l"], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", presets_of("ft-l"), ids=lambda row: row.name)
 def test_the_guessed_bound_is_near_the_published_ones(row):
     guess_linf = without_type_checks(fine_tuning).guess_linf
     assert 0.5 < guess_linf(SimpleNamespace(d_model=row.d_model)) / row.config.linf < 2

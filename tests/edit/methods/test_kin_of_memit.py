@@ -13,11 +13,11 @@ from errata.core.linalg import cholesky, equality_adjoint, null_space, null_spac
 from errata.core.updates import WeightUpdate, add_
 from errata.edit.methods.alphaedit import AlphaEditConfig, NullSpaceRule
 from errata.edit.methods.emmet import EmmetConfig, EqualityRule
-from errata.edit.methods.mass_editing import diagnose
 from errata.edit.methods.memit import MemitConfig, RidgeRule
 from errata.edit.settings.lookup import settings_for
 from errata.edit.values.layer_loop import LayerEdit, Solution, solve
 from errata.edit.values.targets import TargetValues
+from errata.edit.values.value_report import diagnose
 from errata.errors import ConfigError, SingularSystemError
 from errata.facts import Fact
 from errata.models import Place, weights_restored

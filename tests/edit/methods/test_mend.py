@@ -8,7 +8,7 @@ from errata import edit_facts
 from errata.edit.methods.mend import mend_config as config_module
 from errata.edit.methods.mend.editor_file import new_editor, save_editor
 from errata.edit.methods.mend.examples import Batch, Schedule, examples_of, split
-from errata.edit.methods.mend.mend import MEND, FactorSum, guess
+from errata.edit.methods.mend.mend import MEND, guess
 from errata.edit.methods.mend.mend_config import MendConfig
 from errata.edit.methods.mend.objective import batch_gradients, editor_losses, enter
 from errata.edit.methods.mend.validation import validate
@@ -202,18 +202,6 @@ def test_a_chunked_batch_keeps_the_factors_of_all_chunks(editor_file, batch_size
     for place, update in whole.patch.updates.items():
         assert relative(chunked.patch.updates[place].matrix(), update.matrix()) < 1e-4
         assert relative(last.patch.updates[place].matrix(), update.matrix()) > 0.1
-
-
-def test_factors_and_their_sum_are_the_same_update():
-    draws = [(torch.randn(rows, 8), torch.randn(rows, 6)) for rows in (1, 0, 2, 9, 1, 30, 2)]
-    for count in range(1, len(draws) + 1):
-        total = FactorSum()
-        for left, right in draws[:count]:
-            total.add(left, right)
-        expected = sum(left.double().T @ right.double() for left, right in draws[:count])
-        update = total.update(-2.0)
-        assert relative(update.matrix(), -2 * expected) < 1e-6
-        assert (update.dense is None) == (count < 4)
 
 
 def test_scale_multiplies_the_update(editor_file):

@@ -5,11 +5,11 @@ import torch
 from edit_helpers import FACTS, REAL_FACTS, random_moments, relative
 
 from errata import edit_facts
-from errata.edit.methods.shift.shift import ShiftConfig, shift
+from errata.edit.methods.shift import shift_config
+from errata.edit.methods.shift.shift_config import ShiftConfig
 from errata.edit.methods.shift.shift_rates import LADDER, Writing, choose_rates, leads
-from errata.edit.registry import METHODS
+from errata.edit.registry import METHODS, presets_of
 from errata.edit.settings.lookup import settings_for
-from errata.edit.settings.presets import PRESETS
 from errata.errors import ConfigError
 from errata.models import Place, encode_targets
 from errata.stats import SecondMoments
@@ -178,7 +178,7 @@ def test_an_update_out_of_proportion_is_warned_of():
 
 
 def test_the_published_settings_have_a_row():
-    (row,) = (row for row in PRESETS["shift"] if row.name == "GPT-2 XL")
+    (row,) = (row for row in presets_of("shift") if row.name == "GPT-2 XL")
     assert row.config == ShiftConfig(layers=(35,), learning_rate=0.24)
 
 
@@ -211,7 +211,7 @@ def test_the_published_form_is_the_default_and_a_guess_is_free_of_its_scale():
      ({"value": "mean"}, "'target' or 'contrastive'"), ({"clamp": 1.0}, "Unknown Shift field")],
 )  # fmt: skip
 def test_bad_settings(fields, words):
-    config_type = without_type_checks(shift).ShiftConfig if set(fields) <= {"key", "value"} else ShiftConfig
+    config_type = without_type_checks(shift_config).ShiftConfig if set(fields) <= {"key", "value"} else ShiftConfig
     with pytest.raises(ConfigError, match=words):
         config_type(layers=(1,)).replace(**fields)
     with pytest.raises(ConfigError, match="did you mean 'shift'"):

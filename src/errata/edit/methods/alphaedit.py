@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -12,14 +12,18 @@ from errata.core.linalg import Ridge, null_space, null_space_adjoint
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.methods.mass_editing import (
     GUESSED_VALUES,
+    MEASURED,
+    THOUSAND,
     VALUE_UNITS,
     MassConfig,
     edit_by_values,
     guessed_values,
+    mass_search_space,
     moment_plan,
     values_of,
 )
 from errata.edit.methods.memit import guess_layers, in_unit
+from errata.edit.settings.presets import GPT2_XL, GPT_J, LLAMA_3, SINGLE_AND_MANY, SMOLLM2, preset
 from errata.errors import ConfigError
 from errata.models import LanguageModel
 from errata.stats import SecondMoments
@@ -104,10 +108,10 @@ def edit_alphaedit(task: EditTask) -> Edit:
 
     edit = edit_by_values(task, rule_of, strength=("ridge", config.ridge))
     sizes = {layer: basis.shape[1] for layer, basis in rule.bases.items()}
-    told = ", ".join(f"{layer}: {size:,}" for layer, size in sizes.items())
+    free = ", ".join(f"{layer}: {size:,}" for layer, size in sizes.items())
     return edit.with_metrics(
         {"null_space": {str(layer): size for layer, size in sizes.items()}},
-        f"Free directions by layer: {told} of {task.lm.d_mlp:,}.",
+        f"Free directions by layer: {free} of {task.lm.d_mlp:,}.",
     )
 
 
@@ -128,9 +132,36 @@ def _plan(config: AlphaEditConfig) -> str:
     return moment_plan(config, f"null space below {config.threshold:g} ({config.threshold_unit}), L₂ = {ridge}")
 
 
+def _alphaedit(layers: range, **fields: Any) -> AlphaEditConfig:
+    return AlphaEditConfig(layers=tuple(layers), **fields)
+
+
+# MEMIT's layers and target values; threshold 2e-2 and ridge 10, the published defaults.
+ALPHAEDIT_PRESETS = (
+    # SmolLM2's spectrum is flat (the smallest eigenvalue is 0.03–0.11 of the mean): the published threshold frees 60 %
+    # of the directions.
+    preset("SmolLM2-135M", SINGLE_AND_MANY, SMOLLM2, _alphaedit(range(7, 10), threshold=0.01, ridge=0.3, **MEASURED)),
+    # A thousand keys need more room than that threshold frees.
+    preset(
+        "SmolLM2-135M, from 300 facts on",
+        "measured with 1,000 facts",
+        SMOLLM2,
+        _alphaedit(range(5, 10), threshold=0.03, ridge=10.0, **THOUSAND),
+        least_facts=300,
+    ),
+    preset("Llama-3-8B", "AlphaEdit", LLAMA_3, _alphaedit(range(4, 9), value_steps=25, learning_rate=0.1)),
+    preset("GPT-J 6B", "AlphaEdit", GPT_J, _alphaedit(range(3, 9), value_steps=25)),
+    preset("GPT-2 XL", "AlphaEdit", GPT2_XL, _alphaedit(range(13, 18))),
+)
+
+
 ALPHAEDIT = Method(
     name="alphaedit",
     title="AlphaEdit (Fang et al. 2025)",
+    writes="As MEMIT, but only inside the null space of the text's keys, so that what they give stays as it is.",
+    paper="Fang et al. 2025, AlphaEdit: Null-Space Constrained Knowledge Editing, arXiv:2410.02355",
+    presets=ALPHAEDIT_PRESETS,
+    search_space=mass_search_space("ridge", threshold=(0.7, 1.4)),
     config_type=AlphaEditConfig,
     guess=_guess,
     certain=frozenset({"layers", "threshold", "ridge"}),

@@ -7,10 +7,26 @@ are scored after one another (`loss`), facts are shuffled in every epoch, and no
 patch holds matrices (the published code trains the biases of what it names, and the block's norms under FT-W).
 """
 
+import math
 from typing import Any
 
 from errata.core.words import counted
 from errata.edit.method import Edit, EditTask, Method
+from errata.edit.settings.presets import (
+    FEW,
+    GPT2_LARGE,
+    GPT2_MEDIUM,
+    GPT2_XL,
+    GPT_J,
+    LLAMA_2,
+    LLAMA_3,
+    LLAMA_32,
+    MISTRAL,
+    QWEN2,
+    SMOLLM2,
+    preset,
+)
+from errata.edit.settings.search_space import SearchSpace
 from errata.edit.settings.training_config import ConstrainedConfig, DecayedConfig, FineTuningConfig
 from errata.edit.training.checkpoint import Checkpoint
 from errata.edit.training.descent import Training, train
@@ -108,9 +124,71 @@ def _plan(config: FineTuningConfig) -> str:
     )
 
 
+# The published code trains the down projection alone. EasyEdit's settings score every target token at the prompt's
+# last position, a fact at a time.
+_FT_EASYEDIT = {"matrices": "down", "loss": "prompt_last", "facts_a_step": 1}
+
+
+def _ft_easyedit(layer: int) -> FineTuningConfig:
+    return FineTuningConfig(layers=(layer,), **_FT_EASYEDIT)
+
+
+FT_PRESETS = (
+    preset("SmolLM2-135M", FEW, SMOLLM2, FineTuningConfig(layers=(14,))),
+    preset("GPT-2 XL", "ROME", GPT2_XL, FineTuningConfig(layers=(1,), matrices="down")),
+    preset("GPT-J 6B", "ROME", GPT_J, FineTuningConfig(layers=(21,), matrices="down")),
+    preset("Llama-2-7B", "EasyEdit", LLAMA_2, _ft_easyedit(21)),
+    preset("Llama-3-8B", "EasyEdit", LLAMA_3, _ft_easyedit(21)),
+    preset("Llama-3.2-3B", "EasyEdit", LLAMA_32, _ft_easyedit(21)),
+    preset("Mistral-7B", "EasyEdit", MISTRAL, _ft_easyedit(21)),
+    preset("Qwen2-7B, Qwen2.5-7B", "EasyEdit", QWEN2, _ft_easyedit(27)),
+)
+
+
+def _ft_l(linf: float) -> ConstrainedConfig:
+    return ConstrainedConfig(layers=(0,), matrices="down", linf=linf)
+
+
+FT_L_PRESETS = (
+    preset("SmolLM2-135M", FEW, SMOLLM2, ConstrainedConfig(layers=(5,), linf=2e-3)),
+    preset("GPT-2 medium", "ROME", GPT2_MEDIUM, _ft_l(2e-3)),
+    preset("GPT-2 large", "ROME", GPT2_LARGE, _ft_l(1e-3)),
+    preset("GPT-2 XL", "ROME", GPT2_XL, _ft_l(5e-4)),
+    preset("GPT-J 6B", "ROME", GPT_J, _ft_l(5e-5)),
+)
+
+
+def _published_decay(facts: int) -> float:
+    """λ by the number of facts, e^0.15589562 · n^−0.87028798: the power law in MEMIT's file of GPT-J's FT-W."""
+    return float(f"{math.exp(0.15589562) * facts**-0.87028798:.3g}")
+
+
+FT_W_PRESETS = (
+    preset("SmolLM2-135M", FEW, SMOLLM2, DecayedConfig(layers=(14,))),
+    *(
+        preset(
+            "GPT-J 6B" if facts == 1 else f"GPT-J 6B, from {facts:,} facts on",
+            "MEMIT",
+            GPT_J,
+            DecayedConfig(layers=(21,), weight_decay=_published_decay(facts)),
+            least_facts=0 if facts == 1 else facts,
+        )
+        for facts in (1, 10, 100, 1000, 10_000)
+    ),
+)
+
+
+_TRIED_RATES: tuple[tuple[str, Any], ...] = (("learning_rate", 1e-4), ("learning_rate", 2e-3), ("learning_rate", 5e-4))
+_TRIED_DEPTHS = (0.0, 0.17, 0.3, 0.47, 0.75)
+_TRIED_BOUNDS: tuple[tuple[str, Any], ...] = (("linf", 5e-4), ("linf", 2e-3), ("linf", 5e-3))
+
 FT = Method(
     name="ft",
     title="fine-tuning of one layer (FT)",
+    writes="One layer, fine-tuned on the facts until they are said; a baseline.",
+    paper="the baseline of Meng et al. 2022, arXiv:2202.05262",
+    presets=FT_PRESETS,
+    search_space=SearchSpace(depths=_TRIED_DEPTHS, costly=_TRIED_RATES),
     config_type=FineTuningConfig,
     guess=lambda lm: FineTuningConfig(layers=(guess_layer(lm),)),
     certain=frozenset({"layers", "learning_rate"}),
@@ -120,6 +198,10 @@ FT = Method(
 FT_L = Method(
     name="ft-l",
     title="fine-tuning within a bound (FT-L, Zhu et al. 2020)",
+    writes="As ft, and no weight moves further than a bound.",
+    paper="Zhu et al. 2020, Modifying Memories in Transformer Models, arXiv:2012.00363",
+    presets=FT_L_PRESETS,
+    search_space=SearchSpace(depths=_TRIED_DEPTHS, costly=(*_TRIED_RATES, *_TRIED_BOUNDS)),
     config_type=ConstrainedConfig,
     # All published rows constrain layer 0.
     guess=lambda lm: ConstrainedConfig(layers=(0,), linf=guess_linf(lm)),
@@ -131,6 +213,9 @@ FT_L = Method(
 FT_W = Method(
     name="ft-w",
     title="fine-tuning of one block with weight decay (FT-W)",
+    writes="A whole block, fine-tuned with weight decay; a baseline.",
+    paper="the baseline of Meng et al. 2023, arXiv:2210.07229",
+    presets=FT_W_PRESETS,
     config_type=DecayedConfig,
     guess=lambda lm: DecayedConfig(layers=(guess_layer(lm),)),
     certain=frozenset({"layers", "learning_rate", "weight_decay"}),

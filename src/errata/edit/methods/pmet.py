@@ -3,8 +3,9 @@
 from typing import ClassVar
 
 from errata.edit.method import Edit, EditTask, Method
-from errata.edit.methods.mass_editing import edit_by_values, moment_plan, values_of
+from errata.edit.methods.mass_editing import MEASURED, edit_by_values, mass_search_space, moment_plan, values_of
 from errata.edit.methods.memit import MEMIT, MemitConfig, guess, in_unit, ridge_rules
+from errata.edit.settings.presets import GPT_J, LLAMA_2, SINGLE_AND_MANY, SMOLLM2, preset
 from errata.models import LanguageModel
 
 
@@ -33,9 +34,29 @@ def _plan(config: PmetConfig) -> str:
     return moment_plan(config, f"λ = {in_unit(config.prior_weight, config.prior_unit)}")
 
 
+PMET_PRESETS = (
+    # λ = 30 gave the same.
+    preset("SmolLM2-135M", SINGLE_AND_MANY, SMOLLM2, PmetConfig(layers=(7, 8, 9), prior_weight=300.0, **MEASURED)),
+    preset(
+        "GPT-J 6B",
+        "EasyEdit",
+        GPT_J,
+        PmetConfig(layers=tuple(range(3, 9)), value_steps=30, learning_rate=0.2, kl_factor=1.0, prior_weight=15000.0),
+    ),
+    preset("Llama-2-7B", "EasyEdit", LLAMA_2, PmetConfig(layers=tuple(range(4, 9)), clamp=1.0, prior_weight=15000.0)),
+)
+
+
 PMET = Method(
     name="pmet",
     title="PMET (Li et al. 2024)",
+    writes=(
+        "As MEMIT, from target values of the MLP alone: what attention would have to change is optimised beside them "
+        "and left out."
+    ),
+    paper="Li et al. 2024, PMET: Precise Model Editing in a Transformer, arXiv:2308.08742",
+    presets=PMET_PRESETS,
+    search_space=mass_search_space("prior_weight"),
     config_type=PmetConfig,
     guess=_guess,
     certain=frozenset({"layers", "prior_weight"}),

@@ -13,11 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.core.outer import GradientSum, OuterSum
-from errata.core.steps import adam_first_step, sgd_step
+from errata.core.steps import adam_first_step
 from errata.core.updates import WeightUpdate
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.settings.method_config import MethodConfig
-from errata.edit.training.target_losses import ScoredRow, scored_rows, summed_nll
+from errata.edit.settings.presets import SINGLE, SMOLLM2, preset
+from errata.edit.training.target_losses import scored_rows, summed_nll
+from errata.edit.values.prompt_rows import PromptRow
 from errata.models import LanguageModel, Place, mlp_matrices, pad_right, relative_norm, run_backward, weight_of, widened
 from errata.models.run.packing import packs
 
@@ -58,18 +60,13 @@ class AdamConfig(SgdConfig):
 def edit_sgd(task: EditTask) -> Edit:
     """One step of SGD on all facts. Raises NumericsError."""
     lr = task.config.learning_rate
-    return _edit(task, lambda gradient: _sgd(gradient, lr))
+    return _edit(task, lambda gradient: gradient.update(-lr))
 
 
 def edit_adam(task: EditTask) -> Edit:
     """One step of Adam on all facts. Raises NumericsError."""
     lr = task.config.learning_rate
     return _edit(task, lambda gradient: adam_first_step(gradient.dense(), lr))
-
-
-def _sgd(gradient: GradientSum, lr: float) -> WeightUpdate:
-    factors = gradient.factors()
-    return WeightUpdate(dense=(-lr * gradient.dense()).float()) if factors is None else sgd_step(factors, lr)
 
 
 def _edit(task: EditTask, rule: Callable[[GradientSum], WeightUpdate]) -> Edit:
@@ -97,17 +94,18 @@ def _edit(task: EditTask, rule: Callable[[GradientSum], WeightUpdate]) -> Edit:
 
 
 def summed_gradients(
-    lm: LanguageModel, rows: Sequence[ScoredRow], places: Sequence[Place], advance: Callable[[int], None]
+    lm: LanguageModel, rows: Sequence[PromptRow], places: Sequence[Place], advance: Callable[[int], None]
 ) -> tuple[Mapping[Place, GradientSum], Float[Tensor, " fact"]]:
     """The gradient of the sum of the rows' losses at `places`, and each loss (nats): one backward for each pack."""
     gradients = {place: GradientSum() for place in places}
     losses = torch.zeros(len(rows))
     for members in packs([len(row.ids) for row in rows], most_tokens=_AT_ONCE):
         chosen = [rows[i] for i in members]
-        ids, mask = pad_right([row.ids for row in chosen], device=lm.device)
+        ids, mask = pad_right([row.ids for row in chosen], device=lm.embed_device)
         run = run_backward(lm, ids, mask, places, lambda hidden, chosen=chosen: summed_nll(lm, hidden, chosen))
         for place, total in gradients.items():
-            total.add_(OuterSum(widened(run.inputs[place]).flatten(0, 1), run.vjps[place].flatten(0, 1)))
+            rows_of = OuterSum(widened(run.inputs[place]).flatten(0, 1), run.vjps[place].flatten(0, 1))
+            total.add_(rows_of.nonzero())
         losses[torch.tensor(members)] = run.losses.float().cpu()
         advance(len(members))
     return gradients, losses
@@ -131,9 +129,18 @@ def _plan(config: SgdConfig) -> str:
     )
 
 
+SGD_PRESETS = (preset("SmolLM2-135M", SINGLE, SMOLLM2, SgdConfig(layers=(20,), learning_rate=1.0)),)
+ADAM_PRESETS = (
+    preset("SmolLM2-135M", "measured with 25 single edits", SMOLLM2, AdamConfig(layers=(14,), learning_rate=0.01)),
+)
+
+
 SGD = Method(
     name="sgd",
     title="one step of SGD (Katz et al. 2024's baseline)",
+    writes="One step of gradient descent on the chosen layers, all facts together.",
+    paper="Katz et al. 2024, Backward Lens, arXiv:2402.12865",
+    presets=SGD_PRESETS,
     config_type=SgdConfig,
     guess=lambda lm: SgdConfig(layers=(_guess_layer(lm),)),
     certain=frozenset({"layers", "learning_rate"}),
@@ -143,6 +150,9 @@ SGD = Method(
 ADAM = Method(
     name="adam",
     title="one step of Adam (Katz et al. 2024's baseline)",
+    writes="One step of Adam on the chosen layers, which moves nearly every weight by the learning rate.",
+    paper="Kingma and Ba 2015, Adam: A Method for Stochastic Optimization, arXiv:1412.6980",
+    presets=ADAM_PRESETS,
     config_type=AdamConfig,
     guess=_guess_adam,
     certain=frozenset({"layers", "learning_rate"}),

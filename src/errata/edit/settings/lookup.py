@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from errata.edit.method import Method, Preset
-from errata.edit.registry import find_method
+from errata.edit.method import Method
+from errata.edit.registry import find_method, presets_of
 from errata.edit.settings.method_config import MethodConfig
 from errata.edit.settings.preset_file import PresetFile, read_preset
-from errata.edit.settings.presets import presets_of
+from errata.edit.settings.presets import Preset
 from errata.errors import ConfigError
 from errata.models import LanguageModel, takes_model
 
@@ -77,18 +77,18 @@ def settings_for(
     method, unknown fields, bad values, layers that the model does not have, and a preset for another shape.
     """
     opened = opened_preset(preset)
-    found = method_of(method, opened)
+    chosen = method_of(method, opened)
     if opened is not None:
         opened.check_model(lm)
-    row = find_preset(lm, num_facts, method=found.name) if opened is None else opened.preset
-    base = row.config if row else found.guess(lm)
-    config = base.replace(**_defaults(found, base, overrides), **overrides)
+    row = find_preset(lm, num_facts, method=chosen.name) if opened is None else opened
+    base = row.config if row else chosen.guess(lm)
+    config = base.replace(**_defaults(chosen, base, overrides), **overrides)
     config.check_layers(lm.num_layers, lm.name)
-    config, source = found.settle(lm, config, frozenset(overrides))
+    config, source = chosen.resolve(lm, config, frozenset(overrides))
     warnings = () if opened is None else opened.warnings(num_facts)
     if source:
         return Settings(config, source, False, warnings)
     if row:
         kind = "preset" if opened is None else "preset file for"
         return Settings(config, f"{kind} {row.name}, {row.source}", False, warnings)
-    return Settings(config, "guessed from the model's size", not found.certain <= set(overrides))
+    return Settings(config, "guessed from the model's size", not chosen.certain <= set(overrides))

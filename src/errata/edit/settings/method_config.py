@@ -66,11 +66,11 @@ class MethodConfig:
 
 def check_field_names(config_type: type[MethodConfig], overrides: Mapping[str, Any]) -> None:
     """ConfigError, with the nearest known name, for a field that this method does not have."""
-    known = [field.name for field in dataclasses.fields(config_type)]
+    names = [field.name for field in dataclasses.fields(config_type)]
     for name in overrides:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}."
             raise ConfigError(f"Unknown {config_type.title} field {name!r}; {hint}")
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from errata.core.words import counted
-from errata.edit.method import Preset
 from errata.edit.registry import find_method
 from errata.edit.settings.method_config import MethodConfig, check_field_names
+from errata.edit.settings.presets import Preset, Shape
 from errata.errors import ConfigError
 from errata.models import LanguageModel
 from errata.store import atomic_write_text
@@ -29,40 +29,25 @@ _OTHER_DENSITY = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class PresetFile:
-    """Settings of `method` for models of one shape (family, layers, d_model, vocabulary).
+class PresetFile(Preset):
+    """A preset in a file of its own, where it names its method too.
 
-    name: of the model they were found on.  facts: how many were edited at once in finding them.  source: how they were
-    found, for people.  tuning: digest of the tuning they come from; empty where there was none.
+    name: of the model it was found on.  facts: how many were edited at once in finding it.  source: how it was found,
+    for people.  tuning: digest of the tuning it comes from; empty where there was none.
     """
 
     method: str
-    name: str
-    family: str
-    num_layers: int
-    d_model: int
-    d_vocab: int
     facts: int
-    config: MethodConfig
-    source: str
     tuning: str = ""
-
-    @property
-    def preset(self) -> Preset:
-        """As a row of the table of presets."""
-        return Preset(
-            name=self.name, source=self.source, family=self.family, num_layers=self.num_layers, d_model=self.d_model,
-            d_vocab=self.d_vocab, config=self.config,
-        )  # fmt: skip
 
     def check_model(self, lm: LanguageModel) -> None:
         """ConfigError for a model of another shape."""
         wanted = (self.family, self.num_layers, self.d_model, self.d_vocab)
-        found = shape_of(lm)
-        if wanted != found:
+        own = shape_of(lm)
+        if wanted != own:
             raise ConfigError(
                 f"The preset is for models like {self.name} ({_said(wanted)}); {lm.name} has another shape "
-                f"({_said(found)}). Settings do not carry over: run errata tune on this model, or leave the preset out."
+                f"({_said(own)}). Settings do not carry over: run errata tune on this model, or leave the preset out."
             )
 
     def warnings(self, num_facts: int) -> tuple[str, ...]:
@@ -89,12 +74,12 @@ class PresetFile:
         }
 
 
-def shape_of(lm: LanguageModel) -> tuple[str, int, int, int]:
+def shape_of(lm: LanguageModel) -> Shape:
     """Family, layers, d_model and vocabulary: what makes a model one that a preset is for."""
     return lm.family.name, lm.num_layers, lm.d_model, lm.d_vocab
 
 
-def _said(shape: tuple[str, int, int, int]) -> str:
+def _said(shape: Shape) -> str:
     family, num_layers, d_model, d_vocab = shape
     return f"{family}, {num_layers} layers, d_model {d_model:,}, vocabulary {d_vocab:,}"
 

@@ -58,7 +58,7 @@ class ConstrainedConfig(FineTuningConfig):
 class DecayedConfig(FineTuningConfig):
     """Hyperparameters of FT-W (Meng et al. 2023): fine-tuning of a whole block with weight decay.
 
-    weight_decay: about what the published law asks for with 10,000 facts; it grows to 1.17 for one (presets.py).
+    weight_decay: about what the published law asks for with 10,000 facts; it grows to 1.17 for one (fine_tuning.py).
     """
 
     title: ClassVar[str] = "FT-W"

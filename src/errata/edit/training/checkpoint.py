@@ -9,7 +9,7 @@ from torch import Tensor
 
 from errata.core.steps import Adam
 from errata.edit.settings.training_config import FineTuningConfig
-from errata.edit.training.target_losses import ScoredRow
+from errata.edit.values.prompt_rows import PromptRow
 from errata.models import LanguageModel, fingerprint
 from errata.store import digest, home
 from errata.store.cache import Cache
@@ -30,7 +30,7 @@ class Checkpoint:
 
     @classmethod
     def of(
-        cls, lm: LanguageModel, rows: Sequence[ScoredRow], config: FineTuningConfig, cache: Path | None
+        cls, lm: LanguageModel, rows: Sequence[PromptRow], config: FineTuningConfig, cache: Path | None
     ) -> "Checkpoint":
         """The entry of this training on the model as it is, under a digest of all that it depends on."""
         read = [[list(row.ids), list(row.read), list(row.targets)] for row in rows]

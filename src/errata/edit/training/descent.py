@@ -18,7 +18,8 @@ from errata.core.updates import WeightUpdate
 from errata.core.words import counted
 from errata.edit.settings.training_config import FineTuningConfig
 from errata.edit.training.checkpoint import Checkpoint
-from errata.edit.training.target_losses import ScoredRow, summed_nll
+from errata.edit.training.target_losses import summed_nll
+from errata.edit.values.prompt_rows import PromptRow
 from errata.errors import NumericsError
 from errata.models import LanguageModel, Place, Tuned, pad_right, relative_norm, run_layers, tuned
 from errata.models.run.packing import packs
@@ -42,12 +43,12 @@ class Training:
 
 @torch.no_grad()
 def entering_states(
-    lm: LanguageModel, rows: Sequence[ScoredRow], layer: int, advance: Callable[[int], None]
+    lm: LanguageModel, rows: Sequence[PromptRow], layer: int, advance: Callable[[int], None]
 ) -> list[Float[Tensor, "_ d_model"]]:
     """What enters `layer` of each row, in packed batches."""
     states: dict[int, Tensor] = {}
     for members in packs([len(row.ids) for row in rows], most_tokens=_AT_ONCE):
-        ids, mask = pad_right([rows[i].ids for i in members], device=lm.device)
+        ids, mask = pad_right([rows[i].ids for i in members], device=lm.embed_device)
         entering = run_layers(lm, ids, mask, stop=layer + 1, tap_inputs=[layer]).layer_inputs[layer]
         for row, i in enumerate(members):
             states[i] = entering[row, : len(rows[i].ids)].clone()  # not a view that keeps the whole batch
@@ -57,7 +58,7 @@ def entering_states(
 
 def train(
     lm: LanguageModel,
-    rows: Sequence[ScoredRow],
+    rows: Sequence[PromptRow],
     places: Sequence[Place],
     config: FineTuningConfig,
     checkpoint: Checkpoint,
@@ -92,7 +93,7 @@ def train(
 class _Work:
     lm: LanguageModel
     layer: int
-    rows: Sequence[ScoredRow]
+    rows: Sequence[PromptRow]
     states: Sequence[Float[Tensor, "_ d_model"]]
     weights: Tuned
     config: FineTuningConfig
@@ -142,11 +143,11 @@ class _Work:
     @torch.no_grad()
     def final_losses(self) -> Float[Tensor, " fact"]:
         """Each fact's loss as the weights are now."""
-        found = torch.zeros(len(self.rows))
+        losses = torch.zeros(len(self.rows))
         for part in self._packed(range(len(self.rows))):
-            found[torch.tensor(part)] = self._losses(part).float().cpu()
-        self._finite(float(found.sum()))
-        return found
+            losses[torch.tensor(part)] = self._losses(part).float().cpu()
+        self._finite(float(losses.sum()))
+        return losses
 
     def _packed(self, members: Sequence[int]) -> list[list[int]]:
         lengths = [len(self.rows[i].ids) for i in members]

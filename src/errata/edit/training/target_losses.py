@@ -1,14 +1,14 @@
 """The facts' targets as a loss: which tokens the model reads, and the NLL of the target's tokens behind them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from errata.edit.values.prompt_rows import rewriting_rows
+from errata.edit.values.prompt_rows import PromptRow, rewriting_rows
 from errata.facts import Fact
 from errata.models import LanguageModel, widened
 
@@ -17,31 +17,21 @@ from errata.models import LanguageModel, widened
 Scoring = Literal["first", "target", "prompt_last"]
 
 
-@dataclass(frozen=True)
-class ScoredRow:
-    """One fact: the model reads `ids`, and its next-token logits at positions `read` are scored by `targets`."""
-
-    ids: tuple[int, ...]
-    read: tuple[int, ...]
-    targets: tuple[int, ...]
-
-
-def scored_rows(lm: LanguageModel, facts: Sequence[Fact], scoring: Scoring) -> list[ScoredRow]:
+def scored_rows(lm: LanguageModel, facts: Sequence[Fact], scoring: Scoring) -> list[PromptRow]:
     """The bare prompt of every fact, followed by as much of its target as the scoring reads behind."""
-    found = []
-    for row in rewriting_rows(lm, facts, ("",)):
-        last = row.read[0]
-        if scoring == "target":
-            found.append(ScoredRow(row.ids, row.read, row.targets))
-        elif scoring == "first":
-            found.append(ScoredRow(row.ids[: last + 1], (last,), row.targets[:1]))
-        else:
-            found.append(ScoredRow(row.ids[: last + 1], (last,) * len(row.targets), row.targets))
-    return found
+    return [_scored(row, scoring) for row in rewriting_rows(lm, facts, ("",))]
+
+
+def _scored(row: PromptRow, scoring: Scoring) -> PromptRow:
+    if scoring == "target":
+        return row
+    last = row.read[0]
+    targets = row.targets[:1] if scoring == "first" else row.targets
+    return replace(row, ids=row.ids[: last + 1], read=(last,) * len(targets), targets=targets)
 
 
 def summed_nll(
-    lm: LanguageModel, hidden: Float[Tensor, "row pos d_head"], rows: Sequence[ScoredRow]
+    lm: LanguageModel, hidden: Float[Tensor, "row pos d_head"], rows: Sequence[PromptRow]
 ) -> Float[Tensor, " row"]:
     """Σ over its target tokens of each row's NLL (nats), from the backbone's output; logits only where one is read."""
     reads = [(i, at, target) for i, row in enumerate(rows) for at, target in zip(row.read, row.targets, strict=True)]

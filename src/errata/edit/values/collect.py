@@ -47,23 +47,19 @@ def collect_values(
     """
     store = Cache(cache if cache is not None else home() / "values", notify)
     keys = value_keys(lm, facts, config, prefixes, site)
-    values, spent = _known(store, keys, plan_batches(lm, facts, range(len(facts)), batch_size))
-    missing = [i for i in range(len(facts)) if i not in values]
-    kept_seconds = sum(spent.values(), 0.0)
-    each = evaluations(config)
-    batches = plan_batches(lm, facts, missing, batch_size)
-    begun = [Halfway.of(halfway_cache(store), _company(keys, batch)) for batch in batches]
-    done = each * len(values) + sum(halfway.told for halfway in begun)
+    values, spent = _kept(store, keys, plan_batches(lm, facts, range(len(facts)), batch_size))
+    kept_seconds, each = sum(spent.values(), 0.0), evaluations(config)
+    batches = plan_batches(lm, facts, [i for i in range(len(facts)) if i not in values], batch_size)
+    begun = [Halfway.of(halfway_cache(store), _batch_digest(keys, batch)) for batch in batches]
+    done = each * len(values) + sum(halfway.done for halfway in begun)
     with progress.stage(stage, each * len(facts), "evaluations", done=done) as advance:
         for batch, halfway in zip(batches, begun, strict=True):
-            began = time.monotonic()
-            found = target_values(
-                lm, [facts[i] for i in batch], config, prefixes, site=site, advance=advance, halfway=halfway
-            )
-            company, each_took = _company(keys, batch), (time.monotonic() - began) / len(batch)
+            began, chosen = time.monotonic(), [facts[i] for i in batch]
+            optimised = target_values(lm, chosen, config, prefixes, site=site, advance=advance, halfway=halfway)
+            about = {"company": _batch_digest(keys, batch), "seconds": (time.monotonic() - began) / len(batch)}
             for at, i in enumerate(batch):
-                values[i] = {name: tensor[at].cpu().clone() for name, tensor in found.tensors().items()}
-                store.save(keys[i], values[i], {"fact": facts[i].id, "company": company, "seconds": each_took})
+                values[i] = {name: tensor[at].cpu().clone() for name, tensor in optimised.tensors().items()}
+                store.save(keys[i], values[i], {"fact": facts[i].id, **about})
             halfway.drop()
     rows = [values[i] for i in range(len(facts))]
     stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
@@ -75,23 +71,23 @@ def halfway_cache(store: Cache) -> Cache:
     return Cache(store.folder / "halfway", store.notify)
 
 
-def _known(
+def _kept(
     store: Cache, keys: Sequence[str], batches: Sequence[Sequence[int]]
 ) -> tuple[dict[int, dict[str, Tensor]], dict[int, float]]:
     """The kept values by fact number, but for those of a batch that an interruption left half kept; and their times."""
-    known: dict[int, dict[str, Tensor]] = {}
+    values: dict[int, dict[str, Tensor]] = {}
     seconds: dict[int, float] = {}
     for batch in batches:
-        company = _company(keys, batch)
+        own = _batch_digest(keys, batch)
         entries = {i: entry for i in batch if (entry := store.load(keys[i])) is not None}
         is_whole = len(entries) == len(batch)
-        usable = {i: e for i, e in entries.items() if is_whole or e[1].get("company") != company}
-        known |= {i: e[0] for i, e in usable.items()}
-        seconds |= {i: float(e[1].get("seconds", 0.0)) for i, e in usable.items()}
-    return known, seconds
+        for i, (tensors, about) in entries.items():
+            if is_whole or about.get("company") != own:
+                values[i], seconds[i] = tensors, float(about.get("seconds", 0.0))
+    return values, seconds
 
 
-def _company(keys: Sequence[str], batch: Sequence[int]) -> str:
+def _batch_digest(keys: Sequence[str], batch: Sequence[int]) -> str:
     """Digest of which facts were optimised together, in which order."""
     return digest([keys[i] for i in batch])
 
@@ -101,8 +97,8 @@ def value_keys(
 ) -> list[str]:
     """For each fact, the digest of everything its target value depends on."""
     model = fingerprint(lm, "target value", CODE_VERSION)
-    shared = digest(model, config.value_fields(), list(prefixes), site)
-    return [digest(shared, f.subject, list(f.subject_span), list(f.wanted), *_opening(f)) for f in facts]
+    common = digest(model, config.value_fields(), list(prefixes), site)
+    return [digest(common, f.subject, list(f.subject_span), list(f.wanted), *_opening(f)) for f in facts]
 
 
 def _opening(fact: Fact) -> list[int]:

@@ -16,12 +16,12 @@ EVERY = 5.0
 class Halfway:
     """One batch's entry in a cache, under a digest of all that its values depend on; without a store it keeps nothing.
 
-    told: how many evaluations of the batch's facts were done when it was kept.
+    done: how many evaluations of the batch's facts were done when it was kept.
     """
 
     store: Cache | None = None
     key: str = ""
-    told: int = 0
+    done: int = 0
     tensors: dict[str, Tensor] = field(default_factory=dict)
     saved: float = field(default_factory=time.monotonic)
 
@@ -39,11 +39,11 @@ class Halfway:
             tensor.copy_(self.tensors[name])
         return self.tensors["active"].to(state["updates"].device)
 
-    def keep_if_due(self, state: Mapping[str, Tensor], told: int) -> None:
+    def keep_if_due(self, state: Mapping[str, Tensor], done: int) -> None:
         """Keep a state, where the last time is long enough ago. Raises StorageError."""
         if self.store is None or time.monotonic() - self.saved < EVERY:
             return
-        self.store.save(self.key, {name: tensor.cpu() for name, tensor in state.items()}, {"told": told})
+        self.store.save(self.key, {name: tensor.cpu() for name, tensor in state.items()}, {"told": done})
         self.saved = time.monotonic()
 
     def drop(self) -> None:

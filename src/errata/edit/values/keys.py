@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from errata.edit.values.prompt_rows import Row, key_rows
+from errata.edit.values.prompt_rows import PromptRow, key_rows, states_at
 from errata.edit.values.shared_prefixes import SharedPrefixes
 from errata.facts import Fact
 from errata.models import LanguageModel, pad_right, run_layers
@@ -25,7 +25,7 @@ _CHUNK_TOKENS = 4096
 class _Chunk:
     """Distinct rows of close lengths run together; `entering` are ids at first, later the hidden states carried on."""
 
-    rows: list[Row]
+    rows: list[PromptRow]
     entering: Int[Tensor, "row pos"] | Float[Tensor, "row pos d_model"]
     mask: Int[Tensor, "row pos"]
     positions: Int[Tensor, " row"]
@@ -49,7 +49,7 @@ class KeyFrontier:
     def __init__(
         self,
         lm: LanguageModel,
-        rows: Sequence[Row],
+        rows: Sequence[PromptRow],
         num_facts: int,
         *,
         bare_weight: float = 0.5,
@@ -61,7 +61,7 @@ class KeyFrontier:
         self.num_contexts = 1 + max(r.context for r in rows)
         first = {distinct[(r.context, r.ids)]: r for r in reversed(rows)}
         self.rows = [first[i] for i in range(len(distinct))]
-        self.shared = SharedPrefixes.of(lm, self.rows)
+        self.beginnings = SharedPrefixes.of(lm, self.rows)
         self.first = 0
         self.bare_keys: Tensor | None = None
         self.chunks = self._chunks()
@@ -69,18 +69,18 @@ class KeyFrontier:
 
     def _chunks(self) -> list[_Chunk]:
         chunks: list[_Chunk] = []
-        waiting: list[Row] = []
-        for row in sorted(self.rows, key=lambda r: len(self.shared.own_ids(r))):
-            if waiting and (len(waiting) + 1) * len(self.shared.own_ids(row)) > _CHUNK_TOKENS:
+        waiting: list[PromptRow] = []
+        for row in sorted(self.rows, key=lambda r: len(self.beginnings.own_ids(r))):
+            if waiting and (len(waiting) + 1) * len(self.beginnings.own_ids(row)) > _CHUNK_TOKENS:
                 chunks.append(self._chunk(waiting))
                 waiting = []
             waiting.append(row)
         return [*chunks, self._chunk(waiting)]
 
-    def _chunk(self, rows: list[Row]) -> _Chunk:
-        device = self.lm.device
-        ids, mask = pad_right([self.shared.own_ids(row) for row in rows], device=device)
-        positions = torch.tensor([self.shared.own_position(row) for row in rows], device=device)
+    def _chunk(self, rows: list[PromptRow]) -> _Chunk:
+        device = self.lm.embed_device
+        ids, mask = pad_right([self.beginnings.own_ids(row) for row in rows], device=device)
+        positions = torch.tensor([self.beginnings.own_position(row) for row in rows], device=device)
         bare = torch.tensor([i for i, row in enumerate(rows) if row.context == 0], dtype=torch.long, device=device)
         return _Chunk(rows, ids, mask, positions, bare)
 
@@ -91,18 +91,17 @@ class KeyFrontier:
         """Keys at `layer`, means over contexts, and what is read of `state_layer` at the bare prompt's subject, on the
         model as it is now; the frontier then stands at `layer`'s input.
         """
-        shared = self.shared.run(stop=state_layer + 1, advance_to=layer)
+        beginnings_kv = self.beginnings.run(stop=state_layer + 1, advance_to=layer)
         keys: list[Tensor | None] = [None] * len(self.rows)
         states: list[Tensor | None] = [None] * len(self.rows)
         for chunk in self.chunks:
-            prefix = self.shared.select(shared, chunk.rows)
+            prefix = self.beginnings.select(beginnings_kv, chunk.rows)
             run = run_layers(
                 self.lm, chunk.entering, chunk.mask,
                 first=self.first, stop=layer + 1, prefix=prefix, tap_inputs=[layer], tap_down=[layer], end_at_down=True,
             )  # fmt: skip
             chunk.entering = run.layer_inputs[layer]
-            at = torch.arange(len(chunk.rows), device=self.lm.device)
-            for row, key in zip(chunk.rows, run.down_inputs[layer][at, chunk.positions], strict=True):
+            for row, key in zip(chunk.rows, states_at(run.down_inputs[layer], chunk.positions), strict=True):
                 keys[self.order[id(row)]] = key
             self._states(chunk, layer, state_layer, prefix, states)
         self.first = layer
@@ -118,10 +117,10 @@ class KeyFrontier:
     @torch.no_grad()
     def states(self, state_layer: int) -> Float[Tensor, "fact d_model"]:
         """What is read of `state_layer` at the bare prompt's subject, on the model as it is now."""
-        shared = self.shared.run(stop=state_layer + 1)
+        beginnings_kv = self.beginnings.run(stop=state_layer + 1)
         states: list[Tensor | None] = [None] * len(self.rows)
         for chunk in self.chunks:
-            self._states(chunk, self.first, state_layer, self.shared.select(shared, chunk.rows), states)
+            self._states(chunk, self.first, state_layer, self.beginnings.select(beginnings_kv, chunk.rows), states)
         return self._bare(states)
 
     def _states(self, chunk: _Chunk, first: int, state_layer: int, prefix, states: list[Tensor | None]) -> None:
@@ -130,17 +129,17 @@ class KeyFrontier:
         rows = [chunk.rows[i] for i in chunk.bare.tolist()]
         wants_mlp = self.reads == "mlp"
         run = run_layers(
-            self.lm, chunk.entering[chunk.bare], chunk.mask[chunk.bare],
+            self.lm, chunk.entering[chunk.bare.to(chunk.entering.device)], chunk.mask[chunk.bare],
             first=first, stop=state_layer + 1, prefix=None if prefix is None else prefix.rows(chunk.bare),
             tap_down=[state_layer] if wants_mlp else [], end_at_down=wants_mlp,
         )  # fmt: skip
-        at = torch.arange(len(rows), device=self.lm.device), chunk.positions[chunk.bare]
+        positions = chunk.positions[chunk.bare]
         if wants_mlp:
-            found = self.lm.down(state_layer)(run.down_inputs[state_layer][at])
+            read = self.lm.down(state_layer)(states_at(run.down_inputs[state_layer], positions))
         else:
             assert run.hidden is not None
-            found = run.hidden[at]
-        for row, state in zip(rows, found, strict=True):
+            read = states_at(run.hidden, positions)
+        for row, state in zip(rows, read, strict=True):
             states[self.order[id(row)]] = state
 
     def _bare(self, states: list[Tensor | None]) -> Float[Tensor, "fact d_model"]:

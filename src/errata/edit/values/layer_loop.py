@@ -7,7 +7,7 @@ found; the result is the updates.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -81,46 +81,66 @@ def solve(
     and not the bare prompt's own. Where the keys differ from one pass to the next, the update's rank grows with them.
     They end early where less than `enough` of the residual (mean over the facts) is left.
     """
-    value_layer = layers[-1]
-    rows = key_rows(lm, facts, prefixes)
-    target = values.to(lm.device)
-    work: dict[int, _LayerWork] = {}
-    start = end = torch.zeros(len(facts))
-    edited = [Place(layer, "down") for layer in layers]
-    # What each layer takes its time for: every context runs up to it, and the bare prompts on to the last one.
-    steps = zip([0, *layers], layers, strict=False)
-    runs = [len(prefixes) * (layer - below + 1) + value_layer - layer + 1 for below, layer in steps]
+    rows, edited = key_rows(lm, facts, prefixes), [Place(layer, "down") for layer in layers]
+    loop = _LayerLoop(lm, layers, values.to(lm.device_of(layers[-1])), spread, reads)
+    runs, end = _runs(layers, len(prefixes)), loop.start
     with weights_restored(lm, edited), progress.stage("layers", passes * sum(runs), "layer runs") as advance:
         for _ in range(passes):
+            # Anew from the embeddings: every edited layer has changed what enters those above it.
             frontier = KeyFrontier(lm, rows, len(facts), reads=reads)
-            for i, layer in enumerate(layers):
-                keys, states = frontier.advance(layer, value_layer)
-                missing = _missing(lm, value_layer, target, states, reads)
-                if layer not in work:
-                    start = missing.norm(dim=1).float().cpu() if i == 0 else start
-                    work[layer] = _LayerWork(lm, layer, keys, float(missing.norm(dim=1).mean()))
-                left = len(layers) - i
-                share = left if spread == "even" else math.sqrt(left)
-                writing = to_write(lm, layer, frontier.written(), missing / share)
-                work[layer].write_(keys, writing, rule)
+            for i in range(len(layers)):
+                loop.write_(i, frontier, rule)
                 advance(runs[i])
-            end = _missing(lm, value_layer, target, frontier.states(value_layer), reads).norm(dim=1).float().cpu()
-            if float(end.mean()) < enough * float(start.mean()):
+            end = loop.distances(frontier)
+            if float(end.mean()) < enough * float(loop.start.mean()):
                 break
-        return Solution(tuple(work[layer].edit() for layer in layers), start, end)
+        return Solution(tuple(loop.work[layer].edit() for layer in layers), loop.start, end)
 
 
-def _missing(
-    lm: LanguageModel,
-    layer: int,
-    target: Float[Tensor, "fact d_model"],
-    states: Float[Tensor, "fact d_model"],
-    reads: Literal["block", "mlp"],
-) -> Float64[Tensor, "fact d_model"]:
-    """What the stream is still to get at the last layer; of what an MLP writes, the difference of its contributions."""
-    if reads == "block":
-        return target.double() - states.double()
-    return contributed(lm, layer, target) - contributed(lm, layer, states)
+def _runs(layers: Sequence[int], contexts: int) -> list[int]:
+    """What each layer takes its time for: every context runs up to it, and the bare prompts on to the last one."""
+    steps = zip([0, *layers], layers, strict=False)
+    return [contexts * (layer - below + 1) + layers[-1] - layer + 1 for below, layer in steps]
+
+
+@dataclass
+class _LayerLoop:
+    """What is to be reached at the last of the layers, and the work on each of them so far."""
+
+    lm: LanguageModel
+    layers: Sequence[int]
+    target: Float[Tensor, "fact d_model"]
+    spread: Literal["even", "root"]
+    reads: Literal["block", "mlp"]
+    work: dict[int, "_LayerWork"] = field(default_factory=dict)
+    start: Float[Tensor, " fact"] = field(default_factory=lambda: torch.zeros(0))
+
+    def write_(self, i: int, frontier: KeyFrontier, rule: Rule) -> None:
+        """Write its share of what is missing into the i-th of the layers."""
+        layer = self.layers[i]
+        keys, states = frontier.advance(layer, self.layers[-1])
+        missing = self._missing(states)
+        if layer not in self.work:
+            self.start = missing.norm(dim=1).float().cpu() if i == 0 else self.start
+            self.work[layer] = _LayerWork(self.lm, layer, keys, float(missing.norm(dim=1).mean()))
+        left = len(self.layers) - i
+        share = left if self.spread == "even" else math.sqrt(left)
+        wanted = (missing / share).to(self.lm.device_of(layer))
+        self.work[layer].write_(keys, to_write(self.lm, layer, frontier.written(), wanted), rule)
+
+    def distances(self, frontier: KeyFrontier) -> Float[Tensor, " fact"]:
+        """How far each fact is from its target value, on the model as it is now."""
+        return self._missing(frontier.states(self.layers[-1])).norm(dim=1).float().cpu()
+
+    def _missing(self, states: Float[Tensor, "fact d_model"]) -> Float64[Tensor, "fact d_model"]:
+        """What the stream is still to get; of what an MLP writes, the difference of its contributions.
+
+        float64: the better the edit lands, the more of the two cancels.
+        """
+        if self.reads == "block":
+            return self.target.double() - states.double()
+        layer = self.layers[-1]
+        return contributed(self.lm, layer, self.target) - contributed(self.lm, layer, states)
 
 
 class _LayerWork:

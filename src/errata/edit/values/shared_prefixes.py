@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from errata.edit.values.prompt_rows import Row, shared_lengths
+from errata.edit.values.prompt_rows import PromptRow, shared_lengths
 from errata.models import KeyValues, LanguageModel, left_aligned, pad_right, run_layers
 
 
@@ -27,7 +27,7 @@ class SharedPrefixes:
     first: int = 0
 
     @classmethod
-    def of(cls, lm: LanguageModel, rows: Sequence[Row]) -> "SharedPrefixes":
+    def of(cls, lm: LanguageModel, rows: Sequence[PromptRow]) -> "SharedPrefixes":
         """What the rows of each context share, before any layer is run."""
         lengths = shared_lengths(rows)
         held = {context: n for context, n in sorted(lengths.items()) if n}
@@ -35,7 +35,7 @@ class SharedPrefixes:
         if not held:
             return cls(lm, lengths, index, None, None)
         first_row = {row.context: row for row in reversed(rows)}
-        ids, mask = pad_right([first_row[context].ids[:n] for context, n in held.items()], device=lm.device)
+        ids, mask = pad_right([first_row[context].ids[:n] for context, n in held.items()], device=lm.embed_device)
         return cls(lm, lengths, index, ids, mask)
 
     def run(self, stop: int | None, *, advance_to: int | None = None) -> KeyValues | None:
@@ -49,19 +49,19 @@ class SharedPrefixes:
         assert run.key_values is not None
         return _with_empty_row(left_aligned(run.key_values))
 
-    def select(self, key_values: KeyValues | None, rows: Sequence[Row]) -> KeyValues | None:
+    def select(self, key_values: KeyValues | None, rows: Sequence[PromptRow]) -> KeyValues | None:
         """The prefix of each row, as wide as the widest of them."""
         if key_values is None:
             return None
         empty = len(self.index)
-        index = torch.tensor([self.index.get(row.context, empty) for row in rows], device=self.lm.device)
+        index = torch.tensor([self.index.get(row.context, empty) for row in rows], device=key_values.mask.device)
         return key_values.rows(index, width=max(self.lengths[row.context] for row in rows))
 
-    def own_ids(self, row: Row) -> tuple[int, ...]:
+    def own_ids(self, row: PromptRow) -> tuple[int, ...]:
         """The tokens of a row after its shared prefix."""
         return row.ids[self.lengths[row.context] :]
 
-    def own_position(self, row: Row) -> int:
+    def own_position(self, row: PromptRow) -> int:
         """The edited position counted from the end of the shared prefix."""
         return row.edited - self.lengths[row.context]
 

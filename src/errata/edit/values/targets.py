@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from errata.core.steps import ADAM_BETAS, RowAdam
 from errata.core.words import counted
 from errata.edit.settings.value_config import ValueConfig
 from errata.edit.values.halfway import Halfway
@@ -22,7 +23,6 @@ from errata.errors import NumericsError
 from errata.facts import Fact
 from errata.models import LanguageModel
 
-_BETAS, _EPSILON = (0.9, 0.999), 1e-8
 _FAST_SHARE, _FAST_FIRST, _FAST_LAST, _FAST_BETAS = 0.47, 5.0, 0.5, (0.5, 0.9)
 
 
@@ -71,12 +71,14 @@ def target_values(
     L(shift) = mean over contexts of mean over target tokens of NLL + kl_factor · KL(p_shift ‖ p₀) at "{subject} is a"
     + weight_decay · ‖shift‖/‖start‖²; after each Adam step ‖shift‖ is clipped to clamp · ‖start‖, start being what the
     bare prompt gives without a shift. Two shifts each have their own penalty and clip. `prefixes` starts with "".
-    `advance` is told how many of the facts' evaluations are done, `evaluations(config)` for each fact in the end, but
+    `advance` is given how many of the facts' evaluations are done, `evaluations(config)` for each fact in the end, but
     for those that `halfway` says were done before: where it holds a state, the batch goes on from there.
     Raises NumericsError where a fact ends without finite numbers.
     """
     problem = prepare(lm, facts, config.layers[-1], prefixes, site)
-    values = _optimise(problem, config, advance, halfway or Halfway())
+    descent = _Descent(problem, config)
+    descent.run(advance, halfway or Halfway())
+    values = descent.values()
     _expect_finite(lm, facts, values)
     return values
 
@@ -112,26 +114,6 @@ def evaluations(config: ValueConfig) -> int:
     return len(learning_rates(config)) + 1
 
 
-class _Adam:
-    """torch.optim.Adam's update for each fact's shift, with rows that can be dropped."""
-
-    def __init__(self, shape: torch.Size, device: torch.device, betas: tuple[float, float]) -> None:
-        self.betas = betas
-        self.mean = torch.zeros(shape, device=device)
-        self.square = torch.zeros(shape, device=device)
-        self.steps = 0
-
-    def step_(self, shift: Tensor, gradient: Tensor, active: Tensor, learning_rate: float, unit: Tensor) -> None:
-        self.steps += 1
-        beta1, beta2 = self.betas
-        mean, square = self.mean[active], self.square[active]
-        mean = mean.mul_(beta1).add_(gradient, alpha=1 - beta1)
-        square = square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        self.mean[active], self.square[active] = mean, square
-        denominator = (square.sqrt() / (1 - beta2**self.steps) ** 0.5).add_(_EPSILON)
-        shift[active] -= learning_rate / (1 - beta1**self.steps) * (mean / denominator) * unit[active]
-
-
 @dataclass(frozen=True)
 class _Scale:
     """What rate, clamp and decay are relative to, for each fact and site.
@@ -153,60 +135,83 @@ class _Scale:
         return cls(torch.ones_like(problem.start), start_norm, config.weight_decay / start_norm**2)
 
 
-def _optimise(problem: Problem, config: ValueConfig, advance: Callable[[int], None], halfway: Halfway) -> TargetValues:
-    start = problem.start
-    n = len(start)
-    scale = _Scale.of(problem, config)
-    shift = torch.zeros_like(start)
-    adam = _Adam(start.shape, start.device, _FAST_BETAS if config.schedule == "fast" else _BETAS)
-    rates = learning_rates(config)
-    result = {name: torch.zeros(n, device=start.device) for name in ("first_nll", "nll", "kl", "loss")}
-    updates = torch.zeros(n, dtype=torch.long, device=start.device)
-    active = torch.arange(n, device=start.device)
-    evaluator = Evaluator(problem, n)
+class _Descent:
+    """A batch of facts on its way: the shifts so far, what was last read of each fact, and which are still active."""
 
-    def state() -> dict[str, Tensor]:
-        return {"shift": shift, "mean": adam.mean, "square": adam.square, "updates": updates, **result}
+    def __init__(self, problem: Problem, config: ValueConfig) -> None:
+        n, device = len(problem.start), problem.start.device
+        self.problem, self.config = problem, config
+        self.rates, self.scale = learning_rates(config), _Scale.of(problem, config)
+        self.shift = torch.zeros_like(problem.start)
+        self.adam = RowAdam(self.shift, _FAST_BETAS if config.schedule == "fast" else ADAM_BETAS)
+        self.losses = {name: torch.zeros(n, device=device) for name in ("first_nll", "nll", "kl", "loss")}
+        self.updates = torch.zeros(n, dtype=torch.long, device=device)
+        self.active = torch.arange(n, device=device)
+        self.evaluator = Evaluator(problem, n)
 
-    if (kept := halfway.take_(state())) is not None:
-        active, adam.steps = kept, int(updates.max())
-        evaluator.resume(active, halfway.tensors.get("essence_log_probs"))
-    for step in range(adam.steps, len(rates) + 1):
-        last = step == len(rates)
-        nll, kl, gradient = evaluator(shift, active, config.kl_factor, with_gradient=not last)
-        unit, decay = scale.unit[active], scale.decay[active]
-        norm = (shift[active] / unit).norm(dim=2)
-        loss = nll + config.kl_factor * kl + (decay * norm).sum(1)
-        for name, values in (("nll", nll), ("kl", kl), ("loss", loss)):
-            result[name][active] = values
-        if step == 0:
-            result["first_nll"] = nll.clone()
-        going = loss >= config.stop_loss
-        # A fact that is done needs none of its other evaluations.
-        advance(len(active) + int((~going).sum()) * (len(rates) - step))
-        if last or not bool(going.any()):
-            break
-        if not bool(going.all()):
-            active, gradient, norm, decay, unit = (of[going] for of in (active, gradient, norm, decay, unit))
-            evaluator.keep(active)
+    def run(self, advance: Callable[[int], None], halfway: Halfway) -> None:
+        """Go on until every fact is done, from where `halfway` left the batch if it holds a state."""
+        if (active := halfway.take_(self._state())) is not None:
+            self.active, self.adam.steps = active, int(self.updates.max())
+            self.evaluator.resume(active, halfway.tensors.get("essence_log_probs"))
+        last = len(self.rates)
+        for step in range(self.adam.steps, last + 1):
+            gradient, norm = self._evaluate(with_gradient=step < last)
+            going = self.losses["loss"][self.active] >= self.config.stop_loss
+            # A fact that is done needs none of its other evaluations.
+            advance(len(self.active) + int((~going).sum()) * (last - step))
+            if step == last or not bool(going.any()):
+                break
+            if not bool(going.all()):
+                self.active, gradient, norm = (of[going] for of in (self.active, gradient, norm))
+                self.evaluator.keep(self.active)
+            self._step_(gradient, norm, self.rates[step])
+            done = (last + 1) * (len(self.shift) - len(self.active)) + len(self.active) * self.adam.steps
+            halfway.keep_if_due({**self._state(), "active": self.active, **self.evaluator.reference()}, done)
+
+    def values(self) -> TargetValues:
+        """What the batch has come to."""
+        start = self.problem.start
+        return TargetValues(
+            value=(start + self.shift)[:, -1],
+            shift_norm=self.shift[:, -1].norm(dim=1),
+            start_norm=start[:, -1].norm(dim=1),
+            first_nll=self.losses["first_nll"],
+            short_nll=short_losses(self.evaluator, self.shift),
+            nll=self.losses["nll"],
+            kl=self.losses["kl"],
+            loss=self.losses["loss"],
+            updates=self.updates,
+            converged=(self.losses["loss"] < self.config.stop_loss).long(),
+        )
+
+    def _state(self) -> dict[str, Tensor]:
+        moments = {"mean": self.adam.mean, "square": self.adam.square}
+        return {"shift": self.shift, **moments, "updates": self.updates, **self.losses}
+
+    def _evaluate(
+        self, *, with_gradient: bool
+    ) -> tuple[Float[Tensor, "active site d_model"], Float[Tensor, "active site"]]:
+        """The gradient of NLL and KL for the active facts, and the norms of their shifts; their losses are noted."""
+        active, factor = self.active, self.config.kl_factor
+        nll, kl, gradient = self.evaluator(self.shift, active, factor, with_gradient=with_gradient)
+        norm = (self.shift[active] / self.scale.unit[active]).norm(dim=2)
+        loss = nll + factor * kl + (self.scale.decay[active] * norm).sum(1)
+        if not self.adam.steps:
+            self.losses["first_nll"].copy_(nll)
+        for name, losses in (("nll", nll), ("kl", kl), ("loss", loss)):
+            self.losses[name][active] = losses
+        return gradient, norm
+
+    def _step_(
+        self, gradient: Float[Tensor, "active site d_model"], norm: Float[Tensor, "active site"], rate: float
+    ) -> None:
+        """A step down the loss with its penalty, then back to where the clamp ends."""
+        active, unit, decay = self.active, self.scale.unit[self.active], self.scale.decay[self.active]
         # ‖shift‖ has no gradient at 0; like torch's norm, take 0 there.
-        gradient = gradient + shift[active] / unit**2 * (decay / norm.clamp_min(1e-30) * (norm > 0))[..., None]
-        adam.step_(shift, gradient, active, rates[step], scale.unit)
-        limit = config.clamp * scale.length[active]
-        norm = (shift[active] / unit).norm(dim=2)
-        shift[active] *= torch.where(norm > limit, limit / norm, torch.ones_like(norm))[..., None]
-        updates[active] += 1
-        told = (len(rates) + 1) * (n - len(active)) + len(active) * adam.steps
-        halfway.keep_if_due({**state(), "active": active, **evaluator.reference()}, told)
-    return TargetValues(
-        value=(start + shift)[:, -1],
-        shift_norm=shift[:, -1].norm(dim=1),
-        start_norm=start[:, -1].norm(dim=1),
-        first_nll=result["first_nll"],
-        short_nll=short_losses(evaluator, shift),
-        nll=result["nll"],
-        kl=result["kl"],
-        loss=result["loss"],
-        updates=updates,
-        converged=(result["loss"] < config.stop_loss).long(),
-    )
+        pull = decay / norm.clamp_min(1e-30) * (norm > 0)
+        self.adam.step_(gradient + self.shift[active] / unit**2 * pull[..., None], active, lr=rate, unit=unit)
+        limit = self.config.clamp * self.scale.length[active]
+        norm = (self.shift[active] / unit).norm(dim=2)
+        self.shift[active] *= torch.where(norm > limit, limit / norm, torch.ones_like(norm))[..., None]
+        self.updates[active] += 1

@@ -1,7 +1,8 @@
 """What a target value is optimised on: the facts' rows from their edited token on, and the loss of any shift there.
 
 Everything that cannot change is computed once: positions before the edited one are frozen as keys and values, layers
-below the shift as hidden states.
+below the shift as hidden states. That is exact, not an approximation: attention is causal, so a shift at the edited
+token reaches neither the positions before it nor the layers below it.
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from errata.core.losses import kl_and_gradient, nll_and_gradient
-from errata.edit.values.passes import Pass, Suffix, plan_passes
-from errata.edit.values.prompt_rows import Row, essence_rows, rewriting_rows
+from errata.edit.values.packed_batches import PackedBatch, Suffix, packed_batches
+from errata.edit.values.prompt_rows import PromptRow, essence_rows, rewriting_rows
 from errata.edit.values.shared_prefixes import SharedPrefixes
 from errata.facts import Fact
 from errata.models import (
@@ -30,7 +31,7 @@ from errata.models import (
 )
 from errata.models.run.packing import packs
 
-# Bounds the memory of the passes that prepare a batch.
+# Bounds the memory of the runs that prepare a batch.
 _PREPARED_TOKENS = 4096
 # Where the shift is added: to what the layer leaves in the stream, or to what these matrices of the layer write.
 Site = Literal["block", "mlp", "attention and mlp"]
@@ -64,14 +65,14 @@ class Problem:
         # `first` is the layer above the shift: so many contributions there are in the stream.
         return (self.first**0.5 * usual).to(self.start).expand_as(self.start)
 
-    def run(self, one: Pass, shift: Float[Tensor, "row site d_model"]) -> Float[Tensor, "row pos d_head"]:
+    def run(self, batch: PackedBatch, shift: Float[Tensor, "row site d_model"]) -> Float[Tensor, "row pos d_head"]:
         """The backbone's output with each row's shift at its edited token, which is column 0."""
-        entering = one.hidden
+        entering = batch.hidden
         if not self.places:
-            edited = one.hidden[:, 0].float() + shift[:, 0]
-            entering = torch.cat([edited[:, None].to(one.hidden), one.hidden[:, 1:]], dim=1)
+            edited = batch.hidden[:, 0].float() + shift[:, 0]
+            entering = torch.cat([edited[:, None].to(batch.hidden), batch.hidden[:, 1:]], dim=1)
         with outputs_shifted(self.lm, dict(zip(self.places, shift.unbind(1), strict=False)), column=0):
-            hidden = run_layers(self.lm, entering, one.mask, first=self.first, prefix=one.prefix).hidden
+            hidden = run_layers(self.lm, entering, batch.mask, first=self.first, prefix=batch.prefix).hidden
         assert hidden is not None
         return hidden
 
@@ -82,12 +83,11 @@ def prepare(lm: LanguageModel, facts: Sequence[Fact], layer: int, prefixes: Sequ
     rows = rewriting_rows(lm, facts, prefixes) + essence_rows(lm, facts, context=len(prefixes))
     places = tuple(Place(layer, matrix) for matrix in _MATRICES[site])
     first = layer if places else layer + 1
-    shared = SharedPrefixes.of(lm, rows)
-    shared_kv = shared.run(stop=None)
-    hidden = _entering(lm, rows, shared, shared_kv, first)
-    positions = [shared.own_position(row) for row in rows]
-    before = [states[:at] for states, at in zip(hidden, positions, strict=True)]
-    prefix = _prefix_before(lm, before, rows, shared, shared_kv, first)
+    beginnings = SharedPrefixes.of(lm, rows)
+    work = _Preparation(lm, rows, beginnings, beginnings.run(stop=None), lm.device_of(layer))
+    hidden = work.entering(first)
+    positions = [beginnings.own_position(row) for row in rows]
+    prefix = work.before([states[:at] for states, at in zip(hidden, positions, strict=True)], first)
     suffixes = [Suffix(row, i, hidden[i][positions[i] :].clone()) for i, row in enumerate(rows)]
     bare = [suffixes[i] for i, row in enumerate(rows) if row.context == 0]
     if places:
@@ -102,75 +102,88 @@ def _written(
 ) -> Float[Tensor, "fact site d_model"]:
     """What the maps at `places`, all of one layer, write at the bare prompts' edited tokens."""
     layer = places[0].layer
+    device = lm.device_of(layer)
     hidden = torch.stack([suffix.hidden[:1] for suffix in bare])
-    mask = torch.ones(len(bare), 1, dtype=torch.long, device=lm.device)
-    own = None if prefix is None else prefix.rows(torch.tensor([suffix.kv_row for suffix in bare], device=lm.device))
+    mask = torch.ones(len(bare), 1, dtype=torch.long, device=device)
+    own = None if prefix is None else prefix.rows(torch.tensor([suffix.kv_row for suffix in bare], device=device))
     written: dict[Place, Tensor] = {}
-    nothing = torch.zeros(len(bare), lm.d_model, device=lm.device)
+    nothing = torch.zeros(len(bare), lm.d_model, device=device)
     with outputs_shifted(lm, dict.fromkeys(places, nothing), column=0, seen=written):
         run_layers(lm, hidden, mask, first=layer, stop=layer + 1, prefix=own)
     return torch.stack([written[place].float() for place in places], dim=1)
 
 
-def _entering(
-    lm: LanguageModel, rows: Sequence[Row], shared: SharedPrefixes, shared_kv: KeyValues | None, layer: int
-) -> list[Float[Tensor, "_ d_model"]]:
-    """What enters `layer` at each row's own tokens."""
-    found: dict[int, Tensor] = {}
-    for members in packs([len(shared.own_ids(row)) for row in rows], most_tokens=_PREPARED_TOKENS):
-        chosen = [rows[i] for i in members]
-        ids, mask = pad_right([shared.own_ids(row) for row in chosen], device=lm.device)
-        own = shared.select(shared_kv, chosen)
-        # One layer at least has to run for its input to be seen.
-        run = run_layers(lm, ids, mask, prefix=own, stop=max(layer, 1), tap_inputs=[0] if layer == 0 else [])
-        hidden = run.layer_inputs[0] if layer == 0 else run.hidden
-        assert hidden is not None
-        found |= {i: states[: len(shared.own_ids(rows[i]))] for i, states in zip(members, hidden, strict=True)}
-    return [found[i] for i in range(len(rows))]
+@dataclass(frozen=True)
+class _Preparation:
+    """The rows of a batch behind what each context begins with, which is run already; `device`: that of the shift."""
 
+    lm: LanguageModel
+    rows: Sequence[PromptRow]
+    beginnings: SharedPrefixes
+    beginnings_kv: KeyValues | None
+    device: torch.device
 
-def _prefix_before(
-    lm: LanguageModel,
-    before: Sequence[Float[Tensor, "_ d_model"]],
-    rows: Sequence[Row],
-    shared: SharedPrefixes,
-    shared_kv: KeyValues | None,
-    first: int,
-) -> KeyValues | None:
-    """Keys and values, at layers from `first` on, of everything before each row's edited position; left-padded.
+    def entering(self, layer: int) -> list[Float[Tensor, "_ d_model"]]:
+        """What enters `layer` at each row's own tokens."""
+        own = [self.beginnings.own_ids(row) for row in self.rows]
+        states: dict[int, Tensor] = {}
+        for members in packs([len(ids) for ids in own], most_tokens=_PREPARED_TOKENS):
+            ids, mask = pad_right([own[i] for i in members], device=self.lm.embed_device)
+            prefix = self._beginnings_of(members)
+            # One layer at least has to run for its input to be seen.
+            run = run_layers(
+                self.lm, ids, mask, prefix=prefix, stop=max(layer, 1), tap_inputs=[0] if layer == 0 else []
+            )
+            hidden = run.layer_inputs[0] if layer == 0 else run.hidden
+            assert hidden is not None
+            states |= {i: row[: len(own[i])] for i, row in zip(members, hidden, strict=True)}
+        return [states[i] for i in range(len(own))]
 
-    `before` are the states of each row's own tokens before the edited one, entering layer `first`.
-    """
-    widest = max(map(len, before))
-    if widest == 0:
-        return shared.select(shared_kv, rows)
-    parts, order = [], []
-    for members in packs([len(states) for states in before], most_tokens=_PREPARED_TOKENS):
-        chosen = shared.select(shared_kv, [rows[i] for i in members])
-        # A row whose subject starts right after the shared prefix has no position of its own here. It runs one anyway,
-        # since a query that attends to nothing gives NaN, and its mask is put right afterwards.
-        width = max(1, *(len(before[i]) for i in members))
-        hidden = before[members[0]].new_zeros(len(members), width, before[0].shape[1])
-        mask = torch.zeros(len(members), width, dtype=torch.long, device=lm.device)
-        for at, i in enumerate(members):
-            hidden[at, : len(before[i])] = before[i]
-            mask[at, : len(before[i])] = 1
+    def before(self, states: Sequence[Float[Tensor, "_ d_model"]], first: int) -> KeyValues | None:
+        """Keys and values, at layers from `first` on, of everything before each row's edited position; left-padded.
+
+        `states` are those of each row's own tokens before the edited one, entering layer `first`.
+        """
+        if not max(map(len, states)):
+            return self._beginnings_of(range(len(self.rows)))
+        packed, order = [], []
+        for members in packs([len(row) for row in states], most_tokens=_PREPARED_TOKENS):
+            packed.append(self._pack_before([states[i] for i in members], self._beginnings_of(members), first))
+            order += members
+        return joined(packed).rows(torch.tensor(order, device=self.device).argsort())
+
+    def _pack_before(
+        self, states: Sequence[Float[Tensor, "_ d_model"]], prefix: KeyValues | None, first: int
+    ) -> KeyValues:
+        # A row whose subject starts right after what its context begins with has no position of its own here. It runs
+        # one anyway, since a query that attends to nothing gives NaN, and its mask is put right afterwards.
+        width = max(1, *map(len, states))
+        hidden = states[0].new_zeros(len(states), width, states[0].shape[1])
+        mask = torch.zeros(len(states), width, dtype=torch.long, device=self.device)
+        for i, row in enumerate(states):
+            hidden[i, : len(row)] = row
+            mask[i, : len(row)] = 1
         running = mask.clone()
         running[:, 0] = 1
-        run = run_layers(lm, hidden, running, first=first, prefix=chosen, record=True)
+        run = run_layers(self.lm, hidden, running, first=first, prefix=prefix, record=True)
         assert run.key_values is not None
-        true_mask = mask if chosen is None else torch.cat([chosen.mask, mask], dim=1)
-        parts.append(left_aligned(KeyValues(run.key_values.layers, true_mask)))
-        order += members
-    return joined(parts).rows(torch.tensor(order, device=lm.device).argsort())
+        true_mask = mask if prefix is None else torch.cat([prefix.mask, mask], dim=1)
+        return left_aligned(KeyValues(run.key_values.layers, true_mask))
+
+    def _beginnings_of(self, members: Sequence[int]) -> KeyValues | None:
+        return self.beginnings.select(self.beginnings_kv, [self.rows[i] for i in members])
 
 
 class Evaluator:
-    """Loss and gradient of every active fact, over a few packed passes through the layers above the edited one."""
+    """Loss and gradient of every active fact, over a few packed batches through the layers above the edited one.
+
+    Losses are read where the head is, gradients where the shift is.
+    """
 
     def __init__(self, problem: Problem, n: int) -> None:
         self.problem, self.n = problem, n
-        self.passes = plan_passes(problem.suffixes, problem.prefix, n, problem.start.device)
+        self.device, self.head_device = problem.start.device, problem.lm.head_device
+        self.batches = self._packed(problem.suffixes)
         self.essence_log_probs: Tensor | None = None
 
     def reference(self) -> dict[str, Tensor]:
@@ -181,47 +194,50 @@ class Evaluator:
         """Go on with the active facts, and with what was read at shift 0 before."""
         self.keep(active)
         if essence_log_probs is not None:
-            self.essence_log_probs = essence_log_probs.to(self.problem.start.device)
+            self.essence_log_probs = essence_log_probs.to(self.head_device)
 
     def keep(self, active: Int[Tensor, " fact"]) -> None:
         """Drop the rows of finished facts."""
         kept = set(active.tolist())
-        suffixes = [suffix for suffix in self.problem.suffixes if suffix.row.fact in kept]
-        self.passes = plan_passes(suffixes, self.problem.prefix, self.n, self.problem.start.device)
+        self.batches = self._packed([suffix for suffix in self.problem.suffixes if suffix.row.fact in kept])
+
+    def _packed(self, suffixes: Sequence[Suffix]) -> list[PackedBatch]:
+        return packed_batches(suffixes, self.problem.prefix, self.n, self.device, self.head_device)
 
     def __call__(
         self, shift: Tensor, active: Tensor, kl_factor: float, *, with_gradient: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        nll, kl = (torch.zeros(self.n, device=shift.device) for _ in range(2))
+        nll, kl = (torch.zeros(self.n, device=self.head_device) for _ in range(2))
         gradient = torch.zeros_like(shift)
         # The first evaluation is at shift 0: its essence distribution is the unedited p₀.
         is_first = self.essence_log_probs is None
-        for one in self.passes:
+        for batch in self.batches:
             with torch.set_grad_enabled(with_gradient):
-                own = shift[one.facts].requires_grad_(with_gradient)
-                hidden = self.problem.run(one, own)
-                logits = self.problem.lm.logits(hidden[one.read_rows, one.read_columns])
-            grad_logits = self._losses(one, logits.detach(), nll, kl, kl_factor, is_first)
+                own = shift[batch.facts].requires_grad_(with_gradient)
+                hidden = self.problem.run(batch, own)
+                logits = self.problem.lm.logits(hidden[batch.read_rows, batch.read_columns])
+            gradients = [self._add_nll_(batch, logits.detach(), nll)] if batch.num_targets else []
+            if batch.num_targets < len(logits):
+                gradients.append(self._add_kl_(batch, logits.detach(), kl, is_first=is_first).mul_(kl_factor))
             if with_gradient:
-                (grad_own,) = torch.autograd.grad(logits, own, grad_logits.to(logits.dtype))
+                (grad_own,) = torch.autograd.grad(logits, own, torch.cat(gradients).to(logits.dtype))
                 # A product with a 0/1 matrix, not index_add_: sums in a fixed order on every device.
-                gradient += (one.membership @ grad_own.flatten(1)).reshape(gradient.shape)
-        return nll[active], kl[active], gradient[active]
+                gradient += (batch.membership @ grad_own.flatten(1)).reshape(gradient.shape)
+        return nll.to(self.device)[active], kl.to(self.device)[active], gradient[active]
 
-    def _losses(self, one: Pass, logits: Tensor, nll: Tensor, kl: Tensor, kl_factor: float, is_first: bool) -> Tensor:
-        """Add each fact's losses into `nll` and `kl`; return the gradient with respect to the logits."""
-        gradients = []
-        if one.num_targets:
-            row_nll, grad = nll_and_gradient(logits[: one.num_targets], one.targets)
-            nll += one.target_membership @ row_nll
-            gradients.append(grad.mul_(one.target_weights[:, None]))
-        if one.num_targets < len(logits):
-            essence = logits[one.num_targets :]
-            if self.essence_log_probs is None:
-                self.essence_log_probs = torch.zeros(self.n, logits.shape[1], device=logits.device)
-            if is_first:
-                self.essence_log_probs[one.essence_facts] = essence.float().log_softmax(dim=-1)
-            row_kl, grad = kl_and_gradient(essence, self.essence_log_probs[one.essence_facts])
-            kl[one.essence_facts] = row_kl
-            gradients.append(grad.mul_(kl_factor))
-        return torch.cat(gradients)
+    def _add_nll_(self, batch: PackedBatch, logits: Tensor, nll: Tensor) -> Tensor:
+        """Add what each fact's targets cost into `nll`; the gradient with respect to their logits."""
+        row_nll, gradient = nll_and_gradient(logits[: batch.num_targets], batch.targets)
+        nll += batch.target_membership @ row_nll
+        return gradient.mul_(batch.target_weights[:, None])
+
+    def _add_kl_(self, batch: PackedBatch, logits: Tensor, kl: Tensor, *, is_first: bool) -> Tensor:
+        """Put each fact's divergence at its essence into `kl`; the gradient with respect to the logits there."""
+        essence = logits[batch.num_targets :]
+        if self.essence_log_probs is None:
+            self.essence_log_probs = torch.zeros(self.n, logits.shape[1], device=logits.device)
+        if is_first:
+            self.essence_log_probs[batch.essence_facts] = essence.float().log_softmax(dim=-1)
+        row_kl, gradient = kl_and_gradient(essence, self.essence_log_probs[batch.essence_facts])
+        kl[batch.essence_facts] = row_kl
+        return gradient

@@ -5,11 +5,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from errata.edit import MethodConfig, settings_for
+from errata.edit import MethodConfig, SearchSpace, settings_for, space_of
 from errata.edit.settings.value_config import ValueConfig
 from errata.errors import ConfigError
 from errata.jobs.tune.options import TuneOptions
-from errata.jobs.tune.space import SearchSpace, space_of
 from errata.models import LanguageModel
 from errata.store import digest
 
@@ -42,8 +41,8 @@ class Candidates:
         return tuple(sorted({layer for ranges in self.ranges.values() for one in ranges for layer in one}))
 
     def variations(self, config: Any) -> list[Any]:
-        """The same last layer with one dear field changed."""
-        changed = [(name, value) for name, value in self.space.dear if name not in self.fixed]
+        """The same last layer with one costly field changed."""
+        changed = [(name, value) for name, value in self.space.costly if name not in self.fixed]
         return list(_distinct([config, *_replaced(config, [{name: value} for name, value in changed])]))[1:]
 
     def bracket(self, config: Any) -> list[Any]:
@@ -67,20 +66,20 @@ class Candidates:
 def candidates(lm: LanguageModel, options: TuneOptions, count: int, proposals: Sequence[Sequence[int]]) -> Candidates:
     """What to try on this model for so many facts at once. Raises ConfigError for layers that it does not have."""
     space, fixed = space_of(options.method), frozenset(options.fields)
-    found = settings_for(lm, count, method=options.method)
-    fields = {**_defaults(lm, found.config, options, is_guess=found.is_guess), **options.fields}
+    start = settings_for(lm, count, method=options.method)
+    fields = {**_defaults(lm, start.config, options, is_guess=start.is_guess), **options.fields}
     base = settings_for(lm, count, method=options.method, **fields).config
     ranges = _ranges(lm, space, base, [*options.layers, *(tuple(one) for one in proposals)])
     groups = [base, *_replaced(base, [{"layers": own[0]} for last, own in ranges.items() if last != base.layers[-1]])]
-    return Candidates(space, base, found.source, found.is_guess, tuple(groups), ranges, fixed)
+    return Candidates(space, base, start.source, start.is_guess, tuple(groups), ranges, fixed)
 
 
 def value_key(config: MethodConfig, space: SearchSpace) -> str:
     """Digest of what the costly part depends on: settings that share it are one group."""
     if isinstance(config, ValueConfig):
         return digest(config.value_fields())
-    dear = sorted({name for name, _ in space.dear})
-    return digest(list(config.layers), {name: getattr(config, name) for name in dear})
+    costly = sorted({name for name, _ in space.costly})
+    return digest(list(config.layers), {name: getattr(config, name) for name in costly})
 
 
 def _defaults(lm: LanguageModel, config: Any, options: TuneOptions, *, is_guess: bool) -> dict[str, Any]:
@@ -106,21 +105,21 @@ def _ranges(
     spread.sort(key=lambda last: abs(last - base.layers[-1]))  # where there is time for a few only, the nearest
     lasts = dict.fromkeys([base.layers[-1], *(layers[-1] for layers in given), *spread])
     widths = [len(base.layers), *space.widths] if not base.one_layer else [1]
-    found = {}
+    by_last = {}
     for last in lasts:
         own = [layers for layers in [base.layers, *given] if layers[-1] == last]
         usual = [tuple(range(max(0, last - width + 1), last + 1)) for width in widths]
-        found[last] = tuple(dict.fromkeys([*own, *usual]))
-    return found
+        by_last[last] = tuple(dict.fromkeys([*own, *usual]))
+    return by_last
 
 
 def _replaced(config: Any, changes: Sequence[Mapping[str, Any]]) -> list[Any]:
     """The setting with each change that gives a valid one."""
-    found = []
+    valid = []
     for change in changes:
         with suppress(ConfigError):
-            found.append(config.replace(**change))
-    return found
+            valid.append(config.replace(**change))
+    return valid
 
 
 def _distinct(configs: Sequence[Any]) -> Iterator[Any]:

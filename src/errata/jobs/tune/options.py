@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from errata.edit import find_method, parse_layers
+from errata.edit import find_method, parse_layers, space_of
 from errata.errors import ConfigError, FactsError
-from errata.jobs.tune.space import space_of
 
 MOST_FACTS = 100
 # Fewer facts than this tell nothing of a Score.

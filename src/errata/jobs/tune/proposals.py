@@ -26,12 +26,12 @@ def traced_ranges(
 
     None where it knows none of them, or their subjects end their prompts. Traces are kept in `folder`.
     """
-    known = _known(lm, facts)[:most]
-    if not known:
+    answered = _answered(lm, facts)[:most]
+    if not answered:
         progress.note(f"{lm.name} knows none of the {counted(len(facts), 'fact')}, so tracing cannot propose layers.")
         return []
     average = trace_facts(
-        lm, known, out=folder, progress=progress,
+        lm, answered, out=folder, progress=progress,
         kinds=("hidden",), tokens="last subject", severed="last subject", samples=_SAMPLES, seed=seed,
     )  # fmt: skip
     try:
@@ -45,7 +45,7 @@ def traced_ranges(
     return list(best.values())[:_LASTS]
 
 
-def _known(lm: LanguageModel, facts: Sequence[Fact]) -> list[Fact]:
+def _answered(lm: LanguageModel, facts: Sequence[Fact]) -> list[Fact]:
     """The facts whose own answer the model gives."""
     pairs: list[tuple[Fact, Traced]] = []
     for fact in facts:

@@ -15,32 +15,25 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from errata.core.updates import WeightUpdate
 from errata.core.words import counted
 from errata.edit.method import Edit, EditTask, Method
+from errata.edit.methods.knowledge_neurons.fact_prompts import FactPrompts, fact_prompts
 from errata.edit.methods.knowledge_neurons.neuron_attribution import Question
 from errata.edit.methods.knowledge_neurons.neuron_choice import Held, Neuron, Search, collect_neurons
 from errata.edit.settings.prefix_config import PrefixConfig
-from errata.edit.values.first_open import first_open
-from errata.edit.values.prompt_rows import rewriting_rows
+from errata.edit.settings.presets import FEW, GPT2_XL, SMOLLM2, preset
 from errata.models import (
     LanguageModel,
     Place,
     direction_to_write,
-    encode_targets,
     mlp_matrices,
-    pad_right,
     relative_norm,
-    run_layers,
-    shared_length,
     weight_of,
 )
-from errata.models.run.packing import packs
-
-_AT_ONCE = 2048  # tokens of a forward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,20 +68,6 @@ class KnowledgeNeuronsConfig(PrefixConfig):
         ]
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """The facts' prompts in every context, and by fact the next tokens of the old, the new and the model's answer.
-
-    written: by layer what each MLP writes at the last token of the bare prompts, where a norm follows it.
-    """
-
-    prompts: list[list[tuple[int, ...]]]
-    old: list[int]
-    new: list[int]
-    said: list[int]
-    written: dict[int, Float[Tensor, "fact d_model"]]
-
-
 def edit_neurons(task: EditTask) -> Edit:
     """Every fact's neurons, found on the model as it is; their updates summed.
 
@@ -98,22 +77,22 @@ def edit_neurons(task: EditTask) -> Edit:
     """
     config: KnowledgeNeuronsConfig = task.config
     with task.stage("forward"):
-        asked = _ask(task)
-    known = {i for i, (said, new) in enumerate(zip(asked.said, asked.new, strict=True)) if said == new}
-    same = {i for i, (old, new) in enumerate(zip(asked.old, asked.new, strict=True)) if old == new} - known
-    chosen = [i for i in range(len(task.facts)) if i not in known | same]
+        asked = fact_prompts(task)
+    answered = {i for i, (said, new) in enumerate(zip(asked.said, asked.new, strict=True)) if said == new}
+    same = {i for i, (old, new) in enumerate(zip(asked.old, asked.new, strict=True)) if old == new} - answered
+    chosen = [i for i in range(len(task.facts)) if i not in answered | same]
     with task.stage("attribution"):
         held = _neurons(task, asked, chosen)
-    found = dict(zip(chosen, held.neurons, strict=True))
-    updates = _updates(task.lm, asked, found, config)
+    neurons = dict(zip(chosen, held.neurons, strict=True))
+    updates = _updates(task.lm, asked, neurons, config)
     metrics = {
-        "layers": [_layer_metrics(task.lm, place, update, found) for place, update in updates.items()],
-        "mean_neurons": sum(map(len, found.values())) / len(found) if found else 0.0,
-        "already_known": len(known),
+        "layers": [_layer_metrics(task.lm, place, update, neurons) for place, update in updates.items()],
+        "mean_neurons": sum(map(len, neurons.values())) / len(neurons) if neurons else 0.0,
+        "already_known": len(answered),
         "own_answers": sum(task.facts[i].target_true is None for i in chosen),
     }
     missed = [
-        {"id": task.facts[i].id, "reason": "no neuron is shared by enough contexts"} for i in chosen if not found[i]
+        {"id": task.facts[i].id, "reason": "no neuron is shared by enough contexts"} for i in chosen if not neurons[i]
     ]
     missed += [
         {"id": task.facts[i].id, "reason": "one of old and new answer begins with the other"} for i in sorted(same)
@@ -128,52 +107,7 @@ def edit_neurons(task: EditTask) -> Edit:
     )
 
 
-def _ask(task: EditTask) -> _Asked:
-    """Every fact's question, put at the first token where its new answer and its old one part.
-
-    That is the first token of both, unless they begin alike (with the space before a number, say). Where a fact has no
-    true answer, it is the first token of the new one that the model does not say by itself.
-    """
-    rows = rewriting_rows(task.lm, task.facts, task.prefixes)
-    bare = [row for row in rows if row.context == 0]
-    begin = first_open(task.lm, bare)
-    true = [(i, fact.asked(fact.text, fact.target_true)) for i, fact in enumerate(task.facts) if fact.target_true]
-    encoded = encode_targets(task.lm.tokenizer, [asked for _, asked in true])
-    answers = {i: target.target_ids for (i, _), (target, _) in zip(true, encoded, strict=True)}
-    for i, ids in answers.items():
-        begin[i] = min(shared_length(ids, bare[i].targets), len(ids) - 1, len(bare[i].targets) - 1)
-    prompts: list[list[tuple[int, ...]]] = [[] for _ in task.facts]
-    for row in rows:
-        prompts[row.fact].append(row.ids[: row.read[min(begin[row.fact], len(row.read) - 1)] + 1])
-    said, written = _own_answers(task, [contexts[0] for contexts in prompts])
-    old = [answers[i][begin[i]] if i in answers else own for i, own in enumerate(said)]
-    return _Asked(prompts, old, [row.targets[n] for row, n in zip(bare, begin, strict=True)], said, written)
-
-
-@torch.no_grad()
-def _own_answers(
-    task: EditTask, prompts: Sequence[tuple[int, ...]]
-) -> tuple[list[int], dict[int, Float[Tensor, "fact d_model"]]]:
-    """What the model says after each prompt; and by layer what its MLP writes there, where a norm follows."""
-    lm, said = task.lm, [0] * len(prompts)
-    tapped = task.config.layers if lm.family.post_norm else ()
-    written = {layer: torch.zeros(len(prompts), lm.d_model, dtype=lm.dtype, device=lm.device) for layer in tapped}
-    with task.progress.stage("forward", len(prompts), "facts") as advance:
-        for members in packs([len(prompt) for prompt in prompts], most_tokens=_AT_ONCE):
-            ids, mask = pad_right([prompts[i] for i in members], device=lm.device)
-            run = run_layers(lm, ids, mask, tap_down=tapped)
-            assert run.hidden is not None
-            at = torch.arange(len(members), device=lm.device), mask.sum(1) - 1
-            last = run.hidden[at]
-            for layer in tapped:
-                written[layer][members] = lm.down(layer)(run.down_inputs[layer][at])
-            for i, token in zip(members, lm.logits(last)[:, : lm.num_tokens].argmax(1).tolist(), strict=True):
-                said[i] = token
-            advance(len(members))
-    return said, written
-
-
-def _neurons(task: EditTask, asked: _Asked, chosen: Sequence[int]) -> Held:
+def _neurons(task: EditTask, asked: FactPrompts, chosen: Sequence[int]) -> Held:
     config: KnowledgeNeuronsConfig = task.config
     search = Search(
         layers=config.layers, steps=config.steps, threshold=config.threshold, share=config.share,
@@ -185,12 +119,12 @@ def _neurons(task: EditTask, asked: _Asked, chosen: Sequence[int]) -> Held:
 
 
 def _updates(
-    lm: LanguageModel, asked: _Asked, found: Mapping[int, Mapping[Neuron, int]], config: KnowledgeNeuronsConfig
+    lm: LanguageModel, asked: FactPrompts, held: Mapping[int, Mapping[Neuron, int]], config: KnowledgeNeuronsConfig
 ) -> dict[Place, WeightUpdate]:
     """ΔW of each layer: a one-hot row for each of its neurons, and the sum of what the facts write there."""
     head: Tensor = lm.lm_head.weight.detach()  # type: ignore[union-attr, operator]
     rows: dict[int, dict[int, Float64[Tensor, " d_model"]]] = defaultdict(dict)
-    for i, neurons in found.items():
+    for i, neurons in held.items():
         value = config.strength * (head[asked.new[i]].double() - head[asked.old[i]].double())
         moves = {}
         for layer in {layer for layer, _ in neurons}:
@@ -207,9 +141,9 @@ def _updates(
 
 
 def _layer_metrics(
-    lm: LanguageModel, place: Place, update: WeightUpdate, found: Mapping[int, Mapping[Neuron, int]]
+    lm: LanguageModel, place: Place, update: WeightUpdate, held: Mapping[int, Mapping[Neuron, int]]
 ) -> dict[str, Any]:
-    neurons = {neuron for of_fact in found.values() for layer, neuron in of_fact if layer == place.layer}
+    neurons = {neuron for of_fact in held.values() for layer, neuron in of_fact if layer == place.layer}
     norm = relative_norm(update, weight_of(lm, place))
     return {"layer": place.layer, "neurons": len(neurons), "relative_norm": norm}
 
@@ -258,9 +192,34 @@ def _plan(config: KnowledgeNeuronsConfig) -> str:
     )
 
 
+KN_PRESETS = (
+    preset(
+        "SmolLM2-135M",
+        FEW,
+        SMOLLM2,
+        KnowledgeNeuronsConfig(
+            layers=tuple(range(10, 30)), prefixes=0, steps=10, max_neurons=5, strength=0.5, signed=True
+        ),
+    ),
+    # As a baseline there: the prompt alone, and every neuron above the threshold.
+    preset(
+        "GPT-2 XL",
+        "ROME's comparison",
+        GPT2_XL,
+        KnowledgeNeuronsConfig(layers=tuple(range(48)), prefixes=0, max_neurons=48 * 6400),
+    ),
+)
+
+
 KNOWLEDGE_NEURONS = Method(
     name="kn",
     title="Knowledge Neurons (Dai et al. 2022)",
+    writes=(
+        "The columns of the few MLP neurons that hold the old answer, found by integrated gradients: the old answer's "
+        "embedding is taken away and the new one's added."
+    ),
+    paper="Dai et al. 2022, Knowledge Neurons in Pretrained Transformers, arXiv:2104.08696",
+    presets=KN_PRESETS,
     config_type=KnowledgeNeuronsConfig,
     guess=_guess,
     certain=frozenset({"threshold", "share", "strength"}),

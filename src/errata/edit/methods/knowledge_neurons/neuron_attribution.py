@@ -63,22 +63,25 @@ def attributions(
     values). Raises NumericsError where a score is not finite.
     """
     last = _last_tokens(lm, questions, layers)
-    answers = torch.tensor([question.answer for question in questions], device=lm.device)
-    rows = torch.arange(len(questions), device=lm.device).repeat_interleave(steps)
-    before = last.before.rows(rows)
+    answers = torch.tensor([question.answer for question in questions], device=lm.head_device)
+    rows = torch.arange(len(questions), device=lm.embed_device).repeat_interleave(steps)
+    before, asked = last.before.rows(rows), answers[rows.to(answers.device)]
     scores = []
     for layer in layers:
         activation = last.activations[layer]
         points = _points(activation, steps)
-        gradients = _probability_gradients(lm, layer, points, last.entering[layer][rows], before, answers[rows])
-        scores.append(activation.double() / steps * gradients.unflatten(0, (-1, steps)).sum(1))
+        entering = last.entering[layer][rows.to(activation.device)]
+        gradients = _probability_gradients(lm, layer, points, entering, before, asked)
+        score = activation.double() / steps * gradients.unflatten(0, (-1, steps)).sum(1)
+        scores.append(score.to(answers.device))
         advance(len(questions))
-    found = Attributions(torch.stack(scores, dim=1), torch.stack([last.activations[i] for i in layers], dim=1))
-    if not bool(found.scores.isfinite().all()):
+    activations = torch.stack([last.activations[layer].to(answers.device) for layer in layers], dim=1)
+    attributed = Attributions(torch.stack(scores, dim=1), activations)
+    if not bool(attributed.scores.isfinite().all()):
         raise NumericsError(
             f"Attributions are not finite in {lm.dtype}; load {lm.name} as float32, or its weights are broken."
         )
-    return found
+    return attributed
 
 
 def _points(activation: Float[Tensor, "prompt d_mlp"], steps: int) -> Float[Tensor, "point d_mlp"]:
@@ -103,20 +106,20 @@ def _probability_gradients(
         assert hidden is not None
         logits = lm.logits(hidden[:, 0])[:, : lm.num_tokens]
     nll, gradient = nll_and_gradient(logits.detach(), answers)
-    (found,) = torch.autograd.grad(logits, points, -gradient.to(logits.dtype))
-    return found.double() * (-nll.double()).exp()[:, None]
+    (slope,) = torch.autograd.grad(logits, points, -gradient.to(logits.dtype))
+    return slope.double() * (-nll.double()).exp()[:, None]
 
 
 @torch.no_grad()
 def _last_tokens(lm: LanguageModel, questions: Sequence[Question], layers: Sequence[int]) -> _LastTokens:
-    ids, mask = pad_right([question.ids for question in questions], device=lm.device)
+    ids, mask = pad_right([question.ids for question in questions], device=lm.embed_device)
     ends = mask.sum(1, keepdim=True) - 1
     whole = run_layers(lm, ids, mask, stop=lm.num_layers, record=True).key_values
     assert whole is not None
     # The whole prompt is run, then its last token hidden: a prompt of one token has nothing before it, and a row of
     # nothing but pads gives NaN.
     before = left_aligned(KeyValues(whole.layers, mask.scatter(1, ends, 0)))
-    before = before.rows(torch.arange(len(ids), device=lm.device), width=int(ends.max()))
+    before = before.rows(torch.arange(len(ids), device=before.mask.device), width=int(ends.max()))
     # Taps on the one token only: those of whole prompts would hold every layer's activations at every token.
     run = run_layers(lm, ids.gather(1, ends), torch.ones_like(ends), prefix=before, tap_inputs=layers, tap_down=layers)
     activations = {layer: tapped[:, 0] for layer, tapped in run.down_inputs.items()}

@@ -53,8 +53,8 @@ def strong_neurons(
 ) -> tuple[Int[Tensor, "strong 2"], Float64[Tensor, " strong"]]:
     """(row, neuron) of the scores above threshold · the largest, and their share of it; none where none is positive."""
     largest = scores.max()
-    found = ((scores > threshold * largest) & (largest > 0)).nonzero()
-    return found, scores[found[:, 0], found[:, 1]] / largest
+    places = ((scores > threshold * largest) & (largest > 0)).nonzero()
+    return places, scores[places[:, 0], places[:, 1]] / largest
 
 
 def shared_neurons(contexts: Sequence[Mapping[Neuron, float]], *, share: float, most: int) -> dict[Neuron, int]:
@@ -67,8 +67,8 @@ def shared_neurons(contexts: Sequence[Mapping[Neuron, float]], *, share: float, 
     for context in contexts:
         for neuron, score in context.items():
             scores[neuron].append(score)
-    shared = sorted(neuron for neuron, found in scores.items() if len(found) / len(contexts) >= share)
-    strongest = sorted(shared, key=lambda neuron: -sum(map(abs, scores[neuron])))[:most]
+    frequent = sorted(neuron for neuron, one in scores.items() if len(one) / len(contexts) >= share)
+    strongest = sorted(frequent, key=lambda neuron: -sum(map(abs, scores[neuron])))[:most]
     return {neuron: 1 if sum(scores[neuron]) >= 0 else -1 for neuron in sorted(strongest)}
 
 
@@ -95,7 +95,7 @@ def collect_neurons(
     kept = [store.load(key) for key in keys]
     layers = len(search.layers)
     done = layers * sum(len(batch) for batch, entry in zip(batches, kept, strict=True) if entry)
-    found: dict[int, dict[Neuron, float]] = {}
+    by_row: dict[int, dict[Neuron, float]] = {}
     kept_seconds = sum((float(entry[1].get("seconds", 0.0)) for entry in kept if entry is not None), 0.0)
     with progress.stage("attribution", layers * len(rows), "prompt layers", done=done) as advance:
         for batch, key, entry in zip(batches, keys, kept, strict=True):
@@ -105,40 +105,40 @@ def collect_neurons(
                 store.save(key, tensors, {"questions": len(batch), "seconds": time.monotonic() - began})
             else:
                 tensors = entry[0]
-            found |= dict(zip(batch, _by_question(tensors, len(batch)), strict=True))
+            by_row |= dict(zip(batch, _by_question(tensors, len(batch)), strict=True))
     by_fact: list[list[dict[Neuron, float]]] = [[] for _ in questions]
     for i, (fact, _) in enumerate(rows):
-        by_fact[fact].append(found[i])
-    shared = (shared_neurons(contexts, share=search.share, most=search.max_neurons) for contexts in by_fact)
-    return Held(tuple(shared), kept_seconds)
+        by_fact[fact].append(by_row[i])
+    held = (shared_neurons(contexts, share=search.share, most=search.max_neurons) for contexts in by_fact)
+    return Held(tuple(held), kept_seconds)
 
 
 def _keys(lm: LanguageModel, batches: Sequence[Sequence[Question]], search: Search) -> list[str]:
     """For each batch, the digest of everything that the scores of its questions depend on, down to the last bits."""
     model = fingerprint(lm, "neurons", CODE_VERSION)
-    shared = digest(model, lm.num_tokens, search.layers, search.steps, search.threshold)
-    return [digest(shared, [[list(question.ids), question.answer] for question in batch]) for batch in batches]
+    common = digest(model, lm.num_tokens, search.layers, search.steps, search.threshold)
+    return [digest(common, [[list(question.ids), question.answer] for question in batch]) for batch in batches]
 
 
-def _strong(found: Attributions, search: Search) -> dict[str, Tensor]:
+def _strong(attributed: Attributions, search: Search) -> dict[str, Tensor]:
     """The strong neurons of all questions in flat lists; a score has the sign of its activation."""
     layers = torch.tensor(search.layers)
-    parts = [strong_neurons(one, search.threshold) for one in found.scores.cpu()]
-    places = torch.cat([place for place, _ in parts])
-    counts = torch.tensor([len(place) for place, _ in parts])
-    questions = torch.arange(len(parts)).repeat_interleave(counts)
-    signs = found.activations.cpu()[questions, places[:, 0], places[:, 1]].sign()
+    strong = [strong_neurons(one, search.threshold) for one in attributed.scores.cpu()]
+    places = torch.cat([place for place, _ in strong])
+    counts = torch.tensor([len(place) for place, _ in strong])
+    questions = torch.arange(len(strong)).repeat_interleave(counts)
+    signs = attributed.activations.cpu()[questions, places[:, 0], places[:, 1]].sign()
     return {
         "question": questions,
         "layer": layers[places[:, 0]],
         "neuron": places[:, 1],
-        "score": torch.cat([score for _, score in parts]) * signs,
+        "score": torch.cat([score for _, score in strong]) * signs,
     }
 
 
 def _by_question(tensors: Mapping[str, Tensor], count: int) -> list[dict[Neuron, float]]:
-    found: list[dict[Neuron, float]] = [{} for _ in range(count)]
+    by_question: list[dict[Neuron, float]] = [{} for _ in range(count)]
     columns = (tensors[name].tolist() for name in ("question", "layer", "neuron", "score"))
     for question, layer, neuron, score in zip(*columns, strict=True):
-        found[question][layer, neuron] = score
-    return found
+        by_question[question][layer, neuron] = score
+    return by_question

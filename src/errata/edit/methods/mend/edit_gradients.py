@@ -64,15 +64,16 @@ def read_targets(
     lm: LanguageModel, hidden: Float[Tensor, "batch pos d_head"], rows: Sequence[TargetRow]
 ) -> TargetReads:
     """Logits at the targets' positions only; a row's input is all of its tokens but the last."""
-    lengths = torch.tensor([len(row.target_ids) for row in rows], device=lm.device)
+    device = lm.head_device
+    lengths = torch.tensor([len(row.target_ids) for row in rows], device=device)
     at = torch.tensor(
         [(i, position) for i, row in enumerate(rows) for position in range(row.start - 1, len(row.ids) - 1)],
-        device=lm.device,
+        device=device,
     )
-    targets = torch.tensor([token for row in rows for token in row.target_ids], device=lm.device)
+    targets = torch.tensor([token for row in rows for token in row.target_ids], device=device)
     logits = lm.logits(hidden[at[:, 0], at[:, 1]]).float()
     nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-    zeros = torch.zeros(len(rows), device=lm.device, dtype=nll.dtype)
+    zeros = torch.zeros(len(rows), device=device, dtype=nll.dtype)
     wrong = zeros.index_add(0, at[:, 0], (logits.detach().argmax(1) != targets).to(nll))
     return TargetReads(zeros.index_add(0, at[:, 0], nll) / lengths, wrong == 0)
 
@@ -111,16 +112,16 @@ def gradients(lm: LanguageModel, rows: Sequence[TargetRow], entered: Entering, p
         return read_targets(lm, hidden, rows).nll
 
     run = run_backward(lm, entered.inputs, entered.mask, places, loss, first=entered.first)
-    found = {}
+    by_place = {}
     for place in places:
         x, vjp = run.inputs[place].float(), run.vjps[place].float()
-        found[place] = Gradient(x, vjp, (x != 0).any(-1) & (vjp != 0).any(-1))
-    return Gradients(found, run.losses)
+        by_place[place] = Gradient(x, vjp, (x != 0).any(-1) & (vjp != 0).any(-1))
+    return Gradients(by_place, run.losses)
 
 
-def updates_of(editor: MendEditor, found: Gradients, *, together: int = 1) -> dict[Place, RowFactors]:
+def updates_of(editor: MendEditor, read: Gradients, *, together: int = 1) -> dict[Place, RowFactors]:
     """The editor's update for every fact, zero rows where a token has none; `together` facts in a row share theirs."""
-    return {place: _update(editor, place, gradient, together) for place, gradient in found.by_place.items()}
+    return {place: _update(editor, place, gradient, together) for place, gradient in read.by_place.items()}
 
 
 def _update(editor: MendEditor, place: Place, gradient: Gradient, together: int) -> RowFactors:

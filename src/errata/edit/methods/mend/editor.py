@@ -100,11 +100,11 @@ class MendEditor(nn.Module):
         users: dict[tuple[int, int], list[Place]] = {}
         for place, shape in self.shapes.items():
             users.setdefault(shape, []).append(place)
-        self.user = {place: number for found in users.values() for number, place in enumerate(found)}
+        self.user = {place: number for places in users.values() for number, place in enumerate(places)}
         self.nets = nn.ModuleDict(
             {
-                _name(shape): SharedNet(*shape, len(found), rank=rank, depth=depth, generator=generator)
-                for shape, found in users.items()
+                _name(shape): SharedNet(*shape, len(places), rank=rank, depth=depth, generator=generator)
+                for shape, places in users.items()
             }
         )
         self.rates = nn.Parameter(torch.full((len(self.places),), start_rate))
@@ -136,7 +136,7 @@ class MendEditor(nn.Module):
 
     def statistics(self) -> dict[str, Tensor]:
         """The running statistics by name, as they are now: `observe` makes new tensors and leaves these alone."""
-        return {f"{shape}.{part}": getattr(found, part) for shape, found in self._moments() for part in _PARTS}
+        return {f"{shape}.{part}": getattr(moments, part) for shape, moments in self._moments() for part in _PARTS}
 
     def set_statistics_(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the running statistics from `tensors`, which may hold others besides."""

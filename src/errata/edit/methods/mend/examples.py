@@ -39,12 +39,12 @@ def examples_of(lm: LanguageModel, facts: Sequence[Fact]) -> list[Example]:
     asked = [(fact, text) for fact in facts for text in (fact.text, *fact.paraphrases)]
     targets = iter(row for row, _ in encode_targets(lm.tokenizer, [f.asked(text, f.target_new) for f, text in asked]))
     kept = iter(_neighbours(lm, facts))
-    found = []
+    examples = []
     for fact in facts:
         edit = next(targets)
         paraphrases = tuple(next(targets) for _ in fact.paraphrases)
-        found.append(Example(edit, paraphrases or (edit,), tuple(next(kept) for _ in fact.neighbours)))
-    return found
+        examples.append(Example(edit, paraphrases or (edit,), tuple(next(kept) for _ in fact.neighbours)))
+    return examples
 
 
 def _neighbours(lm: LanguageModel, facts: Sequence[Fact]) -> list[Ids]:

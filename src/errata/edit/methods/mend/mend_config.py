@@ -101,8 +101,8 @@ class MendConfig(MethodConfig):
 def places_of(lm: LanguageModel, config: MendConfig) -> tuple[Place, ...]:
     """The edited matrices in the order of the forward pass; ConfigError where the model lacks one."""
     config.check_layers(lm.num_layers, lm.name)
-    known = mlp_matrices(lm.family)
-    wanted = known if config.matrices == "mlp" else config._names()
-    if missing := [name for name in wanted if name not in known]:
-        raise ConfigError(f"matrices={config.matrices!r}: {lm.name}'s MLP has {', '.join(known)}, no {missing[0]}.")
-    return tuple(Place(layer, name) for layer in config.layers for name in known if name in wanted)
+    names = mlp_matrices(lm.family)
+    wanted = names if config.matrices == "mlp" else config._names()
+    if missing := [name for name in wanted if name not in names]:
+        raise ConfigError(f"matrices={config.matrices!r}: {lm.name}'s MLP has {', '.join(names)}, no {missing[0]}.")
+    return tuple(Place(layer, name) for layer in config.layers for name in names if name in wanted)

@@ -57,17 +57,17 @@ def batch_gradients(lm: LanguageModel, batch: Batch, entered: Entered, editor: M
 
 
 def editor_losses(
-    lm: LanguageModel, editor: MendEditor, batch: Batch, entered: Entered, found: Gradients, config: MendConfig
+    lm: LanguageModel, editor: MendEditor, batch: Batch, entered: Entered, read: Gradients, config: MendConfig
 ) -> Losses:
     """The losses of a batch, differentiable in the editor's parameters; `facts_at_once` facts are edited together."""
-    updates = updates_of(editor, found, together=config.facts_at_once)
+    updates = updates_of(editor, read, together=config.facts_at_once)
     asked = [
         (1 - config.prompt_weight, entered.paraphrases, batch.paraphrases),
         (config.prompt_weight, entered.edits, batch.edits),
     ]
     with rows_updated(lm, updates):
-        parts = [weight * read_targets(lm, at.run(lm), rows).nll for weight, at, rows in asked if weight]
-    return Losses(torch.stack(parts).sum(0), locality_kl(lm, entered.locality, updates))
+        terms = [weight * read_targets(lm, at.run(lm), rows).nll for weight, at, rows in asked if weight]
+    return Losses(torch.stack(terms).sum(0), locality_kl(lm, entered.locality, updates))
 
 
 def locality_kl(lm: LanguageModel, rows: Entering, updates: Mapping[Place, RowFactors]) -> Float[Tensor, " batch"]:

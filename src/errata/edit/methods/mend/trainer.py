@@ -74,13 +74,13 @@ class Trainer:
         """One step. Raises NumericsError where a loss or a gradient is not finite; nothing of that step is saved."""
         batch = self.schedule(self.standing.step)
         entered = self._enter(batch)
-        found = batch_gradients(self.lm, batch, entered, self.editor)
+        read = batch_gradients(self.lm, batch, entered, self.editor)
         before = self.editor.statistics()
         # What the statistics of this step are made of counts in them, as in the public code.
-        for place, gradient in found.by_place.items():
+        for place, gradient in read.by_place.items():
             self.editor.observe(place, *gradient.rows())
         try:
-            report = self._gradient(batch, entered, found)
+            report = self._gradient(batch, entered, read)
         except NumericsError:
             self.editor.set_statistics_(before)
             raise
@@ -88,9 +88,9 @@ class Trainer:
         self.standing.step += 1
         return report
 
-    def _gradient(self, batch: Batch, entered: Entered, found: Gradients) -> StepReport:
+    def _gradient(self, batch: Batch, entered: Entered, read: Gradients) -> StepReport:
         """Losses of the step, and their gradient, clipped, in the editor's parameters."""
-        losses = editor_losses(self.lm, self.editor, batch, entered, found, self.config)
+        losses = editor_losses(self.lm, self.editor, batch, entered, read, self.config)
         loss = losses.total(self.config)
         self._expect_finite(float(loss.detach()), "loss")
         self.adam.zero_grad()
@@ -105,12 +105,12 @@ class Trainer:
         standing = self.standing
         if self._held_out_entered is None:
             self._held_out_entered = validation_batches(self.lm, self.held_out, self.first)
-        found = validate(self.lm, self.editor, self.held_out, self._held_out_entered, self.config)
+        validation = validate(self.lm, self.editor, self.held_out, self._held_out_entered, self.config)
         standing.validated_at = standing.step
-        is_best = math.isfinite(found.loss) and (standing.best is None or found.loss < standing.best.loss)
+        is_best = math.isfinite(validation.loss) and (standing.best is None or validation.loss < standing.best.loss)
         if is_best:
-            standing.best, standing.best_step = found, standing.step
-        return found, is_best
+            standing.best, standing.best_step = validation, standing.step
+        return validation, is_best
 
     @property
     def validation_is_due(self) -> bool:
@@ -125,9 +125,9 @@ class Trainer:
         return standing.best is not None and standing.validated_at - standing.best_step >= self.config.patience
 
     def _enter(self, batch: Batch) -> Entered:
-        """A batch at the first edited layer. Whole batches are kept: a row's last bits depend on its company."""
-        if (known := self._entered.get(batch)) is not None:
-            return known
+        """A batch at the first edited layer. Whole batches are kept: a row's last bits depend on the rows beside it."""
+        if (entered := self._entered.get(batch)) is not None:
+            return entered
         entered = enter(self.lm, batch, self.first)
         if sum(one.nbytes for one in self._entered.values()) + entered.nbytes <= self._cache_bytes:
             self._entered[batch] = entered
@@ -155,33 +155,39 @@ def train(
 ) -> None:
     """Train until `is_over`, or until nothing gets better. `flush` keeps the state, every `flush_seconds` at most.
 
-    The end is validated, so that a short training has an editor to show; `on_validation` is told which is the best.
+    The end is validated, so that a short training has an editor to show; `on_validation` hears which is the best.
     """
     standing = trainer.standing
-    seen = flushed = clock()
-
-    def tick() -> None:
-        nonlocal seen
-        before, seen = seen, clock()
-        standing.seconds += seen - before
+    watch = _Watch(standing, clock)
 
     def keep() -> None:
-        nonlocal flushed
         flush()
-        flushed = seen
+        watch.flushed = watch.seen
 
     def look() -> None:
         on_validation(*trainer.validate())
-        tick()
+        watch.tick()
         keep()
 
     while not is_over(standing) and not trainer.is_stuck:
         report = trainer.advance()
-        tick()
+        watch.tick()
         on_step(report)
         if trainer.validation_is_due:
             look()
-        elif seen - flushed >= flush_seconds:
+        elif watch.seen - watch.flushed >= flush_seconds:
             keep()
     if standing.step > standing.validated_at:
         look()
+
+
+class _Watch:
+    """Counts the seconds of work into the standing; `flushed`: when the state was kept last."""
+
+    def __init__(self, standing: Standing, clock: Callable[[], float]) -> None:
+        self.standing, self.clock = standing, clock
+        self.seen = self.flushed = clock()
+
+    def tick(self) -> None:
+        before, self.seen = self.seen, self.clock()
+        self.standing.seconds += self.seen - before

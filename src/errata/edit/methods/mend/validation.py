@@ -80,7 +80,7 @@ def _measure(lm: LanguageModel, editor: MendEditor, batch: Batch, entered: Enter
         edit = read_targets(lm, entered.edits.run(lm), batch.edits)
         paraphrase = read_targets(lm, entered.paraphrases.run(lm), batch.paraphrases)
     base, edited = base_and_edited(lm, entered.locality, updates)
-    found = {
+    numbers = {
         "prompt_nll": edit.nll,
         "paraphrase_nll": paraphrase.nll,
         "locality_kl": token_means((base.exp() * (base - edited)).sum(-1), entered.locality),
@@ -90,7 +90,7 @@ def _measure(lm: LanguageModel, editor: MendEditor, batch: Batch, entered: Enter
         "kept": token_means((base.argmax(-1) == edited.argmax(-1)).float(), entered.locality),
         "drawdown": _right_tokens(batch, base) - _right_tokens(batch, edited),
     }
-    return {name: values.double().cpu() for name, values in found.items()}
+    return {name: values.double().cpu() for name, values in numbers.items()}
 
 
 def _right_tokens(batch: Batch, log_probs: torch.Tensor) -> torch.Tensor:

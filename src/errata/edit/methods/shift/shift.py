@@ -7,82 +7,27 @@ give each fact a rate of its own (shift_rates.py), as if it were edited alone; o
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
-import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float64
 from torch import Tensor
 
 from errata.core.updates import WeightUpdate
 from errata.core.words import counted
 from errata.edit.method import Edit, EditTask, Method
-from errata.edit.methods.shift.shift_rates import LADDER, Rates, Writing, choose_rates
-from errata.edit.settings.method_config import MethodConfig
-from errata.edit.values.first_open import first_open
-from errata.edit.values.prompt_rows import rewriting_rows
+from errata.edit.methods.shift.prompt_reading import read_prompts, writing_of
+from errata.edit.methods.shift.shift_config import ShiftConfig
+from errata.edit.methods.shift.shift_rates import LADDER, Rates, choose_rates
+from errata.edit.settings.presets import GPT2_XL, SINGLE, SMOLLM2, preset
 from errata.facts import Fact
 from errata.models import (
     LanguageModel,
     Place,
-    direction_to_write,
-    pad_right,
     relative_norm,
-    run_layers,
     weight_of,
 )
-from errata.models.run.packing import packs
 
-_AT_ONCE = 2048  # tokens of a forward
 _DEPTH = 35 / 48  # the published layer of GPT2-xl
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShiftConfig(MethodConfig):
-    """Hyperparameters of forward pass shifting; the defaults are the published form.
-
-    layers: one layer.  learning_rate: lr of every fact; with a margin, of those that it finds no rate for.
-    key: at the prompt's "last" token, or at the "subject"'s last token.
-    value: "target", e_t; or "contrastive", e_t − Σ_k p_k e_k, which takes away from what the model says instead.
-    whitened: k becomes C⁻¹k, scaled so that the fact's own key gets what it got before and others get less.
-    margin: above 0, each fact gets the rate at which, to first order, the target's logit exceeds the largest other one
-    by so much.  line_search: of rates around the given one (or the margin's), each fact gets the smallest that makes
-    the target its answer, by the margin if there is one.
-    moment_tokens, seed: of the second moment C, where it is used.
-    """
-
-    title: ClassVar[str] = "Shift"
-    one_layer: ClassVar[bool] = True
-
-    learning_rate: float = 0.24
-    key: Literal["last", "subject"] = "last"
-    value: Literal["target", "contrastive"] = "target"
-    whitened: bool = False
-    margin: float = 0.0
-    line_search: bool = False
-    moment_tokens: int = 100_000
-    seed: int = 0
-
-    def domain_checks(self) -> list[tuple[str, bool]]:
-        return [
-            (f"learning_rate must be positive, found {self.learning_rate}", self.learning_rate <= 0),
-            (f"margin must be ≥ 0 (0 switches it off), found {self.margin}", self.margin < 0),
-        ]
-
-    @property
-    def chooses_rates(self) -> bool:
-        """Whether facts may have different rates."""
-        return self.margin > 0 or self.line_search
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """What one forward of every bare prompt shows; the prompts end before the token that is to be moved."""
-
-    prompts: list[tuple[int, ...]]
-    keys: Float[Tensor, "fact d_mlp"]
-    hidden: Float[Tensor, "fact d_head"]
-    targets: Int[Tensor, " fact"]
 
 
 def edit_shift(task: EditTask) -> Edit:
@@ -93,10 +38,10 @@ def edit_shift(task: EditTask) -> Edit:
     config: ShiftConfig = task.config
     lm, (layer,) = task.lm, config.layers
     with task.stage("forward"):
-        reading = _read(task, layer)
+        reading = read_prompts(task, layer)
         logits = lm.logits(reading.hidden)[:, : lm.num_tokens].float()
     open_facts = (logits.argmax(1) != reading.targets).nonzero().flatten()
-    writing = _writing(task, reading, logits, open_facts)
+    writing = writing_of(task, reading, logits, open_facts)
     with task.stage("rates"):
         rates = choose_rates(
             lm, writing, learning_rate=config.learning_rate, margin=config.margin, line_search=config.line_search,
@@ -118,58 +63,6 @@ def edit_shift(task: EditTask) -> Edit:
         not_converged=tuple(_missed([task.facts[i] for i in open_facts.tolist()], rates)),
         keys={layer: reading.keys.float().cpu()},
     )
-
-
-def _writing(
-    task: EditTask, reading: _Reading, logits: Float[Tensor, "fact token"], chosen: Int[Tensor, " chosen"]
-) -> Writing:
-    """What the chosen facts write at a rate of 1."""
-    config: ShiftConfig = task.config
-    (layer,) = config.layers
-    keys, targets = reading.keys[chosen].float(), reading.targets[chosen]
-    written = task.lm.down(layer)(reading.keys[chosen]).detach()
-    head: Tensor = task.lm.lm_head.weight  # type: ignore[union-attr, assignment]
-    values = head[targets].float()
-    if config.value == "contrastive":
-        values = values - logits[chosen].softmax(1) @ head[: logits.shape[1]].float()
-    values = direction_to_write(task.lm, layer, written, values.double()).float()
-    if config.whitened:
-        keys = _whitened(keys, task.second_moments().cholesky(layer).factor)
-    return Writing(layer, [reading.prompts[i] for i in chosen.tolist()], targets, keys, values)
-
-
-@torch.no_grad()
-def _read(task: EditTask, layer: int) -> _Reading:
-    """Keys and final states of the bare prompts, cut before the target's first token that the model does not say by
-    itself, in packed batches."""
-    lm, config = task.lm, task.config
-    rows = rewriting_rows(lm, task.facts, ("",))
-    begin = first_open(lm, rows)
-    prompts = [row.ids[: row.read[n] + 1] for row, n in zip(rows, begin, strict=True)]
-    at = [row.edited if config.key == "subject" else len(prompt) - 1 for row, prompt in zip(rows, prompts, strict=True)]
-    keys: dict[int, Tensor] = {}
-    hidden: dict[int, Tensor] = {}
-    with task.progress.stage("forward", len(rows), "facts") as advance:
-        for members in packs([len(prompt) for prompt in prompts], most_tokens=_AT_ONCE):
-            ids, mask = pad_right([prompts[i] for i in members], device=lm.device)
-            run = run_layers(lm, ids, mask, tap_down=[layer])
-            assert run.hidden is not None
-            for row, i in enumerate(members):
-                keys[i] = run.down_inputs[layer][row, at[i]]
-                hidden[i] = run.hidden[row, len(prompts[i]) - 1]
-            advance(len(members))
-    targets = torch.tensor([row.targets[n] for row, n in zip(rows, begin, strict=True)], device=lm.device)
-    in_order = range(len(rows))
-    return _Reading(
-        prompts, torch.stack([keys[i] for i in in_order]), torch.stack([hidden[i] for i in in_order]), targets
-    )
-
-
-def _whitened(keys: Float[Tensor, "fact d_mlp"], factor: Float64[Tensor, "d_mlp d_mlp"]) -> Float[Tensor, "fact d_mlp"]:
-    """C⁻¹k · (k·k)/(kᵀC⁻¹k), from C's Cholesky factor: the response of k itself stays what it was. In float64."""
-    k = keys.double()
-    solved = torch.cholesky_solve(k.T, factor.to(k.device)).T
-    return (solved * ((k * k).sum(1) / (k * solved).sum(1))[:, None]).float()
 
 
 def _spread(rates: Float64[Tensor, " fact"]) -> dict[str, float]:
@@ -246,9 +139,18 @@ def _plan(config: ShiftConfig) -> str:
     return f"layer {config.layers[0]}, {rate}. To do: {moments}for each fact one forward pass{backward}{search}."
 
 
+SHIFT_PRESETS = (
+    preset("SmolLM2-135M", SINGLE, SMOLLM2, ShiftConfig(layers=(26,), margin=0.5, value="contrastive")),
+    preset("GPT-2 XL", "Katz et al. 2024", GPT2_XL, ShiftConfig(layers=(35,), learning_rate=0.24)),
+)
+
+
 SHIFT = Method(
     name="shift",
     title="forward pass shifting (Katz et al. 2024)",
+    writes="One MLP output matrix: the target's embedding at the prompt's key, without any gradient.",
+    paper="Katz et al. 2024, Backward Lens, arXiv:2402.12865",
+    presets=SHIFT_PRESETS,
     config_type=ShiftConfig,
     guess=_guess,
     certain=frozenset({"layers", "learning_rate"}),

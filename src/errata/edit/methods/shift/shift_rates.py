@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from errata.core.progress import SILENT, ProgressSink
+from errata.edit.values.prompt_rows import states_at
 from errata.models import LanguageModel, Place, outputs_moved, pad_right, run_backward, run_layers
 from errata.models.run.packing import packs
 
@@ -85,12 +86,11 @@ def leads(
     lead, slope = (torch.zeros(len(writing.prompts), dtype=torch.float64) for _ in range(2))
     with progress.stage("margins", len(writing.prompts), "facts") as advance:
         for members in packs([len(prompt) for prompt in writing.prompts], most_tokens=_AT_ONCE):
-            ids, mask = pad_right([writing.prompts[i] for i in members], device=lm.device)
-            rows, last = torch.arange(len(members), device=lm.device), mask.sum(1) - 1
-            targets = writing.targets[members]
+            ids, mask = pad_right([writing.prompts[i] for i in members], device=lm.embed_device)
+            ends, targets = mask.sum(1) - 1, writing.targets[members]
 
-            def of(hidden: Tensor, rows=rows, last=last, targets=targets) -> Tensor:
-                return _lead(_logits(lm, hidden[rows, last]), targets)
+            def of(hidden: Tensor, ends=ends, targets=targets) -> Tensor:
+                return _lead(_logits(lm, states_at(hidden, ends)), targets)
 
             run = run_backward(lm, ids, mask, [place], of)
             responses = _responses(run.inputs[place], writing.keys[members])
@@ -125,10 +125,10 @@ def _try(
 ) -> Bool[Tensor, "fact rate"]:
     """The same for a few facts: every fact at every rate a row of one run, which starts at the edited layer."""
     layer, tries = writing.layer, rates.shape[1]
-    ids, mask = pad_right([writing.prompts[i] for i in members], device=lm.device)
+    ids, mask = pad_right([writing.prompts[i] for i in members], device=lm.embed_device)
     below = run_layers(lm, ids, mask, stop=layer + 1, tap_inputs=[layer], tap_down=[layer], end_at_down=True)
     responses = _responses(below.down_inputs[layer], writing.keys[members])
-    scales = (rates.to(lm.device)[:, :, None] * responses[:, None]).float().flatten(0, 1)
+    scales = (rates.to(responses.device)[:, :, None] * responses[:, None]).float().flatten(0, 1)
     entering, many, values, targets = (
         of_fact.repeat_interleave(tries, 0)
         for of_fact in (below.layer_inputs[layer], mask, writing.values[members], writing.targets[members])
@@ -136,7 +136,7 @@ def _try(
     with outputs_moved(lm, Place(layer, "down"), scales[:, :, None] * values[:, None]):
         hidden = run_layers(lm, entering, many, first=layer).hidden
     assert hidden is not None
-    logits = _logits(lm, hidden[torch.arange(len(many), device=lm.device), many.sum(1) - 1])
+    logits = _logits(lm, states_at(hidden, many.sum(1) - 1))
     enough = (logits.argmax(1) == targets) & (_lead(logits, targets) >= margin)
     return enough.reshape(-1, tries).cpu()
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from errata.edit.values.passes import Suffix, plan_passes
-from errata.edit.values.prompt_rows import Row
+from errata.edit.values.packed_batches import Suffix, packed_batches
+from errata.edit.values.prompt_rows import PromptRow
 from errata.models.run.packing import packs, split_lengths
 
 
@@ -57,7 +57,7 @@ def test_packs_hold_every_row_once_and_no_more_than_the_most(lengths, most):
 def _suffix(fact, context, length, targets):
     read = tuple(range(4 + length - len(targets), 4 + length)) if targets else ()
     return Suffix(
-        Row(fact, context, tuple(range(4 + length)), 4, read, targets), 0, torch.full((length, 8), float(fact))
+        PromptRow(fact, context, tuple(range(4 + length)), 4, read, targets), 0, torch.full((length, 8), float(fact))
     )
 
 
@@ -70,7 +70,7 @@ def test_every_row_is_in_one_pass_and_a_fact_s_weights_sum_to_one(rows):
     ]
     facts = sorted({fact for fact, _, _ in rows})
     suffixes += [_suffix(fact, 99, 1, ()) for fact in facts]
-    passes = plan_passes(suffixes, None, 4, torch.device("cpu"))
+    passes = packed_batches(suffixes, None, 4, torch.device("cpu"))
     assert sum(len(one.hidden) for one in passes) == len(suffixes)
     assert sum(int(one.mask.sum()) for one in passes) == sum(len(s.hidden) for s in suffixes)
     weights = sum(one.target_membership.sum(1) for one in passes)
