@@ -62,12 +62,15 @@ class _PrefixLayer(CacheLayerMixin):
 
 
 class PrefixCache(Cache):
+    """What a backbone takes for its cache: the prefix in front of what it computes, which goes no further."""
+
     def __init__(self, num_layers: int, prefix: KeyValues | None, *, record: bool) -> None:
         length = prefix.mask.shape[1] if prefix is not None else 0
         held = prefix.layers if prefix is not None else {}
         super().__init__(layers=[_PrefixLayer(held.get(i), length=length, record=record) for i in range(num_layers)])
 
     def recorded(self, layers: Sequence[int]) -> dict[int, LayerKeyValues]:
+        """Prefix and new positions of those layers that ran, where recording was asked for."""
         pairs = ((i, self.layers[i].recorded) for i in layers)  # type: ignore[attr-defined]
         return {i: pair for i, pair in pairs if pair is not None}
 
