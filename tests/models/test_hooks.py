@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.tiny import tiny_model
 from torch import nn
 
 from errata.models.run.hooks import After, Before, block_output, by_row, hooked
+from tiny import tiny_model
 
 
 class Block(nn.Module):

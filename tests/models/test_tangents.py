@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.tiny import tiny_model
 
 from errata.models import mlp_matrices, projection, run_layers
 from errata.models.run.hooks import After, hooked
 from errata.models.run.tangents import outputs_moved_by_tangents, tangent_of
+from tiny import tiny_model
 
 
 @pytest.mark.parametrize("family", ["llama", "phi3", "opt"])

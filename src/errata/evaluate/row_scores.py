@@ -6,9 +6,8 @@ target's token.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -16,11 +15,10 @@ from torch import Tensor
 
 from errata.errors import NumericsError
 from errata.models import KeyValues, LanguageModel, TargetRow, pad_right, run_layers, shared_length
+from errata.models.run.packing import batches_in_order
 
 # Elements of a block of logits: 64 MiB in float32, whatever the batch and the vocabulary.
 _LOGITS_AT_ONCE = 1 << 24
-
-Item = TypeVar("Item")
 
 
 @dataclass(slots=True)
@@ -80,7 +78,7 @@ def score_rows(
     groups = [group for rows, found in zip(prompts, scores, strict=True) for group in _groups(rows, found)]
     # Those that need keys and values kept stay together; equal lengths need no padding.
     groups.sort(key=lambda group: (group.has_rest, group.shared))
-    for batch in _batches(groups, lambda group: group.shared, batch_tokens):
+    for batch in batches_in_order(groups, lambda group: group.shared, batch_tokens):
         _score_batch(lm, batch, batch_tokens)
         advance(sum(len(group.rows) for group in batch))
     return scores
@@ -94,20 +92,6 @@ def _groups(rows: Sequence[TargetRow], scores: Sequence[RowScore]) -> Iterator[_
         return
     for row, score in zip(rows, scores, strict=True):
         yield _Group((row,), (score,), len(row.ids) - 1)
-
-
-def _batches(items: Iterable[Item], length: Callable[[Item], int], batch_tokens: int) -> Iterator[list[Item]]:
-    """Items in their order, cut where one more would make rows × width exceed `batch_tokens`."""
-    batch: list[Item] = []
-    width = 0
-    for item in items:
-        if batch and (len(batch) + 1) * max(width, length(item)) > batch_tokens:
-            yield batch
-            batch, width = [], 0
-        batch.append(item)
-        width = max(width, length(item))
-    if batch:
-        yield batch
 
 
 def _score_batch(lm: LanguageModel, groups: Sequence[_Group], batch_tokens: int) -> None:
@@ -143,7 +127,7 @@ def _score_rests(
     """What follows the shared prefix, where anything does."""
     width = prefixes.mask.shape[1]
     rests.sort(key=lambda rest: len(rest[2].ids) - rest[1])
-    for batch in _batches(rests, lambda rest: width + len(rest[2].ids) - 1 - rest[1], batch_tokens):
+    for batch in batches_in_order(rests, lambda rest: width + len(rest[2].ids) - 1 - rest[1], batch_tokens):
         index = torch.tensor([i for i, *_ in batch], device=lm.device)
         prefix = prefixes.rows(index, max(shared for _, shared, *_ in batch))
         ids, mask = pad_right([row.ids[shared:-1] for _, shared, row, _ in batch], device=lm.device)

@@ -6,6 +6,7 @@ from errata.models.families.load import config_at_hand, load, wrap
 from errata.models.families.rows import FAMILIES, Family
 from errata.models.language_model import LanguageModel
 from errata.models.run.backward import Backward, gradients, run_backward, run_taps, widened
+from errata.models.run.entering import states_entering
 from errata.models.run.interventions import (
     Held,
     embeddings_replaced,
@@ -109,6 +110,7 @@ __all__ = [
     "run_layers",
     "run_taps",
     "shared_length",
+    "states_entering",
     "takes_model",
     "to_write",
     "token_embeddings",
