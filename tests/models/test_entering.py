@@ -1,5 +1,7 @@
 """What enters a layer, in packs, against one run a row; and batches that keep their order against the greedy rule."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -38,6 +40,7 @@ def test_states_entering_a_layer(variant, layer):
 def test_batches_in_order_are_as_long_as_they_may_be(lengths, most):
     batches = list(batches_in_order(range(len(lengths)), lengths.__getitem__, most))
     assert [i for batch in batches for i in batch] == list(range(len(lengths)))
-    for batch, after in zip(batches, [*batches[1:], []], strict=True):
+    for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= most
-        assert not after or (len(batch) + 1) * max(lengths[i] for i in [*batch, after[0]]) > most
+    for batch, after in itertools.pairwise(batches):
+        assert (len(batch) + 1) * max(lengths[i] for i in [*batch, after[0]]) > most

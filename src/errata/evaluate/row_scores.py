@@ -100,8 +100,8 @@ def _score_batch(lm: LanguageModel, groups: Sequence[_Group], batch_tokens: int)
     mask = [[0] * (width - group.shared) + [1] * group.shared for group in groups]
     run = run_layers(
         lm,
-        torch.tensor(padded, device=lm.device),
-        torch.tensor(mask, device=lm.device),
+        torch.tensor(padded, device=lm.embed_device),
+        torch.tensor(mask, device=lm.embed_device),
         record=any(group.has_rest for group in groups),
     )
     reads = _Reads()
@@ -128,9 +128,9 @@ def _score_rests(
     width = prefixes.mask.shape[1]
     rests.sort(key=lambda rest: len(rest[2].ids) - rest[1])
     for batch in batches_in_order(rests, lambda rest: width + len(rest[2].ids) - 1 - rest[1], batch_tokens):
-        index = torch.tensor([i for i, *_ in batch], device=lm.device)
+        index = torch.tensor([i for i, *_ in batch], device=prefixes.mask.device)
         prefix = prefixes.rows(index, max(shared for _, shared, *_ in batch))
-        ids, mask = pad_right([row.ids[shared:-1] for _, shared, row, _ in batch], device=lm.device)
+        ids, mask = pad_right([row.ids[shared:-1] for _, shared, row, _ in batch], device=lm.embed_device)
         hidden = run_layers(lm, ids, mask, prefix=prefix).hidden
         assert hidden is not None
         reads = _Reads()
@@ -145,10 +145,10 @@ def _look_up(lm: LanguageModel, hidden: Float[Tensor, "batch pos d_head"], reads
     block = max(1, _LOGITS_AT_ONCE // lm.d_vocab)
     for at in range(0, len(places), block):
         chosen = places[at : at + block]
-        rows, columns = torch.tensor(chosen, device=lm.device).T
+        rows, columns = torch.tensor(chosen, device=hidden.device).T
         logits = lm.logits(hidden[rows, columns]).float()
         entries = [(i, *read) for i, place in enumerate(chosen) for read in reads.wanted[place]]
-        slots, tokens = torch.tensor([entry[:2] for entry in entries], device=lm.device).T
+        slots, tokens = torch.tensor([entry[:2] for entry in entries], device=logits.device).T
         best = logits.argmax(-1)[slots].tolist()
         log_probs = torch.log_softmax(logits, dim=-1)[slots, tokens.clamp_min(0)]
         if not log_probs.isfinite().all():

@@ -32,10 +32,10 @@ def usable_rows(lm: LanguageModel, rows: Sequence[Sequence[int]], *, what: str) 
 def hidden_states(lm: LanguageModel, rows: Sequence[Row]) -> Iterator[tuple[list[Row], Float[Tensor, "row d_head"]]]:
     """Batches of rows, and the backbone's output at each of their positions that counts."""
     for batch in batches_in_order(rows, len, _BATCH_TOKENS):
-        ids, mask = pad_right(batch, device=lm.device)
+        ids, mask = pad_right(batch, device=lm.embed_device)
         hidden = run_layers(lm, ids, mask).hidden
         assert hidden is not None
-        yield batch, hidden[:, :-1][mask[:, 1:].bool()]
+        yield batch, hidden[:, :-1][mask[:, 1:].bool().to(hidden.device)]
 
 
 def next_tokens(batch: Sequence[Row]) -> Int[Tensor, " row"]:

@@ -185,7 +185,7 @@ class BackwardLens(PromptGradient):
         if prompt is None:
             inputs = {place: one.inputs for place, one in factors.items()}
         else:
-            ids, mask = pad_right([prompt_ids(self.lm, prompt)], device=self.lm.device)
+            ids, mask = pad_right([prompt_ids(self.lm, prompt)], device=self.lm.embed_device)
             tapped, _ = run_taps(self.lm, ids, mask, list(factors))
             inputs = {place: tapped[place][0].to(one.inputs) for place, one in factors.items()}
         return {place: -lr * (inputs[place] @ one.inputs.T) @ one.vjps for place, one in factors.items()}

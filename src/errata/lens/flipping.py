@@ -60,7 +60,7 @@ def smallest_rate(
     Of the rates looked at the smallest that flips the answer counts; a larger one may fail again, and often does.
     """
     update = update_direction(lens, layer, rule)
-    shift = lens.of(layer, "down").inputs @ update.matrix(lens.lm.device)
+    shift = lens.of(layer, "down").inputs @ update.matrix(lens.lm.device_of(layer))
     low, high = lowest, highest
     found: float | None = None
     while True:
@@ -81,10 +81,10 @@ def answers_target(
 ) -> Bool[Tensor, " rate"]:
     """Whether the model's next token is the target when rate · `shift` is added to what the layer's MLP gives."""
     lm, n = lens.lm, lens.example.prompt_length
-    scales = torch.tensor(rates, device=lm.device)[:, None, None]
+    scales = torch.tensor(rates, device=shift.device)[:, None, None]
     moves = (scales * shift[None, :n]).to(lm.dtype)
     entering = lens.states[layer][:n].to(lm.dtype).expand(len(rates), -1, -1).contiguous()
-    mask = torch.ones(len(rates), n, dtype=torch.long, device=lm.device)
+    mask = torch.ones(len(rates), n, dtype=torch.long, device=entering.device)
     with outputs_moved(lm, Place(layer, "down"), moves):
         hidden = run_layers(lm, entering, mask, first=layer).hidden
     assert hidden is not None

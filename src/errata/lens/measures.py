@@ -97,7 +97,7 @@ def mechanism(lens: BackwardLens, layer: int, lr: float) -> dict[str, Any]:
     """
     lm, down = lens.lm, Place(layer, "down")
     reading = [Place(layer, name) for name in mlp_matrices(lm.family) if name != "down"]
-    ids = torch.tensor([lens.example.ids], device=lm.device)
+    ids = torch.tensor([lens.example.ids], device=lm.embed_device)
     mask = torch.ones_like(ids)
 
     def taps() -> tuple[dict[Place, Tensor], dict[Place, Tensor]]:
@@ -145,7 +145,7 @@ def activation_shift(
     """
     lm = lens.lm
     entering = lens.states[layer][None].to(lm.dtype)
-    mask = torch.ones(entering.shape[:2], dtype=torch.long, device=lm.device)
+    mask = torch.ones(entering.shape[:2], dtype=torch.long, device=entering.device)
     with outputs_moved_by_tangents(lm, shifts):
         run = run_layers(lm, entering, mask, first=layer, stop=layer + 1, tap_down=[layer], end_at_down=True)
         return tangent_of(run.down_inputs[layer]).reshape(entering.shape[1], -1)

@@ -157,7 +157,7 @@ class LanguageModel:
 
     def logits(self, hidden: Float[Tensor, "*rows d_head"]) -> Float[Tensor, "*rows d_vocab"]:
         """Next-token logits from the backbone's output (after the final norm), as in the model's own forward."""
-        return self.scaled_logits(self.lm_head(hidden))
+        return self.scaled_logits(self.lm_head(hidden.to(self.head_device)))
 
     def scaled_logits(self, logits: Float[Tensor, "*rows d_vocab"]) -> Float[Tensor, "*rows d_vocab"]:
         """What the family does to the head's output: scale, divisor, soft-cap. It keeps the order of tokens."""

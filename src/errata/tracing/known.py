@@ -17,10 +17,10 @@ def own_answers(lm: LanguageModel, prompts: Sequence[Traced], *, batch_tokens: i
     for batch in batches_in_order(
         sorted(range(len(prompts)), key=lengths.__getitem__), lengths.__getitem__, batch_tokens
     ):
-        ids, mask = pad_right([prompts[i].ids for i in batch], device=lm.device)
+        ids, mask = pad_right([prompts[i].ids for i in batch], device=lm.embed_device)
         hidden = run_layers(lm, ids, mask).hidden
         assert hidden is not None
-        logits = lm.logits(hidden[torch.arange(len(batch), device=lm.device), mask.sum(1) - 1])
+        logits = lm.logits(hidden[torch.arange(len(batch), device=hidden.device), mask.sum(1).to(hidden.device) - 1])
         for i, token in zip(batch, logits[:, : lm.num_tokens].argmax(1).tolist(), strict=True):
             answers[i] = token
     return answers

@@ -24,7 +24,7 @@ _RELATIVE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16:
 def verify(lm: LanguageModel) -> None:
     """Raise UnsupportedModelError unless `lm` behaves as its row says. Sets `lm.block_returns_tuple`."""
     _check_modules(lm)
-    ids = torch.arange(5, device=lm.device)[None] % lm.d_vocab
+    ids = torch.arange(5, device=lm.embed_device)[None] % lm.d_vocab
     mask = torch.ones_like(ids)
     layer = lm.num_layers // 2
     record: dict[str, Tensor] = {}
@@ -49,7 +49,7 @@ def verify(lm: LanguageModel) -> None:
     _expect_close(lm, "running from a position on", lm.logits(rest.hidden), full[:, 3:])
 
     # Not by a constant: LayerNorm takes that off again.
-    move = torch.linspace(-1, 1, lm.d_model, device=lm.device).to(record["layer_in"])
+    move = torch.linspace(-1, 1, lm.d_model, device=record["layer_in"].device).to(record["layer_in"])
     moved = run_layers(lm, record["layer_in"] + move, mask, first=layer).hidden
     assert moved is not None
     if torch.allclose(lm.logits(moved).float(), full.float(), rtol=1e-6):
@@ -96,7 +96,7 @@ def _check_what_down_adds_to(lm: LanguageModel, layer: int, record: dict[str, Te
     # As large as the stream itself, or half precision would round the difference away.
     move = torch.linspace(-1, 1, down_out.numel()).reshape(down_out.shape).to(down_out)
     move *= float(layer_out.float().norm() / move.float().norm())
-    ones = torch.ones(layer_out.shape[:2], dtype=torch.long, device=lm.device)
+    ones = torch.ones(layer_out.shape[:2], dtype=torch.long, device=layer_out.device)
     with hooked([After(lm.down(layer), lambda _entering, output: output + move)]):
         moved = run_layers(lm, record["layer_in"], ones, first=layer, stop=layer + 1).hidden
     assert moved is not None

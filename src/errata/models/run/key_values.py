@@ -26,8 +26,10 @@ class KeyValues:
     def rows(self, index: Int[Tensor, " row"], width: int | None = None) -> "KeyValues":
         """The chosen rows, cut to the last `width` columns."""
         cut = slice(self.mask.shape[1] - width, None) if width is not None else slice(None)
-        layers = {i: (k[index][:, :, cut], v[index][:, :, cut]) for i, (k, v) in self.layers.items()}
-        return KeyValues(layers, self.mask[index][:, cut])
+        layers = {
+            i: (k[index.to(k.device)][:, :, cut], v[index.to(v.device)][:, :, cut]) for i, (k, v) in self.layers.items()
+        }
+        return KeyValues(layers, self.mask[index.to(self.mask.device)][:, cut])
 
 
 class _PrefixLayer(CacheLayerMixin):
@@ -102,7 +104,7 @@ def left_aligned(key_values: KeyValues) -> KeyValues:
     source = (columns - (width - lengths) + starts).clamp(0, max(width - 1, 0))
     moved = {}
     for layer, (keys, values) in key_values.layers.items():
-        index = source[:, None, :, None]
+        index = source[:, None, :, None].to(keys.device)
         moved[layer] = (
             keys.gather(2, index.expand(-1, keys.shape[1], -1, keys.shape[3])),
             values.gather(2, index.expand(-1, values.shape[1], -1, values.shape[3])),

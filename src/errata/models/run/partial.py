@@ -64,8 +64,10 @@ def run_layers(
     assert not (is_ids and first), "token ids enter at layer 0"
     assert stop is None or first < stop, "an empty run"
 
+    device = lm.embed_device if is_ids else lm.device_of(min(first, lm.num_layers - 1))
+    inputs, mask = inputs.to(device), mask.to(device)
     cache = PrefixCache(lm.num_layers, prefix, record=record)
-    total_mask = mask if prefix is None else torch.cat([prefix.mask, mask], dim=1)
+    total_mask = mask if prefix is None else torch.cat([prefix.mask.to(device), mask], dim=1)
     arguments = _backbone_arguments(lm, inputs, total_mask, is_ids=is_ids)
     taps = _InputTaps(len(inputs))
     ending_layer = stop_layer - 1 if end_at_down else None
