@@ -204,6 +204,17 @@ def test_only_models_know_families():
     assert found == []
 
 
+def test_only_models_run_sets_hooks():
+    found = [name for name, path in MODULES.items() if re.search(r"\bregister_\w*hook\b", path.read_text())]
+    assert found == ["errata.models.run.hooks"]
+
+
+def test_only_models_know_the_model_of_the_library():
+    """`lm.hf` is for users: what errata needs of it, LanguageModel gives."""
+    found = [name for name, path in MODULES.items() if re.search(r"\blm\.hf\b", path.read_text())]
+    assert {name for name in found if not name.startswith("errata.models.")} == set()
+
+
 def test_only_plotting_imports_matplotlib():
     found = [name for name, path in MODULES.items() if re.search(r"\b(import|from) matplotlib\b", path.read_text())]
     assert found == ["errata.views.plotting"]

@@ -290,7 +290,9 @@ def test_a_class_of_the_user_s_own_is_named_and_no_row_of_ours_is_blamed():
 
 def test_a_row_of_ours_is_blamed_where_the_class_is_transformers_own():
     lm = tiny_model("granite")
-    with pytest.raises(UnsupportedModelError, match=r"family row 'granite'.*Correct the row in models/.*rows\.py"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"family row 'granite'.*Correct the row in models/families/rows\.py"
+    ):
         verify(LanguageModel(lm.hf, lm.tokenizer, replace(lm.family, logit_divisor_attr=None), "mine"))
 
 

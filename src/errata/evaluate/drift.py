@@ -78,7 +78,7 @@ class Drift:
         self, before: Float[Tensor, "row d_head"], after: Float[Tensor, "row d_head"], targets: Int[Tensor, " row"]
     ) -> Float64[Tensor, "row 4"]:
         """Of each position: NLL before and after, KL, and whether the first choice changed."""
-        device, found = self.lm.device, []
+        device, found = self.lm.head_device, []
         for cut in blocks(self.lm, len(targets)):
             # Not batched with the others' rows: a product of the same shape gives the same bits, and no drift is 0.
             p, q = (self._log_probs(hidden[cut].to(device)) for hidden in (before, after))

@@ -17,7 +17,7 @@ def perplexity(lm: LanguageModel, rows: Sequence[Sequence[int]]) -> float:
     """
     total, count = 0.0, 0
     for batch, hidden in hidden_states(lm, usable_rows(lm, rows, what="Perplexity")):
-        targets = next_tokens(batch).to(lm.device)[:, None]
+        targets = next_tokens(batch).to(lm.head_device)[:, None]
         for cut in blocks(lm, len(targets)):
             total -= float(log_probs(lm, hidden[cut]).gather(1, targets[cut]).sum())
         count += len(targets)

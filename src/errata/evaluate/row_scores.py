@@ -6,9 +6,8 @@ target's token.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -16,11 +15,10 @@ from torch import Tensor
 
 from errata.errors import NumericsError
 from errata.models import KeyValues, LanguageModel, TargetRow, pad_right, run_layers, shared_length
+from errata.models.run.packing import batches_in_order
 
 # Elements of a block of logits: 64 MiB in float32, whatever the batch and the vocabulary.
 _LOGITS_AT_ONCE = 1 << 24
-
-Item = TypeVar("Item")
 
 
 @dataclass(slots=True)
@@ -80,7 +78,7 @@ def score_rows(
     groups = [group for rows, found in zip(prompts, scores, strict=True) for group in _groups(rows, found)]
     # Those that need keys and values kept stay together; equal lengths need no padding.
     groups.sort(key=lambda group: (group.has_rest, group.shared))
-    for batch in _batches(groups, lambda group: group.shared, batch_tokens):
+    for batch in batches_in_order(groups, lambda group: group.shared, batch_tokens):
         _score_batch(lm, batch, batch_tokens)
         advance(sum(len(group.rows) for group in batch))
     return scores
@@ -96,28 +94,14 @@ def _groups(rows: Sequence[TargetRow], scores: Sequence[RowScore]) -> Iterator[_
         yield _Group((row,), (score,), len(row.ids) - 1)
 
 
-def _batches(items: Iterable[Item], length: Callable[[Item], int], batch_tokens: int) -> Iterator[list[Item]]:
-    """Items in their order, cut where one more would make rows × width exceed `batch_tokens`."""
-    batch: list[Item] = []
-    width = 0
-    for item in items:
-        if batch and (len(batch) + 1) * max(width, length(item)) > batch_tokens:
-            yield batch
-            batch, width = [], 0
-        batch.append(item)
-        width = max(width, length(item))
-    if batch:
-        yield batch
-
-
 def _score_batch(lm: LanguageModel, groups: Sequence[_Group], batch_tokens: int) -> None:
     width = max(group.shared for group in groups)
     padded = [[0] * (width - group.shared) + list(group.rows[0].ids[: group.shared]) for group in groups]
     mask = [[0] * (width - group.shared) + [1] * group.shared for group in groups]
     run = run_layers(
         lm,
-        torch.tensor(padded, device=lm.device),
-        torch.tensor(mask, device=lm.device),
+        torch.tensor(padded, device=lm.embed_device),
+        torch.tensor(mask, device=lm.embed_device),
         record=any(group.has_rest for group in groups),
     )
     reads = _Reads()
@@ -143,10 +127,10 @@ def _score_rests(
     """What follows the shared prefix, where anything does."""
     width = prefixes.mask.shape[1]
     rests.sort(key=lambda rest: len(rest[2].ids) - rest[1])
-    for batch in _batches(rests, lambda rest: width + len(rest[2].ids) - 1 - rest[1], batch_tokens):
-        index = torch.tensor([i for i, *_ in batch], device=lm.device)
+    for batch in batches_in_order(rests, lambda rest: width + len(rest[2].ids) - 1 - rest[1], batch_tokens):
+        index = torch.tensor([i for i, *_ in batch], device=prefixes.mask.device)
         prefix = prefixes.rows(index, max(shared for _, shared, *_ in batch))
-        ids, mask = pad_right([row.ids[shared:-1] for _, shared, row, _ in batch], device=lm.device)
+        ids, mask = pad_right([row.ids[shared:-1] for _, shared, row, _ in batch], device=lm.embed_device)
         hidden = run_layers(lm, ids, mask, prefix=prefix).hidden
         assert hidden is not None
         reads = _Reads()
@@ -161,10 +145,10 @@ def _look_up(lm: LanguageModel, hidden: Float[Tensor, "batch pos d_head"], reads
     block = max(1, _LOGITS_AT_ONCE // lm.d_vocab)
     for at in range(0, len(places), block):
         chosen = places[at : at + block]
-        rows, columns = torch.tensor(chosen, device=lm.device).T
+        rows, columns = torch.tensor(chosen, device=hidden.device).T
         logits = lm.logits(hidden[rows, columns]).float()
         entries = [(i, *read) for i, place in enumerate(chosen) for read in reads.wanted[place]]
-        slots, tokens = torch.tensor([entry[:2] for entry in entries], device=lm.device).T
+        slots, tokens = torch.tensor([entry[:2] for entry in entries], device=logits.device).T
         best = logits.argmax(-1)[slots].tolist()
         log_probs = torch.log_softmax(logits, dim=-1)[slots, tokens.clamp_min(0)]
         if not log_probs.isfinite().all():

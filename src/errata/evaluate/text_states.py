@@ -11,6 +11,7 @@ from torch import Tensor
 
 from errata.errors import InputError
 from errata.models import LanguageModel, pad_right, run_layers
+from errata.models.run.packing import batches_in_order
 
 _BATCH_TOKENS = 2048
 # Elements of a block of logits, in float64: 32 MiB, of which a few exist at a time.
@@ -30,11 +31,11 @@ def usable_rows(lm: LanguageModel, rows: Sequence[Sequence[int]], *, what: str) 
 @torch.no_grad()
 def hidden_states(lm: LanguageModel, rows: Sequence[Row]) -> Iterator[tuple[list[Row], Float[Tensor, "row d_head"]]]:
     """Batches of rows, and the backbone's output at each of their positions that counts."""
-    for batch in _batches(rows):
-        ids, mask = pad_right(batch, device=lm.device)
+    for batch in batches_in_order(rows, len, _BATCH_TOKENS):
+        ids, mask = pad_right(batch, device=lm.embed_device)
         hidden = run_layers(lm, ids, mask).hidden
         assert hidden is not None
-        yield batch, hidden[:, :-1][mask[:, 1:].bool()]
+        yield batch, hidden[:, :-1][mask[:, 1:].bool().to(hidden.device)]
 
 
 def next_tokens(batch: Sequence[Row]) -> Int[Tensor, " row"]:
@@ -51,14 +52,3 @@ def blocks(lm: LanguageModel, positions: int) -> Iterator[slice]:
 def log_probs(lm: LanguageModel, hidden: Float[Tensor, "row d_head"]) -> Float64[Tensor, "row d_vocab"]:
     """The next-token distributions, in float64: differences of nearly equal ones would drown in float32."""
     return torch.log_softmax(lm.logits(hidden).double(), dim=-1)
-
-
-def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """Rows by length, in batches of at most `_BATCH_TOKENS` tokens, or one row."""
-    batch: list[Row] = []
-    for row in rows:
-        if batch and (len(batch) + 1) * len(row) > _BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(row)
-    yield batch

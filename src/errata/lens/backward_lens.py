@@ -10,26 +10,22 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
-from errata.core.outer import OuterSum
 from errata.core.words import counted, printable, shortened
 from errata.errors import InputError
-from errata.lens.losses import Example, first_token, prompt_ids
+from errata.lens.losses import first_token, prompt_ids
 from errata.lens.modes import Reader
 from errata.lens.neurons import NeuronTable, neuron_table
+from errata.lens.prompt_gradient import PromptGradient
 from errata.lens.step import sgd_patch
 from errata.lens.table import FORWARD_SOURCES, Extremes, LensTable, read_extremes, read_table, token_texts
 from errata.models import (
     WRITING,
-    LanguageModel,
     Place,
-    matrices,
     mlp_matrices,
     pad_right,
-    projection,
     run_taps,
 )
 from errata.models.run.backward import widened
@@ -41,23 +37,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class BackwardLens:
-    """One prompt's gradient. Layers and positions are 0-based; positions count the prompt's own tokens.
+class BackwardLens(PromptGradient):
+    """One prompt's gradient read in the vocabulary, and the states that it was taken at.
 
-    factors: inputs and VJPs of every matrix.  states: the residual stream entering layer 0, 1, … and leaving the last;
-    state_vjps: the loss gradient there.  mlp_out, attention_out: what each block's MLP and attention added to the
-    stream (after a post-norm and a residual multiplier, where a family has them).
+    states: the residual stream entering layer 0, 1, … and leaving the last; state_vjps: the loss gradient there.
+    mlp_out, attention_out: what each block's MLP and attention added to the stream (after a post-norm and a residual
+    multiplier, where a family has them).
     answer: the model's own next token after the prompt.  attention, attention_vjps: maps and their gradients, where
     they were asked for.
     """
 
-    lm: LanguageModel
-    example: Example
     mode: str
     subject: str | None
     loss: float
     answer: int
-    factors: Mapping[Place, OuterSum]
     states: Float[Tensor, "state pos d_model"]
     state_vjps: Float[Tensor, "state pos d_model"]
     mlp_out: Float[Tensor, "layer pos d_model"]
@@ -65,15 +58,6 @@ class BackwardLens:
     attention: Mapping[int, Float[Tensor, "head pos pos"]] = field(default_factory=dict)
     attention_vjps: Mapping[int, Float[Tensor, "head pos pos"]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-    @property
-    def num_layers(self) -> int:
-        return self.lm.num_layers
-
-    @property
-    def matrices(self) -> tuple[str, ...]:
-        """The matrices that were tapped."""
-        return tuple(name for name in matrices(self.lm.family) if Place(0, name) in self.factors)
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
@@ -95,47 +79,6 @@ class BackwardLens:
         """Positions of each segment of the prompt, by name."""
         e = self.example
         return segments(e.encoding, e.searched, e.prompt_length, len(e.ids), self.subject)
-
-    def of(self, layer: int, matrix: str) -> OuterSum:
-        """The factors of one matrix; InputError where it was not tapped or does not exist."""
-        if Place(layer, matrix) not in self.factors:
-            projection(self.lm, layer, matrix)  # a clearer error where there is no such matrix at all
-            raise InputError(
-                f"{matrix!r} was not tapped; ask for it: backward_lens(..., matrices={[*self.matrices, matrix]})."
-            )
-        return self.factors[Place(layer, matrix)]
-
-    def gradient(self, layer: int, matrix: str) -> Float[Tensor, "d_in d_out"]:
-        """The dense weight gradient XᵀΔ, as d_in × d_out."""
-        return self.of(layer, matrix).dense()
-
-    def bias_gradient(self, layer: int, matrix: str) -> Float[Tensor, " d_out"]:
-        """The gradient of the bias, Σ δ_i (whether the model has that bias or not)."""
-        return self.of(layer, matrix).bias_gradient()
-
-    def rank(self, layer: int, matrix: str, tolerance: float | None = None) -> int:
-        """Rank of the gradient: at most the number of positions whose δ is not zero (Lemma 4.1)."""
-        return self.of(layer, matrix).rank(tolerance)
-
-    def singular_values(self, layer: int, matrix: str) -> Float64[Tensor, " rank"]:
-        """Singular values of the gradient, descending, in float64, from the factors."""
-        return self.of(layer, matrix).singular_values
-
-    def stable_rank(self, layer: int, matrix: str) -> float:
-        """‖G‖²/σ₁²."""
-        return self.of(layer, matrix).stable_rank()
-
-    def norms(self, matrix: str, of: str = "vjp") -> Float[Tensor, "layer pos"]:
-        """‖δ_i‖ (`of="vjp"`) or ‖x_i‖ (`of="input"`) at every layer and position."""
-        return self._vectors(matrix, of).norm(dim=2).cpu()
-
-    def gradient_norms(self, matrix: str) -> Float64[Tensor, " layer"]:
-        """‖G‖ of every layer."""
-        return torch.tensor([self.of(layer, matrix).norm for layer in range(self.num_layers)], dtype=torch.float64)
-
-    def share(self, matrix: str) -> Float[Tensor, "layer pos"]:
-        """Each position's share of ‖G‖² at every layer; a layer's shares sum to 1, one against the rest is negative."""
-        return torch.stack([self.of(layer, matrix).shares().float().cpu() for layer in range(self.num_layers)])
 
     def project(
         self,
@@ -162,7 +105,7 @@ class BackwardLens:
         source = "vjp" if writes else "input"
         return read_table(
             Reader(self.lm, mode or self.mode),
-            self._vectors(matrix, source),
+            self.vectors(matrix, source),
             layers=range(self.num_layers), tokens=self.tokens, matrix=matrix, source=source, negate=sign == "-vjp",
             top=_top(top), tracked=self._tracked(track), share=self.share(matrix),
         )  # fmt: skip
@@ -224,22 +167,6 @@ class BackwardLens:
             raise InputError(f"neurons={list(neurons)[:5]}: {matrix!r} has neurons 0–{weights.shape[1] - 1}.")
         return read_extremes(Reader(self.lm, mode or self.mode), weights[:, list(neurons)].T @ spanning, top=_top(top))
 
-    def cosine(
-        self, matrix: str = "down", *, of: str = "vjp", position: int | None = -1
-    ) -> Float64[Tensor, "layer layer"]:
-        """Cosine between layers: of δ or x at `position` (None: mean over positions), or of the whole gradients.
-
-        NaN where a vector is zero.
-        """
-        if of == "gradient":
-            own = [self.of(layer, matrix) for layer in range(self.num_layers)]
-            return torch.tensor([[a.cosine(b) for b in own] for a in own], dtype=torch.float64)
-        vectors = self._vectors(matrix, of).double()
-        if position is not None:
-            vectors = vectors[:, self._position(position)][:, None]
-        unit = vectors / vectors.norm(dim=2, keepdim=True)
-        return torch.einsum("apd,bpd->pab", unit, unit).nanmean(0).cpu()
-
     def predict_shift(
         self,
         prompt: str | None = None,
@@ -253,11 +180,11 @@ class BackwardLens:
         Δz' = −lr Σ_i (x'·x_i) δ_i: an update is linear attention with keys x_i and values −lr·δ_i. Each matrix by
         itself, with the inputs that the unedited model gives it. Raises InputError for a prompt that cannot be run.
         """
-        factors = {Place(i, name): self.of(i, name) for name in matrices for i in self._layers(layers)}
+        factors = {Place(i, name): self.of(i, name) for name in matrices for i in self.chosen_layers(layers)}
         if prompt is None:
             inputs = {place: one.inputs for place, one in factors.items()}
         else:
-            ids, mask = pad_right([prompt_ids(self.lm, prompt)], device=self.lm.device)
+            ids, mask = pad_right([prompt_ids(self.lm, prompt)], device=self.lm.embed_device)
             tapped, _ = run_taps(self.lm, ids, mask, list(factors))
             inputs = {place: tapped[place][0].to(one.inputs) for place, one in factors.items()}
         return {place: -lr * (inputs[place] @ one.inputs.T) @ one.vjps for place, one in factors.items()}
@@ -269,7 +196,7 @@ class BackwardLens:
         InputError where no layer or no matrix is named.
         """
         chosen = mlp_matrices(self.lm.family) if matrices is None else tuple(matrices)
-        places = [Place(i, m) for i in self._layers(layers) for m in chosen]
+        places = [Place(i, m) for i in self.chosen_layers(layers) for m in chosen]
         if not places:
             raise InputError("A step needs at least one layer and one matrix.")
         return sgd_patch(self.lm, self.example, {place: self.of(*place) for place in places}, lr)
@@ -302,27 +229,6 @@ class BackwardLens:
         from errata.views.html import notebook
 
         return notebook(self.grid(modes=[self.mode]))
-
-    def _vectors(self, matrix: str, of: str) -> Float[Tensor, "layer pos d"]:
-        if of not in ("vjp", "input"):
-            raise InputError(f"of={of!r}: choose 'vjp' or 'input'.")
-        own = [self.of(layer, matrix) for layer in range(self.num_layers)]
-        return torch.stack([one.vjps if of == "vjp" else one.inputs for one in own])
-
-    def _layers(self, layers: Sequence[int] | None) -> Sequence[int]:
-        chosen = range(self.num_layers) if layers is None else layers
-        for layer in chosen:
-            if not 0 <= layer < self.num_layers:
-                raise InputError(
-                    f"layer {layer}: {self.lm.name} has {self.num_layers} layers, 0–{self.num_layers - 1}."
-                )
-        return chosen
-
-    def _position(self, position: int) -> int:
-        n = len(self.example.ids)
-        if not -n <= position < n:
-            raise InputError(f"position {position}: the prompt has {n} tokens, 0–{n - 1}.")
-        return position % n
 
     def _tracked(self, track: Sequence[int | str] | None) -> tuple[int, ...]:
         if track is None:

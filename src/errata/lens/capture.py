@@ -111,7 +111,7 @@ def _run(
 ) -> Iterator[BackwardLens]:
     for at in range(0, len(examples), batch_size):
         batch = examples[at : at + batch_size]
-        ids, mask = pad_right([one.ids for one in batch], device=lm.device)
+        ids, mask = pad_right([one.ids for one in batch], device=lm.embed_device)
 
         def losses(hidden: Float[Tensor, "batch pos d_head"], batch=batch) -> Float[Tensor, " batch"]:
             found = []

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from errata.core.steps import adam_first_step, sgd_step
 from errata.core.updates import WeightUpdate
 from errata.errors import InputError
 from errata.lens.backward_lens import BackwardLens
-from errata.models import Place, projection, run_layers
+from errata.models import Place, outputs_moved, run_layers
 
 RULES = ("shift", "sgd", "adam")
 _RATES_A_RUN = 13
@@ -60,7 +60,7 @@ def smallest_rate(
     Of the rates looked at the smallest that flips the answer counts; a larger one may fail again, and often does.
     """
     update = update_direction(lens, layer, rule)
-    shift = lens.of(layer, "down").inputs @ update.matrix(lens.lm.device)
+    shift = lens.of(layer, "down").inputs @ update.matrix(lens.lm.device_of(layer))
     low, high = lowest, highest
     found: float | None = None
     while True:
@@ -81,18 +81,11 @@ def answers_target(
 ) -> Bool[Tensor, " rate"]:
     """Whether the model's next token is the target when rate · `shift` is added to what the layer's MLP gives."""
     lm, n = lens.lm, lens.example.prompt_length
-    scales = torch.tensor(rates, device=lm.device)[:, None, None]
-    added = scales * shift[None, :n]
-
-    def add(_module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:
-        return output + added.reshape(output.shape).to(output.dtype)
-
+    scales = torch.tensor(rates, device=shift.device)[:, None, None]
+    moves = (scales * shift[None, :n]).to(lm.dtype)
     entering = lens.states[layer][:n].to(lm.dtype).expand(len(rates), -1, -1).contiguous()
-    mask = torch.ones(len(rates), n, dtype=torch.long, device=lm.device)
-    hook = projection(lm, *Place(layer, "down")).module.register_forward_hook(add)
-    try:
+    mask = torch.ones(len(rates), n, dtype=torch.long, device=entering.device)
+    with outputs_moved(lm, Place(layer, "down"), moves):
         hidden = run_layers(lm, entering, mask, first=layer).hidden
-    finally:
-        hook.remove()
     assert hidden is not None
     return lm.logits(hidden[:, -1])[:, : lm.num_tokens].argmax(1) == lens.target

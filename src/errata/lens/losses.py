@@ -186,7 +186,7 @@ def prompt_ids(lm: LanguageModel, prompt: str) -> tuple[int, ...]:
 @torch.no_grad()
 def next_logits(lm: LanguageModel, ids: tuple[int, ...]) -> Float[Tensor, " vocab"]:
     """Logits of the token after `ids`, in float32."""
-    row, mask = pad_right([ids], device=lm.device)
+    row, mask = pad_right([ids], device=lm.embed_device)
     hidden = run_layers(lm, row, mask).hidden
     assert hidden is not None
     return lm.logits(hidden[0, -1]).float()

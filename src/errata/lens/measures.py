@@ -4,8 +4,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.autograd import forward_ad
+from torch import Tensor
 
 from errata.core.updates import WeightUpdate
 from errata.lens.backward_lens import BackwardLens
@@ -19,6 +18,7 @@ from errata.models import (
     weights_restored,
 )
 from errata.models.run.backward import widened
+from errata.models.run.tangents import outputs_moved_by_tangents, tangent_of
 
 # Of the neurons of a layer, as many of each tenth of them by norm.
 _NEURONS_A_TENTH = 3
@@ -97,7 +97,7 @@ def mechanism(lens: BackwardLens, layer: int, lr: float) -> dict[str, Any]:
     """
     lm, down = lens.lm, Place(layer, "down")
     reading = [Place(layer, name) for name in mlp_matrices(lm.family) if name != "down"]
-    ids = torch.tensor([lens.example.ids], device=lm.device)
+    ids = torch.tensor([lens.example.ids], device=lm.embed_device)
     mask = torch.ones_like(ids)
 
     def taps() -> tuple[dict[Place, Tensor], dict[Place, Tensor]]:
@@ -144,36 +144,11 @@ def activation_shift(
     By forward-mode differentiation through the model's own activation, whatever it is.
     """
     lm = lens.lm
-    maps = {id(projection(lm, *place).module): [] for place in shifts}
-    for place, shift in shifts.items():
-        maps[id(projection(lm, *place).module)].append((projection(lm, *place), shift))
-
-    def move(module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:
-        tangent = torch.zeros_like(output)
-        for one, shift in maps[id(module)]:
-            columns = slice(None) if one.columns is None else one.columns
-            tangent[..., columns] = shift.reshape(*output.shape[:-1], -1).to(output)
-        return forward_ad.make_dual(output, tangent)
-
-    found: list[Tensor] = []
-
-    def keep(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        tangent = forward_ad.unpack_dual(arguments[0]).tangent
-        assert tangent is not None, "the activation does not depend on what its matrices gave"
-        found.append(widened(tangent.detach()))
-
-    modules = {id(projection(lm, *place).module): projection(lm, *place).module for place in shifts}.values()
-    hooks = [module.register_forward_hook(move) for module in modules]
-    hooks.append(lm.down(layer).register_forward_pre_hook(keep))
     entering = lens.states[layer][None].to(lm.dtype)
-    mask = torch.ones(entering.shape[:2], dtype=torch.long, device=lm.device)
-    try:
-        with forward_ad.dual_level():
-            run_layers(lm, entering, mask, first=layer, stop=layer + 1, tap_down=[layer], end_at_down=True)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found[0].reshape(entering.shape[1], -1)
+    mask = torch.ones(entering.shape[:2], dtype=torch.long, device=entering.device)
+    with outputs_moved_by_tangents(lm, shifts):
+        run = run_layers(lm, entering, mask, first=layer, stop=layer + 1, tap_down=[layer], end_at_down=True)
+        return tangent_of(run.down_inputs[layer]).reshape(entering.shape[1], -1)
 
 
 def _error(predicted: Tensor, actual: Tensor) -> float:

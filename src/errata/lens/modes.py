@@ -48,12 +48,12 @@ class Reader:
 
     @cached_property
     def _at_zero(self) -> Float[Tensor, " d_model"]:
-        return self._norm(torch.zeros(1, self.lm.d_model, device=self.lm.device))[0]
+        return self._norm(torch.zeros(1, self.lm.d_model, device=self.lm.head_device))[0]
 
     @cached_property
     def _centres(self) -> bool:
         """Whether the norm takes the mean off (LayerNorm), seen from what it makes of equal numbers."""
-        ones = torch.full((1, self.lm.d_model), _LARGE, device=self.lm.device)
+        ones = torch.full((1, self.lm.d_model), _LARGE, device=self.lm.head_device)
         return bool(torch.allclose(self._norm(ones)[0], self._at_zero, atol=1e-3))
 
     @torch.no_grad()

@@ -6,25 +6,21 @@ from errata.models.families.load import config_at_hand, load, wrap
 from errata.models.families.rows import FAMILIES, Family
 from errata.models.language_model import LanguageModel
 from errata.models.run.backward import Backward, gradients, run_backward, run_taps, widened
+from errata.models.run.entering import states_entering
 from errata.models.run.interventions import (
     Held,
     embeddings_replaced,
+    inputs_replaced,
     mlps_run_at,
     outputs_held,
     outputs_kept,
-    token_embeddings,
-)
-from errata.models.run.low_rank import RowFactors, rows_updated
-from errata.models.run.partial import (
-    KeyValues,
-    Run,
-    inputs_replaced,
-    joined,
-    left_aligned,
     outputs_moved,
     outputs_shifted,
-    run_layers,
+    token_embeddings,
 )
+from errata.models.run.key_values import KeyValues, joined, left_aligned
+from errata.models.run.low_rank import RowFactors, rows_updated
+from errata.models.run.partial import Run, run_layers
 from errata.models.run.tuned import Tuned, tuned
 from errata.models.text.chat import as_chat, chat_prompt, facts_in_chat, has_chat, in_chat, reply
 from errata.models.text.tokens import (
@@ -114,6 +110,7 @@ __all__ = [
     "run_layers",
     "run_taps",
     "shared_length",
+    "states_entering",
     "takes_model",
     "to_write",
     "token_embeddings",

@@ -131,6 +131,13 @@ class LanguageModel:
         config = self.hf.config
         return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 30)
 
+    @property
+    def start_token(self) -> int | None:
+        """The token that starts a text: BOS, or EOS for models that separate texts by it; None without either."""
+        tokenizer, config = self.tokenizer, self.hf.config
+        candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, config.bos_token_id, config.eos_token_id)
+        return next((one for one in candidates if isinstance(one, int) and 0 <= one < self.num_embeddings), None)
+
     def down(self, layer: int) -> nn.Module:
         """The MLP's output projection: its input is the memory's key, its output the memory's value."""
         return self.layers[layer].get_submodule(self.family.down)
@@ -150,7 +157,7 @@ class LanguageModel:
 
     def logits(self, hidden: Float[Tensor, "*rows d_head"]) -> Float[Tensor, "*rows d_vocab"]:
         """Next-token logits from the backbone's output (after the final norm), as in the model's own forward."""
-        return self.scaled_logits(self.lm_head(hidden))
+        return self.scaled_logits(self.lm_head(hidden.to(self.head_device)))
 
     def scaled_logits(self, logits: Float[Tensor, "*rows d_vocab"]) -> Float[Tensor, "*rows d_vocab"]:
         """What the family does to the head's output: scale, divisor, soft-cap. It keeps the order of tokens."""

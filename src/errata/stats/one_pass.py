@@ -93,7 +93,7 @@ def _add_chunk_(
 @torch.no_grad()
 def add_batch_(sums: Sequence[RunningSum], lm: LanguageModel, batch: Sequence[Span]) -> None:
     """Add the keys of one batch to the sums of their layers, in one forward that ends at the last of them."""
-    ids, mask, counted = padded(batch, lm.device)
+    ids, mask, counted = padded(batch, lm.embed_device)
     layers = [each.layer for each in sums]
     run = run_layers(lm, ids, mask, stop=max(layers) + 1, tap_down=layers, end_at_down=True)
     for each in sums:

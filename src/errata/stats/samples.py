@@ -78,9 +78,6 @@ def sampled_tokens(lm: LanguageModel, seed: int, max_length: int, cache: Cache) 
 
 def start_token(lm: LanguageModel) -> int:
     """The token that starts a text: BOS, or EOS for models that separate texts by it; ModelError without either."""
-    config = lm.hf.config
-    candidates = (lm.tokenizer.bos_token_id, lm.tokenizer.eos_token_id, config.bos_token_id, config.eos_token_id)
-    for token in candidates:
-        if isinstance(token, int) and 0 <= token < lm.embed_tokens.weight.shape[0]:  # type: ignore[union-attr, index]
-            return token
+    if (token := lm.start_token) is not None:
+        return token
     raise ModelError(f"{lm.name} has neither a BOS nor an EOS token to start samples from. Give a corpus instead.")

@@ -35,10 +35,10 @@ def attributions(
 
 
 def _backward(lm: LanguageModel, one: Traced, subject: Float[Tensor, "sample token d_embed"], answer: int) -> Backward:
-    before = lm.embed_tokens(torch.tensor(one.ids[: one.first], dtype=torch.long, device=lm.device))
+    before = lm.embed_tokens(torch.tensor(one.ids[: one.first], dtype=torch.long, device=lm.embed_device))
     after = corrupted_embeddings(lm, one.ids[one.first :], subject)
     embeddings = torch.cat([before.expand(len(subject), -1, -1), after], dim=1)
-    ids = torch.tensor(one.ids, device=lm.device).expand(len(subject), -1)
+    ids = torch.tensor(one.ids, device=lm.embed_device).expand(len(subject), -1)
     places = [Place(i, matrix) for matrix in WRITERS.values() for i in range(lm.num_layers)]
 
     def probability(hidden: Float[Tensor, "batch pos d_head"]) -> Float[Tensor, " batch"]:

@@ -22,7 +22,7 @@ def subject_std(lm: LanguageModel, prompts: Sequence[Traced]) -> float:
 
     A token counts as often as it occurs, as in the published code.
     """
-    ids = torch.tensor([i for one in prompts for i in one.ids[one.first : one.last + 1]], device=lm.device)
+    ids = torch.tensor([i for one in prompts for i in one.ids[one.first : one.last + 1]], device=lm.embed_device)
     total = square = 0.0
     count = 0
     for part in ids.split(_TOKENS_AT_ONCE):
@@ -40,7 +40,7 @@ def corrupted_subject(
     one run for each of `others` that takes the subject's place token by token, at most `samples`, drawn by the seed.
     Raises InputError where there is no such other subject, ConfigError for another corruption.
     """
-    span = torch.tensor(one.ids[one.first : one.last + 1], device=lm.device)
+    span = torch.tensor(one.ids[one.first : one.last + 1], device=lm.embed_device)
     clean = token_embeddings(lm, span).float()
     if config.corruption == "zero":
         return torch.zeros_like(clean)[None]
@@ -77,4 +77,4 @@ def _swapped(
             f"{one.text!r} token by token; of {len(distinct):,} none does. Give one of as many tokens, or choose "
             "another corruption."
         )
-    return token_embeddings(lm, torch.tensor(found, device=lm.device)).float()
+    return token_embeddings(lm, torch.tensor(found, device=lm.embed_device)).float()

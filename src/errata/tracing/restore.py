@@ -171,7 +171,7 @@ class _Climb:
             held = [i for i, row in enumerate(rows) if row.cell.writer == writer and layer in row.cell.held]
             if held:
                 values = self._values(layer, writer, [rows[i] for i in held])
-                found[Place(layer, matrix)] = Held(torch.tensor(held, device=self.lm.device), values)
+                found[Place(layer, matrix)] = Held(torch.tensor(held, device=self.lm.device_of(layer)), values)
         return found
 
     def _values(self, layer: int, writer: str, rows: Sequence[_Row]) -> Float[Tensor, "row d_model"]:

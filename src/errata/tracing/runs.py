@@ -61,7 +61,7 @@ def corrupted_states(
     prefix = _columns(clean.key_values, one.first)
     parts = []
     for rows in subject.split(max(1, batch_tokens // len(ids))):
-        shared = None if prefix is None else prefix.rows(torch.zeros(len(rows), dtype=torch.long, device=lm.device))
+        shared = None if prefix is None else prefix.rows(prefix.mask.new_zeros(len(rows)))
         parts.append(_run(lm, ids, shared, corrupted_embeddings(lm, ids, rows), start=one.first))
     return _joined(parts)
 
@@ -70,7 +70,7 @@ def corrupted_embeddings(
     lm: LanguageModel, ids: Sequence[int], subject: Float[Tensor, "sample token d_embed"]
 ) -> Float[Tensor, "sample pos d_embed"]:
     """What `embed_tokens` gives for ids that begin with the subject, the subject's embeddings replaced."""
-    embedded = lm.embed_tokens(torch.tensor(ids, device=lm.device))
+    embedded = lm.embed_tokens(torch.tensor(ids, device=lm.embed_device))
     rest = embedded[subject.shape[1] :].expand(len(subject), -1, -1)
     return torch.cat([subject.to(embedded), rest], dim=1)
 
@@ -84,7 +84,7 @@ def _run(
     start: int = 0,
 ) -> States:
     samples = 1 if embeddings is None else len(embeddings)
-    rows = torch.tensor(ids, device=lm.device).expand(samples, -1)
+    rows = torch.tensor(ids, device=lm.embed_device).expand(samples, -1)
     layers = range(lm.num_layers)
     places = [Place(i, matrix) for matrix in WRITERS.values() for i in layers]
     embedded = token_embeddings(lm, rows) if embeddings is None else embeddings
@@ -105,7 +105,7 @@ def _run(
 
 def final_hidden(lm: LanguageModel, top: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_head"]:
     """The backbone's output for states that leave the top layer."""
-    ones = torch.ones(len(top), 1, dtype=torch.long, device=lm.device)
+    ones = torch.ones(len(top), 1, dtype=torch.long, device=top.device)
     hidden = run_layers(lm, top[:, None], ones, first=lm.num_layers).hidden
     assert hidden is not None
     return hidden[:, 0]

@@ -21,7 +21,7 @@ from errata.edit.training.checkpoint import Checkpoint
 from errata.edit.training.target_losses import summed_nll
 from errata.edit.values.prompt_rows import PromptRow
 from errata.errors import NumericsError
-from errata.models import LanguageModel, Place, Tuned, pad_right, relative_norm, run_layers, tuned
+from errata.models import LanguageModel, Place, Tuned, relative_norm, run_layers, states_entering, tuned
 from errata.models.run.packing import packs
 
 _AT_ONCE = 2048  # tokens of a forward
@@ -41,21 +41,6 @@ class Training:
     steps: int
 
 
-@torch.no_grad()
-def entering_states(
-    lm: LanguageModel, rows: Sequence[PromptRow], layer: int, advance: Callable[[int], None]
-) -> list[Float[Tensor, "_ d_model"]]:
-    """What enters `layer` of each row, in packed batches."""
-    states: dict[int, Tensor] = {}
-    for members in packs([len(row.ids) for row in rows], most_tokens=_AT_ONCE):
-        ids, mask = pad_right([rows[i].ids for i in members], device=lm.embed_device)
-        entering = run_layers(lm, ids, mask, stop=layer + 1, tap_inputs=[layer]).layer_inputs[layer]
-        for row, i in enumerate(members):
-            states[i] = entering[row, : len(rows[i].ids)].clone()  # not a view that keeps the whole batch
-        advance(len(members))
-    return [states[i] for i in range(len(rows))]
-
-
 def train(
     lm: LanguageModel,
     rows: Sequence[PromptRow],
@@ -71,7 +56,7 @@ def train(
     finite, StorageError.
     """
     with progress.stage("states", len(rows), "facts") as advance:
-        states = entering_states(lm, rows, places[0].layer, advance)
+        states = states_entering(lm, [row.ids for row in rows], places[0].layer, most_tokens=_AT_ONCE, advance=advance)
     total, epochs = config.epochs * len(rows), config.epochs
     with tuned(lm, places) as weights:
         work = _Work(lm, places[0].layer, rows, states, weights, config)

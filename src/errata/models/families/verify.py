@@ -4,15 +4,18 @@ A few forwards of five tokens: cheap beside loading, and it turns a wrong row, a
 checkpoint or an incompatible transformers release into an error at load.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from errata.errors import UnsupportedModelError
 from errata.models.families.handover import packed_message
 from errata.models.language_model import LanguageModel
+from errata.models.run.hooks import After, block_output, hooked
 from errata.models.run.partial import run_layers
 from errata.models.run.undisturbed import undisturbed
-from errata.models.weights.projections import matrices, projection
+from errata.models.weights.projections import Projection, matrices, projection
 
 _RELATIVE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
@@ -21,7 +24,7 @@ _RELATIVE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16:
 def verify(lm: LanguageModel) -> None:
     """Raise UnsupportedModelError unless `lm` behaves as its row says. Sets `lm.block_returns_tuple`."""
     _check_modules(lm)
-    ids = torch.arange(5, device=lm.device)[None] % lm.d_vocab
+    ids = torch.arange(5, device=lm.embed_device)[None] % lm.d_vocab
     mask = torch.ones_like(ids)
     layer = lm.num_layers // 2
     record: dict[str, Tensor] = {}
@@ -46,7 +49,7 @@ def verify(lm: LanguageModel) -> None:
     _expect_close(lm, "running from a position on", lm.logits(rest.hidden), full[:, 3:])
 
     # Not by a constant: LayerNorm takes that off again.
-    move = torch.linspace(-1, 1, lm.d_model, device=lm.device).to(record["layer_in"])
+    move = torch.linspace(-1, 1, lm.d_model, device=record["layer_in"].device).to(record["layer_in"])
     moved = run_layers(lm, record["layer_in"] + move, mask, first=layer).hidden
     assert moved is not None
     if torch.allclose(lm.logits(moved).float(), full.float(), rtol=1e-6):
@@ -54,41 +57,35 @@ def verify(lm: LanguageModel) -> None:
 
 
 def _full_forward(lm: LanguageModel, ids: Tensor, mask: Tensor, layer: int, record: dict[str, Tensor]) -> Tensor:
-    def check_map(matrix: str):
-        one = projection(lm, layer, matrix)
+    """Logits of a plain forward; each map of the layer is computed by hand beside it, its vectors go to `record`."""
 
-        def hook(_module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-            what = f"its {matrix} projection"
-            try:
-                product = arguments[0] @ one.weight
-                by_hand = product if one.bias is None else product + one.bias
-            except (RuntimeError, IndexError):
-                shape = tuple(one.module.weight.shape)  # type: ignore[union-attr, arg-type]
-                raise _unsupported(lm, what, f"{shape} is not the shape that the row's orientation means") from None
-            _expect_close(lm, what, by_hand, one.part(output))
-
-        return hook
-
-    def keep_down(_module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+    def keep_down(entering: Tensor, output: Tensor) -> None:
         # Cloned: Falcon adds the attention's output to it in place.
-        record["down_in"], record["down_out"] = arguments[0].clone(), output.clone()
+        record["down_in"], record["down_out"] = entering.clone(), output.clone()
 
-    def keep_block(_module: nn.Module, arguments: tuple, keywords: dict, output: Tensor | tuple) -> None:
-        record["layer_in"] = (arguments[0] if arguments else keywords["hidden_states"]).clone()
+    def keep_block(entering: Tensor, output: Tensor | tuple) -> None:
+        record["layer_in"], record["layer_out"] = entering.clone(), block_output(output).clone()
         lm.block_returns_tuple = isinstance(output, tuple)
-        record["layer_out"] = (output[0] if isinstance(output, tuple) else output).clone()
 
+    maps = [projection(lm, layer, matrix) for matrix in matrices(lm.family)]
     hooks = [
-        *(projection(lm, layer, m).module.register_forward_hook(check_map(m)) for m in matrices(lm.family)),
-        lm.down(layer).register_forward_hook(keep_down),
-        lm.layers[layer].register_forward_hook(keep_block, with_kwargs=True),
+        *(After(one.module, partial(_check_map, lm, one)) for one in maps),
+        After(lm.down(layer), keep_down),
+        After(lm.layers[layer], keep_block),
     ]
+    with hooked(hooks), undisturbed(lm):
+        return lm.hf(input_ids=ids, attention_mask=mask, use_cache=False).logits
+
+
+def _check_map(lm: LanguageModel, one: Projection, entering: Tensor, output: Tensor) -> None:
+    what = f"its {one.place.matrix} projection"
     try:
-        with undisturbed(lm):
-            return lm.hf(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    finally:
-        for hook in hooks:
-            hook.remove()
+        product = entering @ one.weight
+        by_hand = product if one.bias is None else product + one.bias
+    except (RuntimeError, IndexError):
+        shape = tuple(one.module.weight.shape)  # type: ignore[union-attr, arg-type]
+        raise _unsupported(lm, what, f"{shape} is not the shape that the row's orientation means") from None
+    _expect_close(lm, what, by_hand, one.part(output))
 
 
 def _check_what_down_adds_to(lm: LanguageModel, layer: int, record: dict[str, Tensor]) -> None:
@@ -99,16 +96,9 @@ def _check_what_down_adds_to(lm: LanguageModel, layer: int, record: dict[str, Te
     # As large as the stream itself, or half precision would round the difference away.
     move = torch.linspace(-1, 1, down_out.numel()).reshape(down_out.shape).to(down_out)
     move *= float(layer_out.float().norm() / move.float().norm())
-
-    def add_move(_module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:
-        return output + move
-
-    hook = lm.down(layer).register_forward_hook(add_move)
-    try:
-        ones = torch.ones(layer_out.shape[:2], dtype=torch.long, device=lm.device)
+    ones = torch.ones(layer_out.shape[:2], dtype=torch.long, device=layer_out.device)
+    with hooked([After(lm.down(layer), lambda _entering, output: output + move)]):
         moved = run_layers(lm, record["layer_in"], ones, first=layer, stop=layer + 1).hidden
-    finally:
-        hook.remove()
     assert moved is not None
     off = _difference(moved - layer_out, (lm.residual_scale * move).reshape(layer_out.shape))
     is_direct = off <= _RELATIVE_TOLERANCE.get(lm.dtype, 6e-2)

@@ -7,14 +7,16 @@ for are those of the tapped activations (VJPs). Memory is n·(d_in + d_out) numb
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from errata.errors import NumericsError
 from errata.models.language_model import LanguageModel
+from errata.models.run.hooks import After, Before, by_row, hooked
 from errata.models.run.partial import position_arguments, run_layers
 from errata.models.run.undisturbed import undisturbed
 from errata.models.weights.projections import Place, Projection, projection
@@ -66,7 +68,7 @@ def run_backward(
     gradients (the model's eager attention is used for this one run). Raises NumericsError where a loss or a gradient
     is not finite.
     """
-    taps = _Taps(mask.shape)
+    taps = _GraphTaps(len(mask))
     maps = [projection(lm, *place) for place in places]
     with torch.enable_grad(), _tapped(lm, taps, maps, attention=attention):
         hidden = _last_hidden_state(lm, inputs, mask, first)
@@ -78,16 +80,16 @@ def run_backward(
             f"{lm.name} (load it as float32), its weights are broken, or the loss function is not defined there."
         )
     tensors = [*taps.outputs.values(), *taps.states, *taps.attention.values()]
-    found, scale = gradients(lm, total, tensors)
-    real = mask[..., None]
-    by_module = dict(zip(taps.outputs, found, strict=False))
-    rest = found[len(taps.outputs) :]
+    taken, scale = gradients(lm, total, tensors)
+    real, batch = mask[..., None], len(mask)
+    by_module = dict(zip(taps.outputs, taken, strict=False))
+    rest = taken[len(taps.outputs) :]
     return Backward(
         losses=losses.detach(),
         hidden=hidden.detach(),
         inputs={one.place: taps.inputs[id(one.module)] * real for one in maps},
-        outputs={one.place: one.part(taps.outputs[id(one.module)].detach()).reshape(*mask.shape, -1) for one in maps},
-        vjps={one.place: one.part(by_module[id(one.module)].reshape(*mask.shape, -1)) * real for one in maps},
+        outputs={one.place: by_row(one.part(taps.outputs[id(one.module)].detach()), batch) for one in maps},
+        vjps={one.place: one.part(by_row(by_module[id(one.module)], batch)) * real for one in maps},
         states=[state.detach() for state in taps.states],
         state_vjps=[gradient * real for gradient in rest[: len(taps.states)]],
         attention={layer: kept.detach() for layer, kept in taps.attention.items()},
@@ -117,12 +119,12 @@ def run_taps(
     lm: LanguageModel, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], places: Sequence[Place]
 ) -> tuple[dict[Place, Float[Tensor, "batch pos d_in"]], dict[Place, Float[Tensor, "batch pos d_out"]]]:
     """What goes into and comes out of `places` in a plain forward."""
-    taps = _Taps(ids.shape)
+    taps = _GraphTaps(len(ids))
     maps = [projection(lm, *place) for place in places]
     with _tapped(lm, taps, maps, attention=False):
         _whole(lm, ids, mask)
     inputs = {one.place: taps.inputs[id(one.module)] for one in maps}
-    return inputs, {one.place: one.part(taps.outputs[id(one.module)]).reshape(*ids.shape, -1) for one in maps}
+    return inputs, {one.place: by_row(one.part(taps.outputs[id(one.module)]), len(ids)) for one in maps}
 
 
 def widened(tensor: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
@@ -139,12 +141,12 @@ def gradients(lm: LanguageModel, total: Float[Tensor, ""], tensors: Sequence[Ten
     scale = _LOSS_SCALE.get(lm.dtype, 1.0)
     while True:
         taken = torch.autograd.grad(total * scale, tensors, retain_graph=scale != 1.0, allow_unused=True)
-        found = [
+        unscaled = [
             widened(torch.zeros_like(tensor) if gradient is None else gradient) / scale
             for tensor, gradient in zip(tensors, taken, strict=True)
         ]
-        if all(bool(gradient.isfinite().all()) for gradient in found):
-            return found, scale
+        if all(bool(gradient.isfinite().all()) for gradient in unscaled):
+            return unscaled, scale
         if scale == 1.0 or scale <= _SMALLEST_SCALE:
             raise NumericsError(
                 f"The gradient of the loss is not finite in {lm.dtype}; load {lm.name} as float32, or its weights are "
@@ -154,51 +156,45 @@ def gradients(lm: LanguageModel, total: Float[Tensor, ""], tensors: Sequence[Ten
 
 
 @dataclass
-class _Taps:
-    shape: torch.Size
+class _GraphTaps:
+    """Keeps what maps read and wrote and the states between blocks, as parts of the graph."""
+
+    batch: int
     inputs: dict[int, Tensor] = field(default_factory=dict)
     outputs: dict[int, Tensor] = field(default_factory=dict)
     states: list[Tensor] = field(default_factory=list)
     attention: dict[int, Tensor] = field(default_factory=dict)
 
+    def hooks(self, lm: LanguageModel, maps: Sequence[Projection], *, attention: bool) -> list[Before | After]:
+        """Those that keep; token embeddings ask for a gradient, so that there is a graph."""
+        blocks = [*lm.layers, lm.backbone.get_submodule(lm.family.ln_final)]
+        attending = [block.get_submodule(lm.family.attention) for block in lm.layers] if attention else []
+        return [
+            After(lm.embed_tokens, lambda _ids, output: output.requires_grad_()),
+            *(After(module, partial(self._keep_map, id(module))) for module in dict.fromkeys(m.module for m in maps)),
+            *(Before(block, self.states.append) for block in blocks),
+            *(After(module, partial(self._keep_attention, i)) for i, module in enumerate(attending)),
+        ]
 
-@contextmanager
-def _tapped(lm: LanguageModel, taps: _Taps, maps: Sequence[Projection], *, attention: bool) -> Iterator[None]:
-    def ask_for_gradient(_module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:
-        return output.requires_grad_()
-
-    def keep_map(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        # OPT's MLP sees all positions of the batch in one axis.
-        taps.inputs[id(module)] = arguments[0].detach().reshape(*taps.shape, -1)
-        taps.outputs[id(module)] = output
+    def _keep_map(self, module: int, entering: Tensor, output: Tensor) -> Tensor:
+        self.inputs[module] = by_row(entering.detach(), self.batch)
+        self.outputs[module] = output
         # A copy goes on: Falcon adds attention's output to this one in place, and what was kept must not move.
         return output.clone()
 
-    def keep_state(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        taps.states.append(arguments[0] if arguments else keywords["hidden_states"])
+    def _keep_attention(self, layer: int, _entering: Any, output: tuple[Any, ...]) -> None:
+        self.attention[layer] = next(part for part in output[1:] if isinstance(part, Tensor) and part.ndim == 4)
 
-    def keep_attention(layer: int):
-        def hook(_module: nn.Module, _arguments: tuple, output: tuple[Any, ...]) -> None:
-            taps.attention[layer] = next(part for part in output[1:] if isinstance(part, Tensor) and part.ndim == 4)
 
-        return hook
-
-    ln_final = lm.backbone.get_submodule(lm.family.ln_final)
+@contextmanager
+def _tapped(lm: LanguageModel, taps: _GraphTaps, maps: Sequence[Projection], *, attention: bool) -> Iterator[None]:
+    """The taps set, and where attention maps are wanted the implementation of attention that gives them."""
     implementation = str(lm.hf.config._attn_implementation)
-    hooks = []
     try:
-        hooks.append(lm.embed_tokens.register_forward_hook(ask_for_gradient))
-        hooks += [module.register_forward_hook(keep_map) for module in {id(m.module): m.module for m in maps}.values()]
-        hooks += [block.register_forward_pre_hook(keep_state, with_kwargs=True) for block in [*lm.layers, ln_final]]
         if attention:
             lm.hf.set_attn_implementation("eager")
-            hooks += [
-                block.get_submodule(lm.family.attention).register_forward_hook(keep_attention(i))
-                for i, block in enumerate(lm.layers)
-            ]
-        yield
+        with hooked(taps.hooks(lm, maps, attention=attention)):
+            yield
     finally:
-        for hook in hooks:
-            hook.remove()
         if attention:
             lm.hf.set_attn_implementation(implementation)

@@ -99,7 +99,7 @@ def _extend_(
     stops: Collection[int],
 ) -> None:
     """Append a token to every row at each step; rows that end leave the batch."""
-    ids, mask = _pad_left(rows, lm.device)
+    ids, mask = _pad_left(rows, lm.embed_device)
     growing = list(range(len(rows)))
     prefix, steps = None, uniforms.shape[1]
     for step in range(steps):
@@ -113,7 +113,7 @@ def _extend_(
             return
         prefix = run.key_values if len(kept) == len(growing) else run.key_values.rows(torch.tensor(kept))
         growing = [growing[i] for i in kept]
-        ids = torch.tensor([[chosen[i]] for i in kept], device=lm.device)
+        ids = torch.tensor([[chosen[i]] for i in kept], device=lm.embed_device)
         mask = torch.ones_like(ids)
 
 
@@ -138,7 +138,7 @@ def _uniforms(seed: int, index: int, count: int) -> Float64[Tensor, " step"]:
 
 
 def _last_logits(lm: LanguageModel, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "row d_vocab"]:
-    hidden = run_layers(lm, *_pad_left(prompts, lm.device)).hidden
+    hidden = run_layers(lm, *_pad_left(prompts, lm.embed_device)).hidden
     assert hidden is not None
     return _checked_logits(lm, hidden[:, -1])
 

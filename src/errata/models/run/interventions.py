@@ -1,18 +1,20 @@
-"""Holds on a forward pass: other token embeddings, what attention or an MLP writes kept or set, MLPs run in part.
+"""Holds on a forward: other token embeddings, what attention or an MLP writes kept, set or moved, MLPs run in part.
 
 What a block's MLP or attention writes is the output of its last map (down, o): before a post-norm, a multiplier and the
 residual stream, whichever a family has.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from errata.models.language_model import LanguageModel
+from errata.models.run.hooks import After, Before, by_row, hooked
 from errata.models.run.undisturbed import undisturbed
 from errata.models.weights.projections import Place, mlp_matrices, projection
 
@@ -34,15 +36,15 @@ def token_embeddings(lm: LanguageModel, ids: Int[Tensor, "*rows"]) -> Float[Tens
 @contextmanager
 def embeddings_replaced(lm: LanguageModel, embeddings: Float[Tensor, "batch pos d_embed"]) -> Iterator[None]:
     """Let `embed_tokens` give these embeddings, whatever ids it is asked for."""
-
-    def replace(_module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:
-        return embeddings.to(output)
-
-    handle = lm.embed_tokens.register_forward_hook(replace)
-    try:
+    with hooked([After(lm.embed_tokens, lambda _ids, output: embeddings.to(output))]):
         yield
-    finally:
-        handle.remove()
+
+
+@contextmanager
+def inputs_replaced(lm: LanguageModel, place: Place, values: Float[Tensor, "batch pos d_in"]) -> Iterator[None]:
+    """Let the map at `place` read `values` instead of what reaches it."""
+    with hooked([Before(projection(lm, *place).module, lambda entering: values.reshape(entering.shape))]):
+        yield
 
 
 @contextmanager
@@ -52,39 +54,64 @@ def outputs_kept(
     """Keep what whole maps (down, o) write in a forward of `batch` rows."""
     kept: dict[Place, Tensor] = {}
 
-    def hook_of(place: Place):
-        def hook(_module: nn.Module, _arguments: tuple, output: Tensor) -> None:
-            # OPT's MLP sees all positions of the batch in one axis. Cloned: Falcon adds to it in place afterwards.
-            kept[place] = output.detach().reshape(batch, -1, output.shape[-1]).clone()
+    def keep(place: Place, _entering: Tensor, output: Tensor) -> None:
+        # Cloned: Falcon adds to it in place afterwards.
+        kept[place] = by_row(output.detach(), batch).clone()
 
-        return hook
-
-    hooks = [projection(lm, *place).module.register_forward_hook(hook_of(place)) for place in places]
-    try:
+    with _after_maps(lm, {place: partial(keep, place) for place in places}):
         yield kept
-    finally:
-        for handle in hooks:
-            handle.remove()
 
 
 @contextmanager
 def outputs_held(lm: LanguageModel, held: Mapping[Place, Held], *, batch: int, column: int = 0) -> Iterator[None]:
     """Set what whole maps (down, o) write at one column of a batch of `batch` rows, in the held rows only."""
 
-    def hook_of(one: Held):
-        def hook(_module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:
-            rows = output.reshape(batch, -1, output.shape[-1]).clone()
-            rows[one.rows, column] = one.values.to(rows)
-            return rows.reshape(output.shape)
+    def hold(one: Held, _entering: Tensor, output: Tensor) -> Tensor:
+        rows = by_row(output, batch).clone()
+        rows[one.rows, column] = one.values.to(rows)
+        return rows.reshape(output.shape)
 
-        return hook
-
-    hooks = [projection(lm, *place).module.register_forward_hook(hook_of(one)) for place, one in held.items()]
-    try:
+    with _after_maps(lm, {place: partial(hold, one) for place, one in held.items()}):
         yield
-    finally:
-        for handle in hooks:
-            handle.remove()
+
+
+@contextmanager
+def outputs_moved(lm: LanguageModel, place: Place, moves: Float[Tensor, "batch pos d_out"]) -> Iterator[None]:
+    """Add `moves` to what a whole map (down, o) writes at every position of a batch."""
+
+    def move(_entering: Tensor, output: Tensor) -> Tensor:
+        return (output + moves.reshape(output.shape)).to(output.dtype)
+
+    with _after_maps(lm, {place: move}):
+        yield
+
+
+@contextmanager
+def outputs_shifted(
+    lm: LanguageModel,
+    shifts: Mapping[Place, Float[Tensor, "batch d_out"]],
+    *,
+    column: int,
+    seen: dict[Place, Float[Tensor, "batch d_out"]] | None = None,
+) -> Iterator[None]:
+    """Add to what maps (down, o) write at one column of a batch, each row its own; `seen` gets what was there."""
+
+    def shift_column(place: Place, _entering: Tensor, output: Tensor) -> Tensor:
+        shift = shifts[place]
+        rows = by_row(output, len(shift))
+        if seen is not None:
+            seen[place] = rows[:, column].detach()
+        moved = (rows[:, column].float() + shift).to(rows.dtype)
+        return torch.cat([rows[:, :column], moved[:, None], rows[:, column + 1 :]], dim=1).reshape(output.shape)
+
+    with _after_maps(lm, {place: partial(shift_column, place) for place in shifts}):
+        yield
+
+
+@contextmanager
+def _after_maps(lm: LanguageModel, calls: Mapping[Place, Callable[[Tensor, Tensor], Any]]) -> Iterator[None]:
+    with hooked([After(projection(lm, *place).module, call) for place, call in calls.items()]):
+        yield
 
 
 @contextmanager
@@ -93,31 +120,24 @@ def mlps_run_at(lm: LanguageModel, needed: Mapping[int, Bool[Tensor, "batch pos"
 
     Exact at the needed ones: an MLP maps every position by itself. Hooks on what it writes must come after this one.
     """
-    hooks = []
-
-    def restrict(layer: int, wanted: Bool[Tensor, "batch pos"]) -> None:
-        at = wanted.flatten().nonzero().squeeze(1)
-        shape: list[torch.Size] = []
-
-        def pack(_module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            # OPT's MLP sees all positions of the batch in one axis.
-            shape[:] = [arguments[0].shape]
-            return (arguments[0].flatten(end_dim=-2)[at], *arguments[1:])
-
-        def unpack(_module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:
-            whole = output.new_zeros(wanted.numel(), output.shape[-1])
-            whole[at] = output
-            return whole.reshape(*shape[0][:-1], -1)
-
-        *reading, down = (projection(lm, layer, matrix).module for matrix in mlp_matrices(lm.family))
-        # A fused gate and up is one module.
-        hooks.extend(module.register_forward_pre_hook(pack) for module in dict.fromkeys(reading))
-        hooks.append(down.register_forward_hook(unpack))
-
-    try:
-        for layer, wanted in needed.items():
-            restrict(layer, wanted)
+    with hooked([hook for layer, wanted in needed.items() for hook in _packing(lm, layer, wanted)]):
         yield
-    finally:
-        for handle in hooks:
-            handle.remove()
+
+
+def _packing(lm: LanguageModel, layer: int, wanted: Bool[Tensor, "batch pos"]) -> list[Before | After]:
+    """Hooks that let one MLP see the wanted positions alone, and put what it writes back in its place."""
+    at = wanted.flatten().nonzero().squeeze(1)
+    shape: list[torch.Size] = []
+
+    def pack(entering: Tensor) -> Tensor:
+        shape[:] = [entering.shape]
+        return entering.flatten(end_dim=-2)[at]
+
+    def unpack(_entering: Tensor, output: Tensor) -> Tensor:
+        whole = output.new_zeros(wanted.numel(), output.shape[-1])
+        whole[at] = output
+        return whole.reshape(*shape[0][:-1], -1)
+
+    *reading, down = (projection(lm, layer, matrix).module for matrix in mlp_matrices(lm.family))
+    # A fused gate and up is one module.
+    return [*(Before(module, pack) for module in dict.fromkeys(reading)), After(down, unpack)]

@@ -5,13 +5,15 @@ Each row of a batch can have an update of its own, so that many edited models ru
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from errata.models.language_model import LanguageModel
 from errata.models.run.backward import widened
+from errata.models.run.hooks import After, by_row, hooked
 from errata.models.weights.projections import Place, Projection, projection
 
 RowFactors = tuple[Float[Tensor, "batch rank d_in"], Float[Tensor, "batch rank d_out"]]
@@ -28,28 +30,18 @@ def rows_updated(lm: LanguageModel, factors: Mapping[Place, RowFactors]) -> Iter
     for place, pair in factors.items():
         one = projection(lm, *place)
         parts.setdefault(id(one.module), []).append((one, pair))
-    hooks = []
-    try:
-        # Gate and up may be two parts of one module: one hook for both.
-        hooks += [found[0][0].module.register_forward_hook(_hook(found)) for found in parts.values()]
+    # Gate and up may be two parts of one module: one hook for both.
+    with hooked([After(of_module[0][0].module, partial(_updated, of_module)) for of_module in parts.values()]):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-def _hook(parts: list[tuple[Projection, RowFactors]]):
-    def hook(_module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        batch = len(parts[0][1][0])
-        # OPT's MLP sees all positions of the batch in one axis.
-        read = widened(arguments[0].reshape(batch, -1, arguments[0].shape[-1]))
-        wide = widened(output.reshape(batch, -1, output.shape[-1]))
-        for one, (left, right) in parts:
-            moved = torch.bmm(torch.bmm(read, left.to(read).mT), right.to(read))
-            wide = wide + moved if one.columns is None else _added(wide, one.columns, moved)
-        return wide.to(output.dtype).reshape(output.shape)
-
-    return hook
+def _updated(parts: list[tuple[Projection, RowFactors]], entering: Tensor, output: Tensor) -> Tensor:
+    batch = len(parts[0][1][0])
+    read, wide = widened(by_row(entering, batch)), widened(by_row(output, batch))
+    for one, (left, right) in parts:
+        moved = torch.bmm(torch.bmm(read, left.to(read).mT), right.to(read))
+        wide = wide + moved if one.columns is None else _added(wide, one.columns, moved)
+    return wide.to(output.dtype).reshape(output.shape)
 
 
 def _added(outputs: Tensor, columns: slice | Tensor, moved: Tensor) -> Tensor:

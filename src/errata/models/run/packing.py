@@ -1,6 +1,13 @@
-"""Which rows of unequal length run together, so that little is padded and few passes are made."""
+"""Which rows of unequal length run together, so that little is padded and few passes are made.
 
-from collections.abc import Sequence
+`packs` finds the cheapest batches of rows in any order; `batches_in_order` keeps the order, for rows that are sorted or
+grouped for another reason.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 # What one more pass costs, in tokens: its overhead, and the speed that small matrix products lose. Half of each on two
 # cores (benchmarks/README.md); between 24 and 120 the time of a step is flat.
@@ -33,9 +40,23 @@ def packs(lengths: Sequence[int], *, most_tokens: int | None = None) -> list[lis
     counts: dict[int, int] = {}
     for length in lengths:
         counts[length] = counts.get(length, 0) + 1
-    found = []
+    batches = []
     for low, high in split_lengths(counts):
         members = sorted((i for i, n in enumerate(lengths) if low <= n <= high), key=lambda i: (lengths[i], i))
         size = len(members) if most_tokens is None else max(1, most_tokens // max(high, 1))
-        found += [members[at : at + size] for at in range(0, len(members), size)]
-    return found
+        batches += [members[at : at + size] for at in range(0, len(members), size)]
+    return batches
+
+
+def batches_in_order(items: Iterable[Item], length: Callable[[Item], int], most_tokens: int) -> Iterator[list[Item]]:
+    """Items in their order, cut where one more would make rows × width exceed `most_tokens`; at least one a batch."""
+    batch: list[Item] = []
+    width = 0
+    for item in items:
+        if batch and (len(batch) + 1) * max(width, length(item)) > most_tokens:
+            yield batch
+            batch, width = [], 0
+        batch.append(item)
+        width = max(width, length(item))
+    if batch:
+        yield batch

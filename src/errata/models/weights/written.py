@@ -43,7 +43,7 @@ def gains(lm: LanguageModel, layer: int) -> Float64[Tensor, " d_model"] | None:
     """g of the norm behind this layer's MLP, the residual multiplier included; None where no norm is there."""
     if not lm.family.post_norm:
         return None
-    probe = torch.full((1, lm.d_model), _PROBE, device=lm.device)
+    probe = torch.full((1, lm.d_model), _PROBE, device=lm.device_of(layer))
     return lm.contribution(layer, probe, attention=False)[0].double()
 
 

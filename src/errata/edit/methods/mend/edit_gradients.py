@@ -9,8 +9,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from errata.edit.methods.mend.editor import MendEditor
-from errata.models import LanguageModel, Place, RowFactors, TargetRow, pad_right, run_backward, run_layers
-from errata.models.run.packing import packs
+from errata.models import (
+    LanguageModel,
+    Place,
+    RowFactors,
+    TargetRow,
+    pad_right,
+    run_backward,
+    run_layers,
+    states_entering,
+)
 
 _AT_ONCE = 2048  # tokens of a forward: more are no faster on a CPU
 
@@ -34,20 +42,14 @@ class Entering:
 def entering(lm: LanguageModel, groups: Sequence[Sequence[Sequence[int]]], first: int) -> list[Entering]:
     """Run the layers below `first` once for the rows of all groups, packed by length; each group as one batch."""
     if not first:
-        return [Entering(*pad_right(rows, device=lm.device), first) for rows in groups]
+        return [Entering(*pad_right(rows, device=lm.embed_device), first) for rows in groups]
     every = [row for rows in groups for row in rows]
-    hidden: dict[int, Tensor] = {}
-    for members in packs([len(row) for row in every], most_tokens=_AT_ONCE):
-        ids, mask = pad_right([every[i] for i in members], device=lm.device)
-        states = run_layers(lm, ids, mask, stop=first).hidden
-        assert states is not None
-        # Copies: a view would keep its whole pack in memory.
-        hidden |= {i: states[at, : len(every[i])].clone() for at, i in enumerate(members)}
+    hidden = states_entering(lm, every, first, most_tokens=_AT_ONCE)
     found, start = [], 0
     for rows in groups:
-        own = [hidden[i] for i in range(start, start + len(rows))]
+        own = hidden[start : start + len(rows)]
         start += len(rows)
-        found.append(Entering(pad_sequence(own, batch_first=True), pad_right(rows, device=lm.device)[1], first))
+        found.append(Entering(pad_sequence(own, batch_first=True), pad_right(rows, device=lm.device_of(first))[1], first))
     return found
 
 
