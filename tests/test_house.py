@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "models": BASE,
     "stats": BASE | {"models"},
     "patches": BASE | {"models"},
-    "edit": BASE | {"models", "stats", "patches"},
+    "edit": BASE | {"models", "stats", "patches", "backends"},
     "evaluate": BASE | {"models"},
     "views": {"errors", "core", "store"},
     "lens": BASE | {"models", "patches"},

@@ -75,12 +75,16 @@ def complete(
     what: str,
     unit: str,
     progress: ProgressSink = SILENT,
+    finished: int = 0,
 ) -> None:
-    """Do the parts that are not kept yet, and keep each when it is done. Raises what `work` raises, StorageError."""
+    """Do the parts that are not kept yet, and keep each when it is done. Raises what `work` raises, StorageError.
+
+    finished: units that count in the progress and belong to no part, since they are kept in another shape.
+    """
     missing = [part for part in parts if store.load(part.key) is None]
     total, left = (sum(part.size for part in group) for group in (parts, missing))
-    done = total - left + sum(part.begun for part in missing)
-    with progress.stage(what, total, unit, done=done) as advance:
+    done = finished + total - left + sum(part.begun for part in missing)
+    with progress.stage(what, finished + total, unit, done=done) as advance:
         for number, result in backend.map(work, state, missing, advance):
             store.save(missing[number].key, result)
 

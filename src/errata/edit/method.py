@@ -9,6 +9,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from errata.backends import LOCAL
+from errata.core.parts import Backend
 from errata.core.progress import ProgressSink
 from errata.core.updates import WeightUpdate
 from errata.edit.settings.method_config import MethodConfig
@@ -26,6 +28,7 @@ class EditTask:
     moments: second moments of `config.layers`, for a method that uses them.  prefixes: context prefixes, the empty one
     first.  cache: folder for what is kept between runs (None: errata's home).  stage: names a stretch of the work
     whose time the report gives.  past_keys: by layer, those of the batches that were edited before into the same model.
+    backend: where the parts of the work are done.
     """
 
     lm: LanguageModel
@@ -38,6 +41,7 @@ class EditTask:
     progress: ProgressSink
     stage: Callable[[str], AbstractContextManager[None]]
     past_keys: Mapping[int, Float[Tensor, "past d_mlp"]] = field(default_factory=dict)
+    backend: Backend = LOCAL
 
     def second_moments(self) -> SecondMoments:
         """The second moments, of a method that declares that it uses them."""

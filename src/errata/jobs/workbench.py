@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from errata.backends import LOCAL
+from errata.core.parts import Backend
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit import Edit, EditTask, Method, context_prefixes
 from errata.evaluate.drift import Drift
@@ -32,7 +34,7 @@ class Workbench:
 
     corpus: behind second moments (None: errata's text), with the `text_field` of a file's records.  cache: folder of
     what is kept between runs (None: errata's home).  batch_size: target values optimised together.  held_out: text
-    behind drift.
+    behind drift.  backend: where the parts of its work are done.
     """
 
     lm: LanguageModel
@@ -42,6 +44,7 @@ class Workbench:
     batch_size: int = 32
     held_out: HeldOut | None = None
     progress: ProgressSink = SILENT
+    backend: Backend = LOCAL
     _prefixes: dict[Any, tuple[str, ...]] = field(default_factory=dict)
     # Those asked for last: a layer's take d_mlp² numbers, and their factors are made once for all edits that follow.
     _moments: dict[Any, SecondMoments] = field(default_factory=dict)
@@ -98,7 +101,7 @@ class Workbench:
         """What the method is given. stage: names stretches of its work whose time somebody wants to know."""
         return EditTask(
             self.lm, tuple(facts), config, self.prefixes(method, config), moments, self.batch_size, self.cache,
-            progress or self.progress, stage,
+            progress or self.progress, stage, backend=self.backend,
         )  # fmt: skip
 
     def edit(

@@ -51,3 +51,21 @@ class Cache:
     def save(self, key: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> None:
         """Write the entry at once, over one that is there. Raises StorageError."""
         save_tensors(self.path(key), tensors, {"key": key, "metadata": dict(metadata)})
+
+
+Entry = tuple[dict[str, Tensor], dict]
+
+
+@dataclass(frozen=True)
+class EntryStore:
+    """A cache as the store of parts whose results are tensors with metadata."""
+
+    cache: Cache
+
+    def load(self, key: str) -> Entry | None:
+        """The entry, or None when there is none that is intact. Raises StorageError when it cannot be read."""
+        return self.cache.load(key)
+
+    def save(self, key: str, entry: Entry) -> None:
+        """Write the entry at once. Raises StorageError."""
+        self.cache.save(key, *entry)

@@ -164,7 +164,7 @@ def values_of(task: EditTask, site: Site) -> TargetValues:
         return collect_values(
             task.lm, facts, config, task.prefixes, site=site, batch_size=task.batch_size, cache=cache,
             progress=task.progress, notify=task.progress.note,
-            stage="target values" if config is task.config else "second try",
+            stage="target values" if config is task.config else "second try", backend=task.backend,
         )  # fmt: skip
 
     rows = encode_targets(task.lm.tokenizer, [fact.wanted for fact in task.facts])

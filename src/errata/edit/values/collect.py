@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from errata.backends import LOCAL
+from errata.core.parts import Advance, Backend, Part, complete
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit.settings.value_config import ValueConfig
 from errata.edit.values.halfway import Halfway
@@ -37,6 +40,7 @@ def collect_values(
     progress: ProgressSink = SILENT,
     notify: Callable[[str], None] | None = None,
     stage: str = "target values",
+    backend: Backend = LOCAL,
 ) -> TargetValues:
     """Target values of all facts, in their order, from the cache where they are known.
 
@@ -45,25 +49,80 @@ def collect_values(
     anew, so that an interrupted run that is started again ends with the bits of one that was not; values kept from a
     run over other facts are taken as they are.
     """
-    store = Cache(cache if cache is not None else home() / "values", notify)
+    cached = Cache(cache if cache is not None else home() / "values", notify)
     keys = value_keys(lm, facts, config, prefixes, site)
-    values, spent = _kept(store, keys, plan_batches(lm, facts, range(len(facts)), batch_size))
+    values, spent = _kept(cached, keys, plan_batches(lm, facts, range(len(facts)), batch_size))
     kept_seconds, each = sum(spent.values(), 0.0), evaluations(config)
-    batches = plan_batches(lm, facts, [i for i in range(len(facts)) if i not in values], batch_size)
-    begun = [Halfway.of(halfway_cache(store), _batch_digest(keys, batch)) for batch in batches]
-    done = each * len(values) + sum(halfway.done for halfway in begun)
-    with progress.stage(stage, each * len(facts), "evaluations", done=done) as advance:
-        for batch, halfway in zip(batches, begun, strict=True):
-            began, chosen = time.monotonic(), [facts[i] for i in batch]
-            optimised = target_values(lm, chosen, config, prefixes, site=site, advance=advance, halfway=halfway)
-            about = {"company": _batch_digest(keys, batch), "seconds": (time.monotonic() - began) / len(batch)}
-            for at, i in enumerate(batch):
-                values[i] = {name: tensor[at].cpu().clone() for name, tensor in optimised.tensors().items()}
-                store.save(keys[i], values[i], {"fact": facts[i].id, **about})
-            halfway.drop()
+    store = _BatchStore(cached, keys, facts, values)
+    parts = []
+    for batch in plan_batches(lm, facts, [i for i in range(len(facts)) if i not in values], batch_size):
+        key = store.expect(batch)
+        halfway = Halfway.of(halfway_cache(cached), key)
+        asked = _Asked(tuple(facts[i] for i in batch), config, tuple(prefixes), site, halfway)
+        parts.append(Part(key, asked, each * len(batch), halfway.done))
+    complete(
+        _optimised, lm, parts, store,
+        backend=backend, progress=progress, what=stage, unit="evaluations", finished=each * len(values),
+    )  # fmt: skip
     rows = [values[i] for i in range(len(facts))]
     stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     return TargetValues(**stacked, kept_seconds=kept_seconds, second_tries=())
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Facts whose values are optimised together, from where an earlier run left them."""
+
+    facts: tuple[Fact, ...]
+    config: ValueConfig
+    prefixes: tuple[str, ...]
+    site: Site
+    halfway: Halfway
+
+
+_Optimised = tuple[TargetValues, float]
+
+
+def _optimised(lm: LanguageModel, asked: _Asked, advance: Advance) -> _Optimised:
+    """The values of a batch and the seconds that each took."""
+    began = time.monotonic()
+    values = target_values(
+        lm, asked.facts, asked.config, asked.prefixes, site=asked.site, advance=advance, halfway=asked.halfway
+    )
+    return values, (time.monotonic() - began) / len(asked.facts)
+
+
+@dataclass
+class _BatchStore:
+    """Values come by batches and are kept by facts, so that a later run over other facts finds them.
+
+    values: by fact number, those that are kept.
+    """
+
+    cached: Cache
+    keys: Sequence[str]
+    facts: Sequence[Fact]
+    values: dict[int, dict[str, Tensor]]
+    batches: dict[str, Sequence[int]] = field(default_factory=dict)
+
+    def expect(self, batch: Sequence[int]) -> str:
+        """The key of a batch that will be saved."""
+        key = _batch_digest(self.keys, batch)
+        self.batches[key] = batch
+        return key
+
+    def load(self, key: str) -> _Optimised | None:
+        """None: what is kept was taken, fact by fact, before the batches were made."""
+        assert key in self.batches
+
+    def save(self, key: str, optimised: _Optimised) -> None:
+        """Keep the value of every fact, and forget the state of the batch on its way. Raises StorageError."""
+        optimum, seconds = optimised
+        for at, i in enumerate(self.batches[key]):
+            self.values[i] = {name: tensor[at].cpu().clone() for name, tensor in optimum.tensors().items()}
+            about = {"fact": self.facts[i].id, "company": key, "seconds": seconds}
+            self.cached.save(self.keys[i], self.values[i], about)
+        Halfway(halfway_cache(self.cached), key).drop()
 
 
 def halfway_cache(store: Cache) -> Cache:

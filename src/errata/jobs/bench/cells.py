@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
+from errata.backends import LOCAL
+from errata.core.parts import Advance, Part, PartStore, complete, results
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit import Edit, EditTask, Method, Settings, find_method, settings_for
 from errata.errors import ConfigError, NumericsError
@@ -75,8 +77,8 @@ class Extras(Protocol):
     def __call__(self, facts: Sequence[Fact], *, singly: bool) -> Mapping[str, Metric]: ...
 
 
-# Given a single edit's fact and how to do it: its result, made now or by an earlier run.
-Keep = Callable[[Fact, Callable[[], CellResult]], CellResult]
+# The key of a single edit of a fact, and where it is kept.
+Singles = tuple[Callable[[Fact], str], PartStore]
 
 
 @dataclass
@@ -110,14 +112,14 @@ class Bench:
         fields, preset = self.options.fields(cell.method), self.options.presets.get(cell.method)
         return settings_for(self.lm, at_once, method=cell.method, preset=preset, **fields)
 
-    def run(self, cell: Cell, keep: Keep) -> CellResult:
+    def run(self, cell: Cell, singles: Singles) -> CellResult:
         """Run one cell; the model is as it was in the end. A method that diverges ends the cell with a mark."""
         if cell.method == UNEDITED:
             return self._unedited(cell)
         method = find_method(cell.method)
         config = self.settings(cell).config
         task = self.work.task(cell.facts, method, config, self.work.moments(method, config))
-        result = self._singly(method, task, keep) if cell.singly else _guarded(lambda: self._together(method, task))
+        result = self._singly(method, task, singles) if cell.singly else _guarded(lambda: self._together(method, task))
         result.told["peak_memory_mib"] = peak_memory_mib(self.lm.device)
         return result
 
@@ -131,16 +133,22 @@ class Bench:
         edit = self.work.edit(method, task, in_batches=self.options.in_batches, after_batch=after)
         return self._measured(edit, task.facts, time.monotonic() - began - after.seconds, singly=False)
 
-    def _singly(self, method: Method, task: EditTask, keep: Keep) -> CellResult:
+    def _singly(self, method: Method, task: EditTask, singles: Singles) -> CellResult:
         with suppress(NumericsError):  # of one fact: its own edit will say so
             method.prepare(task)
-        total, extras = CellResult(), {}
+        key_of, store = singles
         quiet = replace(task, progress=SILENT)
-        with self.progress.stage("single edits", len(task.facts), "facts") as advance:
-            for fact in task.facts:
-                one = keep(fact, lambda fact=fact: _guarded(lambda: self._single(method, quiet, fact)))
-                _add(total, extras, fact, one)
-                advance(1)
+        parts = [Part(key_of(fact), fact) for fact in task.facts]
+
+        def work(bench: Bench, fact: Fact, advance: Advance) -> CellResult:
+            one = _guarded(lambda: bench._single(method, quiet, fact))
+            advance(1)
+            return one
+
+        complete(work, self, parts, store, backend=LOCAL, progress=self.progress, what="single edits", unit="facts")
+        total, extras = CellResult(), {}
+        for fact, one in zip(task.facts, results(parts, store), strict=True):
+            _add(total, extras, fact, one)
         total.extras = _plain({name: metric(values, scale=1.0) for name, values in extras.items()})
         total.mark = _marks(total, len(task.facts))
         return total

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from errata.backends import LOCAL
+from errata.core.parts import Advance, Part, complete, results
 from errata.core.progress import SILENT, ProgressSink
 from errata.core.words import counted
 from errata.edit import Settings, find_method, settings_for
@@ -173,27 +176,29 @@ def _mixed(options: BenchOptions, halves: tuple[tuple[Fact, ...], tuple[Fact, ..
 
 
 def _run(bench: Bench, folder: Folder, plan: Sequence[tuple[Cell, Settings | None]]) -> list[CellResult]:
-    keys = [folder.key(cell, settings) for cell, settings in plan]
-    results = [folder.load(key) for key in keys]
-    missing = [i for i, result in enumerate(results) if result is None]
+    parts = [Part(folder.key(cell, settings), (cell, settings)) for cell, settings in plan]
+    missing = [part.payload[0] for part in parts if folder.load(part.key) is None]
     bench.progress.note(
         f"Benchmark on {bench.lm.name}: {counted(len(plan), 'cell')}, {len(plan) - len(missing)} of them done "
         f"before, in "
         f"{folder.out}."
     )
     if missing:
-        bench.measure_unedited([fact for i in missing for fact in plan[i][0].facts])
+        bench.measure_unedited([fact for cell in missing for fact in cell.facts])
         bench.extras.prepare()
-    with bench.progress.stage("cells", len(plan), "cells", done=len(plan) - len(missing)) as advance:
-        for i in missing:
-            cell, settings = plan[i]
-            bench.progress.note(f"{cell.name} ({settings.source if settings else 'no edit'})")
-            result = bench.run(cell, folder.keep(cell, settings))
-            if result.mark:
-                bench.progress.note(f"{cell.name}: {result.mark}")
-            results[i] = folder.save(keys[i], cell, result)
-            advance(1)
-    return [result for result in results if result is not None]
+
+    def work(bench: Bench, asked: tuple[Cell, Settings | None], advance: Advance) -> CellResult:
+        cell, settings = asked
+        bench.progress.note(f"{cell.name} ({settings.source if settings else 'no edit'})")
+        result = bench.run(cell, (partial(folder.single_key, cell, settings), folder.singles))
+        if result.mark:
+            bench.progress.note(f"{cell.name}: {result.mark}")
+        advance(1)
+        return result
+
+    # Cells share the scores of the unedited model and the second moments, so they stay in this process.
+    complete(work, bench, parts, folder, backend=LOCAL, progress=bench.progress, what="cells", unit="cells")
+    return list(results(parts, folder))
 
 
 def _study(bench: Bench, folder: Folder, done: Sequence[tuple[Cell, CellResult]]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """A benchmark's folder: every finished cell and every finished single edit is a file that a later run finds."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from errata.facts import Fact
 from errata.jobs.bench.cells import UNEDITED, Cell, CellResult
 from errata.jobs.eval_rows import result_columns
 from errata.store import digest
-from errata.store.records import read_record, recorded, write_record
+from errata.store.records import Records, recorded
 from errata.store.run_folder import check_run_folder
 from errata.store.tables import write_parquet
 
@@ -23,42 +23,43 @@ class Folder:
 
     def __init__(self, out: Path, shared: str, together: str) -> None:
         self.out, self.shared, self.together = out, shared, together
+        self.cells: dict[str, Cell] = {}
 
     def key(self, cell: Cell, settings: Settings | None) -> str:
         """The digest of everything a cell's figures depend on."""
         together = None if cell.singly else self.together
-        return digest(self._edit_key(cell, settings), together, cell.singly, facts_digest(cell.facts))
+        key = digest(self._edit_key(cell, settings), together, cell.singly, facts_digest(cell.facts))
+        self.cells[key] = cell
+        return key
 
     def load(self, key: str) -> CellResult | None:
         """A finished cell, or None where it is missing or was damaged; without the rows of its prompts."""
-        return _load(self._cell(key)) if self.prompts(key).is_file() else None
+        return self._cells.load(key) if self.prompts(key).is_file() else None
 
-    def save(self, key: str, cell: Cell, result: CellResult) -> CellResult:
-        """Keep a cell: its prompts as Parquet, the rest as JSON; returns it as it will be loaded."""
-        rows = [{**cell.columns, **row} for outcome in result.outcomes for row in outcome["rows"]]
-        columns = dict.fromkeys(cell.columns, "string") | result_columns(("before", "after"))
-        write_parquet(self.prompts(key), [rows], columns)
+    def save(self, key: str, result: CellResult) -> None:
+        """Keep a cell: its prompts as Parquet, the rest as JSON. Raises StorageError."""
+        columns = self.cells[key].columns
+        rows = [{**columns, **row} for outcome in result.outcomes for row in outcome["rows"]]
+        write_parquet(self.prompts(key), [rows], dict.fromkeys(columns, "string") | result_columns(("before", "after")))
         slim = replace(result, outcomes=[{k: v for k, v in one.items() if k != "rows"} for one in result.outcomes])
-        _save(self._cell(key), slim)
-        return slim
+        self._cells.save(key, slim)
 
     def prompts(self, key: str) -> Path:
         """The Parquet file of a cell's prompts."""
         return self.out / "prompts" / f"{key[:32]}.parquet"
 
-    def keep(self, cell: Cell, settings: Settings | None) -> Callable[[Fact, Callable[[], CellResult]], CellResult]:
-        """How the single edits of a cell are kept: each by itself, so that more of them take those that are done."""
-        edit = self._edit_key(cell, settings)
+    def single_key(self, cell: Cell, settings: Settings | None, fact: Fact) -> str:
+        """The key of a single edit: a cell with more of them takes those that are done."""
+        return digest(self._edit_key(cell, settings), facts_digest([fact]))
 
-        def kept(fact: Fact, work: Callable[[], CellResult]) -> CellResult:
-            path = self.out / "singles" / f"{digest(edit, facts_digest([fact]))[:32]}.json"
-            found = _load(path)
-            if found is None:
-                found = work()
-                _save(path, found)
-            return found
+    @property
+    def singles(self) -> "CellStore":
+        """Where single edits are kept, each by itself."""
+        return CellStore(Records(self.out / "singles", digits=32))
 
-        return kept
+    @property
+    def _cells(self) -> "CellStore":
+        return CellStore(Records(self.out / "cells", digits=32))
 
     def _edit_key(self, cell: Cell, settings: Settings | None) -> str:
         config = None if settings is None else [type(settings.config).__name__, asdict(settings.config)]
@@ -68,8 +69,21 @@ class Folder:
         """Plain JSON that an earlier run made from the same things, or what `work` makes now."""
         return recorded(self.out / "cells" / f"{name}-{digest(self.shared, CODE_VERSION, depends_on)[:32]}.json", work)
 
-    def _cell(self, key: str) -> Path:
-        return self.out / "cells" / f"{key[:32]}.json"
+
+@dataclass(frozen=True)
+class CellStore:
+    """Results of cells or of single edits as records."""
+
+    records: Records
+
+    def load(self, key: str) -> CellResult | None:
+        """The result, or None where there is none that is intact."""
+        record = self.records.load(key)
+        return None if record is None else CellResult(**record)
+
+    def save(self, key: str, result: CellResult) -> None:
+        """Keep a result. Raises StorageError."""
+        self.records.save(key, asdict(result))
 
 
 def facts_digest(facts: Sequence[Fact]) -> str:
@@ -86,12 +100,3 @@ def check_folder(out: Path) -> None:
 def is_edit(cell: Cell) -> bool:
     """Whether a method is at work in it."""
     return cell.method != UNEDITED
-
-
-def _load(path: Path) -> CellResult | None:
-    record = read_record(path)
-    return None if record is None else CellResult(**record)
-
-
-def _save(path: Path, result: CellResult) -> None:
-    write_record(path, asdict(result))

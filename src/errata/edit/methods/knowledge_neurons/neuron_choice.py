@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
+from errata.backends import LOCAL
+from errata.core.parts import Advance, Backend, Part, complete, results
 from errata.core.progress import SILENT, ProgressSink
 from errata.edit.methods.knowledge_neurons.neuron_attribution import Attributions, Question, attributions
 from errata.models import LanguageModel, fingerprint
 from errata.models.run.packing import packs
 from errata.store import digest, home
-from errata.store.cache import Cache
+from errata.store.cache import Cache, Entry, EntryStore
 
 # Raise it when the same inputs no longer give the same neurons, so that nothing stale is loaded.
 CODE_VERSION = 2
@@ -80,6 +82,7 @@ def collect_neurons(
     batch_size: int = 32,
     cache: Path | None = None,
     progress: ProgressSink = SILENT,
+    backend: Backend = LOCAL,
 ) -> Held:
     """For each fact, asked in its contexts, the neurons that hold it.
 
@@ -90,27 +93,38 @@ def collect_neurons(
     rows = [(fact, question) for fact, contexts in enumerate(questions) for question in contexts]
     tokens = max(1, batch_size * _USUAL_TOKENS // search.steps)
     batches = packs([len(question.ids) for _, question in rows], most_tokens=tokens)
-    store = Cache(cache if cache is not None else home() / "neurons", progress.note)
-    keys = _keys(lm, [[rows[i][1] for i in batch] for batch in batches], search)
-    kept = [store.load(key) for key in keys]
-    layers = len(search.layers)
-    done = layers * sum(len(batch) for batch, entry in zip(batches, kept, strict=True) if entry)
+    asked = [tuple(rows[i][1] for i in batch) for batch in batches]
+    parts = [
+        Part(key, _Asked(one, search), len(search.layers) * len(one))
+        for key, one in zip(_keys(lm, asked, search), asked, strict=True)
+    ]
+    store = EntryStore(Cache(cache if cache is not None else home() / "neurons", progress.note))
+    kept = [entry for part in parts if (entry := store.load(part.key)) is not None]
+    complete(_scored, lm, parts, store, backend=backend, progress=progress, what="attribution", unit="prompt layers")
     by_row: dict[int, dict[Neuron, float]] = {}
-    kept_seconds = sum((float(entry[1].get("seconds", 0.0)) for entry in kept if entry is not None), 0.0)
-    with progress.stage("attribution", layers * len(rows), "prompt layers", done=done) as advance:
-        for batch, key, entry in zip(batches, keys, kept, strict=True):
-            if entry is None:
-                began, asked = time.monotonic(), [rows[i][1] for i in batch]
-                tensors = _strong(attributions(lm, asked, search.layers, steps=search.steps, advance=advance), search)
-                store.save(key, tensors, {"questions": len(batch), "seconds": time.monotonic() - began})
-            else:
-                tensors = entry[0]
-            by_row |= dict(zip(batch, _by_question(tensors, len(batch)), strict=True))
+    for batch, (tensors, _) in zip(batches, results(parts, store), strict=True):
+        by_row |= dict(zip(batch, _by_question(tensors, len(batch)), strict=True))
     by_fact: list[list[dict[Neuron, float]]] = [[] for _ in questions]
     for i, (fact, _) in enumerate(rows):
         by_fact[fact].append(by_row[i])
     held = (shared_neurons(contexts, share=search.share, most=search.max_neurons) for contexts in by_fact)
-    return Held(tuple(held), kept_seconds)
+    return Held(tuple(held), sum((float(about.get("seconds", 0.0)) for _, about in kept), 0.0))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Questions whose neurons are scored together."""
+
+    questions: tuple[Question, ...]
+    search: Search
+
+
+def _scored(lm: LanguageModel, asked: _Asked, advance: Advance) -> Entry:
+    """The strong neurons of the questions, with the seconds that it took."""
+    began, search = time.monotonic(), asked.search
+    attributed = attributions(lm, asked.questions, search.layers, steps=search.steps, advance=advance)
+    tensors = _strong(attributed, search)
+    return tensors, {"questions": len(asked.questions), "seconds": time.monotonic() - began}
 
 
 def _keys(lm: LanguageModel, batches: Sequence[Sequence[Question]], search: Search) -> list[str]:

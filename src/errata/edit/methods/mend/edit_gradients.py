@@ -49,7 +49,8 @@ def entering(lm: LanguageModel, groups: Sequence[Sequence[Sequence[int]]], first
     for rows in groups:
         own = hidden[start : start + len(rows)]
         start += len(rows)
-        found.append(Entering(pad_sequence(own, batch_first=True), pad_right(rows, device=lm.device_of(first))[1], first))
+        mask = pad_right(rows, device=lm.device_of(first))[1]
+        found.append(Entering(pad_sequence(own, batch_first=True), mask, first))
     return found
 
 
