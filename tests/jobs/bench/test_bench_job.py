@@ -119,7 +119,7 @@ def test_what_is_written(bench, tmp_path):
 
 
 def test_a_finished_benchmark_is_not_run_again(bench, monkeypatch):
-    first = summary_of(bench())
+    first = bench()
     for name in SETTINGS:
         monkeypatch.setitem(METHODS, name, replace(METHODS[name], edit=lambda _: pytest.fail("edited again")))
     monkeypatch.setattr("errata.jobs.bench.cells.measure", lambda *_, **__: pytest.fail("measured again"))
@@ -159,7 +159,7 @@ def test_a_killed_benchmark_goes_on_and_ends_with_the_same_figures(bench, monkey
 
 
 def test_a_damaged_cell_is_run_again(bench, tmp_path):
-    first = summary_of(bench())
+    first = bench()
     for path in (tmp_path / "out" / "cells").iterdir():
         path.write_text(path.read_text().replace('"mark":""', '"mark":"x"'))
     again = bench()
