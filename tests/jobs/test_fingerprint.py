@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from errata.backends import LOCAL
 from errata.core.progress import SILENT
 from errata.edit.methods.knowledge_neurons.neuron_attribution import Question
 from errata.edit.methods.knowledge_neurons.neuron_choice import Search, _keys
@@ -22,7 +23,10 @@ from errata.models import fingerprint, wrap
 from errata.stats import Corpus
 from errata.stats.recipe import stream_digest
 from errata.store import digest
+from errata.store.kept import Kind
+from errata.store.records import Records
 from errata.tracing import TraceConfig
+from errata.tracing.prompts import traced_fact
 from tiny import tiny_hf, tiny_tokenizer
 
 FACTS = [
@@ -65,8 +69,9 @@ def training_key(lm, folder):
 
 
 def trace_key(lm, folder):
-    run = TraceRun(lm, TraceConfig(), 1.0, (), (), (), (), (), 0, folder)
-    return run._path(FACTS[0]).name
+    known = ((FACTS[0], traced_fact(lm, FACTS[0])),)
+    (part,) = TraceRun(lm, TraceConfig(), 1.0, (), known, (), (), (), 0, Records(folder))._parts()
+    return part.key
 
 
 VALUES, TUNING = MemitConfig(layers=(1, 2)), FineTuningConfig(layers=(1,))
@@ -81,7 +86,7 @@ KINDS = {
     "evaluation and tuning": lambda lm, _: model_digest(lm),
     "benchmark": lambda lm, _: _shared(lm, None, None),
     "traces": trace_key,
-    "experiments": lambda lm, folder: _Run(lm, folder, ReproduceOptions(), "text", "facts").shared,
+    "experiments": lambda lm, folder: _Run(lm, folder, ReproduceOptions(), SILENT, LOCAL).shared,
 }
 CHANGES = {
     "weights": lambda: model(change=lambda hf: hf.model.layers[3].mlp.down_proj.weight[0, 0].add_(1e-3)),
@@ -115,11 +120,11 @@ def test_a_changed_model_has_other_keys(kind, base, tmp_path):
 
 
 def test_the_device_counts_where_the_last_bits_do(base, monkeypatch):
-    keys = {rounding: fingerprint(base, "x", 1, rounding=rounding) for rounding in (True, False)}
+    keys = {rounding: fingerprint(base, Kind("x", 1), rounding=rounding) for rounding in (True, False)}
     monkeypatch.setattr(type(base), "device", property(lambda _: torch.device("meta")))
-    assert fingerprint(base, "x", 1) != keys[True]
-    assert fingerprint(base, "x", 1, rounding=False) == keys[False]
+    assert fingerprint(base, Kind("x", 1)) != keys[True]
+    assert fingerprint(base, Kind("x", 1), rounding=False) == keys[False]
 
 
 def test_the_code_and_the_purpose_count(base):
-    assert len({fingerprint(base, *asked) for asked in (("x", 1), ("x", 2), ("y", 1))}) == 3
+    assert len({fingerprint(base, Kind(*asked)) for asked in (("x", 1), ("x", 2), ("y", 1))}) == 3

@@ -13,7 +13,7 @@ import torch
 
 from errata.errors import ModelError, ModelNotFoundError, StorageError
 from errata.models.families.embedded import EmbeddedModel, embedded_model
-from errata.models.families.rows import embedded
+from errata.models.families import embedded
 
 CONTENT = b"packed weights"
 PACKAGE = "toy_embedded_package"
@@ -52,7 +52,7 @@ def test_converts_once(toy):
     said = []
     folder = embedded_model("toy", notify=said.append)
     assert names(folder) == ["config.json", "manifest.json", "model.safetensors"]
-    assert folder.name == f"toy-{ROW['sha256'][:12]}-{embedded.CONVERTER_VERSION}"
+    assert folder.name == f"toy-{ROW['sha256'][:12]}-{embedded.MODELS.version}"
     assert len(said) == 1
     toy.unlink()  # the converted folder needs the package no more
     assert embedded_model("toy", notify=said.append) == folder
@@ -163,7 +163,7 @@ def test_who_waits_finds_the_finished_folder(monkeypatch):
 
 KILLED = """
 import json, sys, time
-from errata.models.families.rows import embedded
+from errata.models.families import embedded
 def convert(source, folder):
     (folder / "model.safetensors").write_bytes(b"half")
     print("converting", flush=True)

@@ -15,7 +15,8 @@ from errata.store.lock import lock
 def test_home_is_made_on_demand(tmp_path, monkeypatch):
     monkeypatch.setenv("ERRATA_HOME", str(tmp_path / "a" / "b"))
     assert home() == tmp_path / "a" / "b"
-    assert sorted(path.name for path in home().iterdir()) == ["evaluations", "models", "moments", "neurons", "values"]
+    kinds = ["evaluations", "models", "moments", "neurons", "traces", "training", "values"]
+    assert sorted(path.name for path in home().iterdir()) == kinds
 
 
 def test_home_defaults_to_the_users_cache(tmp_path, monkeypatch):

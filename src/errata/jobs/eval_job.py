@@ -25,7 +25,8 @@ from errata.jobs.memory import peak_memory_mib
 from errata.models import LanguageModel, facts_in_chat, takes_model
 from errata.patches import Patch, provenance
 from errata.stats import Corpus
-from errata.store import atomic_write_text, digest, home
+from errata.store import atomic_write_text, digest, folder_of
+from errata.store.kept import EVALUATIONS
 from errata.store.tables import Parts
 
 # Facts whose prompts are tokenized at a time when they are checked.
@@ -71,7 +72,7 @@ def evaluate_patch(
     asked = patch.facts if facts is None else facts
     given = taken(asked, places=places, skip_bad=skip_bad, notify=progress.note)
     kept, skipped = _measurable(lm, given.facts, generation, given.places, skip_bad, progress)
-    parts = Parts(home() / "evaluations" if cache is None else Path(cache) / "evaluations", progress.note)
+    parts = Parts(folder_of(EVALUATIONS, cache), progress.note)
     run = _Run(lm, patch, tuple(chunks_of(kept)), parts, generation, progress, backend)
     drift = run.measure(text)
     info = {

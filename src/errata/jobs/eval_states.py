@@ -14,9 +14,9 @@ from errata.facts import Fact
 from errata.jobs.eval_rows import STATE, Row, fact_scores, measured_rows
 from errata.models import LanguageModel, fingerprint
 from errata.store import digest
+from errata.store.kept import EVALUATIONS
 from errata.store.tables import Parts, TableStore
 
-CODE_VERSION = 3
 # Some seconds of a small model's work on a CPU: what a stopped run loses at most.
 CHUNK = 128
 TEXTS = {"id": "string", "number": "int32", "prompt": "string", "text": "string"}
@@ -43,7 +43,7 @@ def chunks_of(facts: Sequence[Fact], size: int = CHUNK) -> list[Chunk]:
 
 def model_digest(lm: LanguageModel) -> str:
     """All that a measured number depends on beside the facts."""
-    return fingerprint(lm, "evaluation", CODE_VERSION)
+    return fingerprint(lm, EVALUATIONS)
 
 
 @dataclass(frozen=True)

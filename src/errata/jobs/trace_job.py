@@ -13,7 +13,8 @@ from errata.core.words import counted, visible
 from errata.errors import FactsError, InputError
 from errata.facts import Fact, FactsLike, taken
 from errata.models import LanguageModel, facts_in_chat, fingerprint, takes_model, token_texts
-from errata.store import digest, home
+from errata.store import digest, folder_of
+from errata.store.kept import TRACES
 from errata.store.records import Records
 from errata.tracing import Trace, TraceConfig, config_of, positions_run, restored_positions, trace_prompt
 from errata.tracing.average import AverageTrace, FactTrace, Unknown, fact_trace
@@ -23,7 +24,6 @@ from errata.tracing.known import own_answers
 from errata.tracing.prompts import Traced, answer_of, traced_fact
 from errata.tracing.record import trace_from, trace_record
 
-CODE_VERSION = 3
 _SHOWN = 5
 
 
@@ -48,7 +48,7 @@ def trace_facts(
     on, so that a run that was stopped goes on from there. Raises FactsError with every fact that cannot be traced,
     unless `skip_bad`.
     """
-    folder = home() / "traces" if out is None else Path(out) / "records"
+    folder = folder_of(TRACES) if out is None else Path(out) / "records"
     given = taken(facts, places=places, skip_bad=skip_bad, notify=progress.note)
     run = TraceRun.of(lm, given.facts, config_of(options), folder, given.places, skip_bad, progress)
     return run.average(progress, backend)
@@ -156,7 +156,7 @@ class TraceRun:
 
     def _parts(self) -> list[Part["_Asked"]]:
         """A part for each known fact."""
-        model = fingerprint(self.lm, "trace", CODE_VERSION)
+        model = fingerprint(self.lm, TRACES)
         swapped = list(self.others) if self.config.corruption == "swap" else []
         settings = [asdict(self.config), self.std, swapped]
         parts = []

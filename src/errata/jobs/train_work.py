@@ -20,14 +20,12 @@ from errata.models import LanguageModel, facts_in_chat, ingredients
 from errata.stats import Corpus, open_corpus
 from errata.stats.samples import sampled_tokens
 from errata.stats.token_stream import CorpusTokens, TokenSource
-from errata.store import digest, home
+from errata.store import digest, folder_of
 from errata.store.cache import Cache
+from errata.store.kept import EDITORS, MOMENTS
 
 # Unrelated texts: the model's own samples take longer to make than a corpus to read.
 _CORPUS_TEXTS, _SAMPLED_TEXTS = 2048, 128
-
-# Raise it when the code changes what a training comes to.
-CODE_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def checked_work(lm: LanguageModel, facts: Sequence[Fact], options: TrainOptions
     held_out = Schedule(held, texts[:own] or texts, config.batch, config.seed, corpus is not None)
     locality = "neighbours" if tokens is None else tokens.name if corpus is not None else f"neighbours or {tokens.name}"
     request = {
-        **ingredients(lm), "code": CODE_VERSION,
+        **ingredients(lm), "code": EDITORS.version,
         "facts": digest([asdict(fact) for fact in learnable]), "valid": valid,
         "texts": digest([list(ids) for ids in texts]), "locality": locality, **config.training(),
     }  # fmt: skip
@@ -128,7 +126,7 @@ def _token_source(
         return CorpusTokens(corpus, lm.tokenizer, length)
     if corpus is None and all(example.neighbours for example in examples):
         return None
-    kept = Cache(home() / "moments" if cache is None else Path(cache), progress.note)
+    kept = Cache(folder_of(MOMENTS) if cache is None else Path(cache), progress.note)
     if corpus is None:
         progress.note("Not every fact has neighbours and no corpus was given: the model's own samples stand in.")
     return sampled_tokens(lm, config.seed, length, kept)

@@ -20,6 +20,8 @@ from errata.jobs.held_out import HeldOut
 from errata.jobs.stats_job import run_stats
 from errata.models import LanguageModel
 from errata.stats import Corpus, SecondMoments
+from errata.store import folder_of
+from errata.store.kept import MOMENTS
 
 Stage = Callable[[str], AbstractContextManager[None]]
 
@@ -86,7 +88,7 @@ class Workbench:
     @property
     def moments_folder(self) -> Path | None:
         """Where second moments are kept (None: in errata's home)."""
-        return None if self.cache is None else self.cache / "moments"
+        return None if self.cache is None else folder_of(MOMENTS, self.cache)
 
     def task(
         self,

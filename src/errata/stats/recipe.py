@@ -5,11 +5,9 @@ Left out, because they move results by rounding only: the device, the batch size
 
 from errata.models import LanguageModel, fingerprint
 from errata.store import digest
-
-# Raise it when the code changes what is summed: chunks, truncation, paragraphs, sampling.
-RECIPE_VERSION = 1
+from errata.store.kept import MOMENTS
 
 
 def stream_digest(lm: LanguageModel, source_recipe: list[object], chunk_tokens: int) -> str:
     """Digest of the stream of keys: the model, corpus or samples, chunking, code version."""
-    return digest(fingerprint(lm, "second moments", RECIPE_VERSION, rounding=False), source_recipe, chunk_tokens)
+    return digest(fingerprint(lm, MOMENTS, rounding=False), source_recipe, chunk_tokens)

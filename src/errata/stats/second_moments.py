@@ -24,8 +24,9 @@ from errata.stats.recipe import stream_digest
 from errata.stats.running import MomentStore, RunningSum
 from errata.stats.samples import sampled_tokens
 from errata.stats.token_stream import CorpusTokens, TokenSource
-from errata.store import digest, home, lock, storage_errors
+from errata.store import digest, folder_of, lock, storage_errors
 from errata.store.cache import Cache
+from errata.store.kept import MOMENTS
 
 CHUNK_TOKENS = 10_000
 
@@ -156,7 +157,7 @@ def prepare(
     if not wanted or wanted[0] < 0 or wanted[-1] >= lm.num_layers:
         raise ConfigError(f"layers={list(layers)}: {lm.name} has layers 0 to {lm.num_layers - 1}; give at least one.")
     length = min(max_length, lm.max_tokens)
-    kept = Cache(home() / "moments" if cache is None else Path(cache), notify)
+    kept = Cache(folder_of(MOMENTS) if cache is None else Path(cache), notify)
     corpus = default_corpus(lm) if corpus is None else corpus
     source: TokenSource = (
         sampled_tokens(lm, seed, length, kept) if corpus.sampled else CorpusTokens(corpus, lm.tokenizer, length)

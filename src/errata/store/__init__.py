@@ -5,7 +5,7 @@
 
 from errata.store.atomic import atomic_file, atomic_folder, atomic_write_bytes, atomic_write_text, storage_errors
 from errata.store.digest import digest, file_digest, tensor_digest
-from errata.store.home import home
+from errata.store.home import folder_of, home
 from errata.store.lock import lock
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "atomic_write_text",
     "digest",
     "file_digest",
+    "folder_of",
     "home",
     "lock",
     "storage_errors",

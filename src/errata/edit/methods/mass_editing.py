@@ -158,11 +158,10 @@ def _warn_of_raised(kept: Guarded, name: str) -> list[str]:
 
 def values_of(task: EditTask, site: Site) -> TargetValues:
     """The task's target values, from the cache where they are known, with a second try where the first found none."""
-    cache = None if task.cache is None else task.cache / "values"
 
     def collect(facts: Sequence[Fact], config: ValueConfig) -> TargetValues:
         return collect_values(
-            task.lm, facts, config, task.prefixes, site=site, batch_size=task.batch_size, cache=cache,
+            task.lm, facts, config, task.prefixes, site=site, batch_size=task.batch_size, cache=task.cache,
             progress=task.progress, notify=task.progress.note,
             stage="target values" if config is task.config else "second try", backend=task.backend,
         )  # fmt: skip

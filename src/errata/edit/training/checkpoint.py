@@ -11,11 +11,10 @@ from errata.core.steps import Adam
 from errata.edit.settings.training_config import FineTuningConfig
 from errata.edit.values.prompt_rows import PromptRow
 from errata.models import LanguageModel, fingerprint
-from errata.store import digest, home
+from errata.store import digest, folder_of
 from errata.store.cache import Cache
+from errata.store.kept import TRAININGS
 
-# Raise it when the same inputs no longer give the same steps, so that nothing stale is loaded.
-CODE_VERSION = 2
 # Seconds between two: three times the trained matrices are written, which short runs need not wait for.
 EVERY = 30.0
 
@@ -34,8 +33,8 @@ class Checkpoint:
     ) -> "Checkpoint":
         """The entry of this training on the model as it is, under a digest of all that it depends on."""
         read = [[list(row.ids), list(row.read), list(row.targets)] for row in rows]
-        key = digest(fingerprint(lm, "training", CODE_VERSION), read, config)
-        return cls(Cache((cache if cache is not None else home()) / "training"), key)
+        key = digest(fingerprint(lm, TRAININGS), read, config)
+        return cls(Cache(folder_of(TRAININGS, cache)), key)
 
     def load_(self, adam: Adam) -> list[float]:
         """Take Adam and the updates it trains to where they were; the losses of the epochs that were done."""

@@ -18,11 +18,9 @@ from errata.edit.values.targets import TargetValues, evaluations, target_values
 from errata.edit.values.value_problem import Site
 from errata.facts import Fact
 from errata.models import LanguageModel, fingerprint
-from errata.store import digest, home
+from errata.store import digest, folder_of
 from errata.store.cache import Cache
-
-# Raise it when the same inputs no longer give the same values, so that nothing stale is loaded.
-CODE_VERSION = 5
+from errata.store.kept import VALUES
 
 # Prompts of facts are hardly ever longer.
 _USUAL_TOKENS = 64
@@ -49,7 +47,7 @@ def collect_values(
     anew, so that an interrupted run that is started again ends with the bits of one that was not; values kept from a
     run over other facts are taken as they are.
     """
-    cached = Cache(cache if cache is not None else home() / "values", notify)
+    cached = Cache(folder_of(VALUES, cache), notify)
     keys = value_keys(lm, facts, config, prefixes, site)
     values, spent = _kept(cached, keys, plan_batches(lm, facts, range(len(facts)), batch_size))
     kept_seconds, each = sum(spent.values(), 0.0), evaluations(config)
@@ -155,7 +153,7 @@ def value_keys(
     lm: LanguageModel, facts: Sequence[Fact], config: ValueConfig, prefixes: Sequence[str], site: Site = "block"
 ) -> list[str]:
     """For each fact, the digest of everything its target value depends on."""
-    model = fingerprint(lm, "target value", CODE_VERSION)
+    model = fingerprint(lm, VALUES)
     common = digest(model, config.value_fields(), list(prefixes), site)
     return [digest(common, f.subject, list(f.subject_span), list(f.wanted), *_opening(f)) for f in facts]
 

@@ -10,12 +10,10 @@ from errata.facts import Fact
 from errata.jobs.bench.cells import UNEDITED, Cell, CellResult
 from errata.jobs.eval_rows import result_columns
 from errata.store import digest
+from errata.store.kept import BENCHMARKS
 from errata.store.records import Records, recorded
 from errata.store.run_folder import check_run_folder
 from errata.store.tables import write_parquet
-
-# Raise it when the same cell no longer gives the same figures.
-CODE_VERSION = 4
 
 
 class Folder:
@@ -63,11 +61,13 @@ class Folder:
 
     def _edit_key(self, cell: Cell, settings: Settings | None) -> str:
         config = None if settings is None else [type(settings.config).__name__, asdict(settings.config)]
-        return digest("bench", CODE_VERSION, self.shared, cell.method, config)
+        return digest(BENCHMARKS.purpose, BENCHMARKS.version, self.shared, cell.method, config)
 
     def remember(self, name: str, depends_on: Any, work: Callable[[], Any]) -> Any:
         """Plain JSON that an earlier run made from the same things, or what `work` makes now."""
-        return recorded(self.out / "cells" / f"{name}-{digest(self.shared, CODE_VERSION, depends_on)[:32]}.json", work)
+        return recorded(
+            self.out / "cells" / f"{name}-{digest(self.shared, BENCHMARKS.version, depends_on)[:32]}.json", work
+        )
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,10 @@ from errata.models.text.segments import segments
 from errata.stats import open_corpus
 from errata.stats.samples import start_token
 from errata.store import digest
+from errata.store.kept import EXPERIMENTS
 from errata.store.records import Records
 from errata.store.run_folder import check_records_folder
 
-CODE_VERSION = 4
 # Prompts whose gradients are taken together.
 _BATCH = 8
 
@@ -155,7 +155,7 @@ class _Run:
         self, lm: LanguageModel, out: Path, options: ReproduceOptions, progress: ProgressSink, backend: Backend
     ) -> None:
         self.lm, self.out, self.options, self.progress, self.backend = lm, out, options, progress, backend
-        self.shared = fingerprint(lm, "reproduce", CODE_VERSION)
+        self.shared = fingerprint(lm, EXPERIMENTS)
         depth = lm.num_layers
         self.neuron_layers = tuple(sorted({round(depth * share) for share in (0.25, 0.5, 0.75)} - {depth}))
         self.flip_layers = _spread(depth, options.flip_layers)

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from errata.store import digest
+from errata.store.kept import TUNINGS
 from errata.store.records import read_record, recorded, write_record
 from errata.store.run_folder import check_run_folder
 
-# Raise it when the same setting no longer gives the same figures.
-CODE_VERSION = 2
 _PARTS = "trials"
 
 
@@ -21,13 +20,13 @@ class TuneFolder:
     """
 
     def __init__(self, out: Path, shared: str, request: str) -> None:
-        self.out, self.shared, self.request = out, shared, digest(CODE_VERSION, shared, request)
+        self.out, self.shared, self.request = out, shared, digest(TUNINGS.version, shared, request)
         self._decisions = self._path(f"decisions-{self.request[:32]}")
         self.decided: dict[str, Any] = read_record(self._decisions) or {}
 
     def keep(self, what: str, depends_on: Any, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Plain JSON that an earlier run made of the same things, or what `work` makes now."""
-        return recorded(self._path(f"{what}-{digest(CODE_VERSION, self.shared, what, depends_on)[:32]}"), work)
+        return recorded(self._path(f"{what}-{digest(TUNINGS.version, self.shared, what, depends_on)[:32]}"), work)
 
     def decide(self, name: str, make: Callable[[], Any]) -> Any:
         """What an earlier run of this request decided, or what `make` says now; plain JSON."""

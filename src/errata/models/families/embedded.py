@@ -18,13 +18,12 @@ from io import StringIO
 from pathlib import Path
 
 from errata.errors import ErrataError, ModelError, ModelNotFoundError
+from errata.store import folder_of
 from errata.store.atomic import atomic_folder, atomic_write_text
 from errata.store.digest import file_digest
-from errata.store.home import home
+from errata.store.kept import MODELS
 from errata.store.lock import lock
 
-# Part of the folder's name: raise it when the conversion writes something else, and every folder is made anew.
-CONVERTER_VERSION = 1
 _MANIFEST = "manifest.json"
 
 
@@ -80,7 +79,7 @@ def embedded_model(name: str = "smollm2", *, notify: Callable[[str], None] | Non
     if name not in EMBEDDED_MODELS:
         raise ModelNotFoundError(f"No embedded model {name!r}; there is: {', '.join(EMBEDDED_MODELS)}.")
     model = EMBEDDED_MODELS[name]
-    folder = home() / "models" / f"{name}-{model.sha256[:12]}-{CONVERTER_VERSION}"
+    folder = folder_of(MODELS) / f"{name}-{model.sha256[:12]}-{MODELS.version}"
     if not _is_intact(folder):
         with lock(folder.with_name(f"{folder.name}.lock"), what=f"converting {name}", notify=notify):
             if not _is_intact(folder):  # another process may have made it while this one waited

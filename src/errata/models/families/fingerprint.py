@@ -10,6 +10,7 @@ import torch
 
 from errata.models.language_model import LanguageModel
 from errata.store.digest import digest
+from errata.store.kept import Kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
 _INERT_FIELDS = {"transformers_version", "architectures", "dtype", "torch_dtype", "use_cache"}
 
 
-def fingerprint(lm: LanguageModel, purpose: str, version: int, *, rounding: bool = True) -> str:
+def fingerprint(lm: LanguageModel, kind: Kind, *, rounding: bool = True) -> str:
     """Digest of all that a kept result depends on beside what was asked of the model; every cache key begins with it.
 
-    That is: `purpose`, the `version` of its code, and the model's `ingredients`.
+    That is: the kind's purpose, the version of its code (store/kept.py), and the model's `ingredients`.
     """
-    return digest(purpose, version, ingredients(lm, rounding=rounding))
+    return digest(kind.purpose, kind.version, ingredients(lm, rounding=rounding))
 
 
 def ingredients(lm: LanguageModel, *, rounding: bool = True) -> dict[str, str]:

@@ -114,9 +114,8 @@ def _neurons(task: EditTask, asked: FactPrompts, chosen: Sequence[int]) -> Held:
         max_neurons=config.max_neurons,
     )  # fmt: skip
     questions = [[Question(prompt, asked.old[i]) for prompt in asked.prompts[i]] for i in chosen]
-    cache = None if task.cache is None else task.cache / "neurons"
     return collect_neurons(
-        task.lm, questions, search, batch_size=task.batch_size, cache=cache, progress=task.progress,
+        task.lm, questions, search, batch_size=task.batch_size, cache=task.cache, progress=task.progress,
         backend=task.backend,
     )  # fmt: skip
 

@@ -16,11 +16,9 @@ from errata.core.progress import SILENT, ProgressSink
 from errata.edit.methods.knowledge_neurons.neuron_attribution import Attributions, Question, attributions
 from errata.models import LanguageModel, fingerprint
 from errata.models.run.packing import packs
-from errata.store import digest, home
+from errata.store import digest, folder_of
 from errata.store.cache import Cache, Entry, EntryStore
-
-# Raise it when the same inputs no longer give the same neurons, so that nothing stale is loaded.
-CODE_VERSION = 2
+from errata.store.kept import NEURONS
 
 # Prompts of facts are hardly ever longer.
 _USUAL_TOKENS = 64
@@ -98,7 +96,7 @@ def collect_neurons(
         Part(key, _Asked(one, search), len(search.layers) * len(one))
         for key, one in zip(_keys(lm, asked, search), asked, strict=True)
     ]
-    store = EntryStore(Cache(cache if cache is not None else home() / "neurons", progress.note))
+    store = EntryStore(Cache(folder_of(NEURONS, cache), progress.note))
     kept = [entry for part in parts if (entry := store.load(part.key)) is not None]
     complete(_scored, lm, parts, store, backend=backend, progress=progress, what="attribution", unit="prompt layers")
     by_row: dict[int, dict[Neuron, float]] = {}
@@ -129,7 +127,7 @@ def _scored(lm: LanguageModel, asked: _Asked, advance: Advance) -> Entry:
 
 def _keys(lm: LanguageModel, batches: Sequence[Sequence[Question]], search: Search) -> list[str]:
     """For each batch, the digest of everything that the scores of its questions depend on, down to the last bits."""
-    model = fingerprint(lm, "neurons", CODE_VERSION)
+    model = fingerprint(lm, NEURONS)
     common = digest(model, lm.num_tokens, search.layers, search.steps, search.threshold)
     return [digest(common, [[list(question.ids), question.answer] for question in batch]) for batch in batches]
 
