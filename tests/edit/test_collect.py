@@ -311,4 +311,4 @@ def test_a_batch_that_is_stopped_goes_on_to_the_same_bits_wherever_it_was(tmp_pa
     resumed = collect_values(lm, ALL, config, PREFIXES, site=site, cache=tmp_path / "stopped")
     for name, tensor in whole.tensors().items():
         assert torch.equal(resumed.tensors()[name], tensor), name
-    assert not list((tmp_path / "stopped" / "halfway").glob("*/*.safetensors"))
+    assert not list((tmp_path / "stopped").rglob("halfway/*/*.safetensors"))

@@ -83,12 +83,12 @@ def test_batches_change_nothing(tmp_path):
 def test_a_run_that_was_interrupted_goes_on(tmp_path, monkeypatch):
     lm = tiny_model("llama")
     expected = collect_neurons(lm, questions_of(lm), SEARCH, batch_size=1, cache=tmp_path / "whole")
-    files = len(list((tmp_path / "whole").glob("*/*.safetensors")))
+    files = len(list((tmp_path / "whole").rglob("*.safetensors")))
     with pytest.raises(KeyboardInterrupt):
         collect_neurons(
             lm, questions_of(lm), SEARCH, batch_size=1, cache=tmp_path / "cut", progress=InterruptingSink(at=8)
         )
-    kept = len(list((tmp_path / "cut").glob("*/*.safetensors")))
+    kept = len(list((tmp_path / "cut").rglob("*.safetensors")))
     assert 0 < kept < files
     calls = []
     real = module.attributions
@@ -107,7 +107,7 @@ def test_what_is_kept_depends_on_everything_that_it_should(tmp_path):
 
     def files_after(search, questions=asked):
         collect_neurons(lm, questions, search, cache=tmp_path)
-        return len(list(tmp_path.glob("*/*.safetensors")))
+        return len(list(tmp_path.rglob("*.safetensors")))
 
     one = files_after(SEARCH)
     changes = [{"layers": (0, 1)}, {"steps": 4}, {"threshold": 0.3}]
