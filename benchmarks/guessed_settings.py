@@ -1,6 +1,6 @@
 """What an edit by guessed settings does on a model that nobody measured: a few CounterFact records at once.
 
-    python benchmarks/guessed_settings.py gemma3-270m [--first 5000] [--n 16] [--tokens 100000] [--set layers=3-5 ...] [--preset FILE]
+    python benchmarks/guessed_settings.py gemma3-270m [--first 5000] [--n 16] [--set layers=3-5 ...] [--preset FILE]
 
 C is from the Wikipedia paragraphs beside the records ($ERRATA_DATA).
 """

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -38,6 +39,8 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+# Of a function outside the command line.
+MOST_PARAMETERS = 14
 # How a result shows itself is told upstairs: imported where it is asked for, and nowhere else.
 SHOWS_ITSELF = {
     ("errata.jobs.edit_job", "errata.reports.verdict_text"),
@@ -100,6 +103,44 @@ def top(module: str) -> str:
 def is_breach(module: str, other: str) -> bool:
     own = top(module)
     return top(other) not in MAY_IMPORT[own] | {own, ""} and (module, other) not in SHOWS_ITSELF
+
+
+# Floors within a package, each allowed those before it; what is not named stands above all of them.
+FLOORS = {
+    "edit": (
+        "settings",
+        "values",
+        "training",
+        "method",
+        "check",
+        "guard",
+        "methods",
+        "registry",
+        "preset_file",
+        "lookup",
+    ),
+    "models": ("families.rows", "families.handover", "language_model", "weights", "text", "run", "families"),
+    "jobs": ("clock", "memory", "progress", "stats_job", "held_out", "batches", "workbench"),
+}
+
+
+def floor_of(module: str, floors: tuple[str, ...]) -> int:
+    """The number of a module's floor: that of the longest name that it begins with, or the highest."""
+    inside = module.split(".", 2)[2]
+    own = [name for name in floors if f"{inside}.".startswith(f"{name}.")]
+    return floors.index(max(own, key=len)) if own else len(floors)
+
+
+def falling_upwards(graph: dict[str, set[str]]) -> list[str]:
+    """Imports within a package from a higher floor."""
+    found = []
+    for package, floors in FLOORS.items():
+        inside = f"errata.{package}."
+        for module in (name for name in graph if name.startswith(inside)):
+            own = floor_of(module, floors)
+            above = [other for other in graph[module] if other.startswith(inside) and floor_of(other, floors) > own]
+            found += [f"{module} imports {other}" for other in sorted(above)]
+    return found
 
 
 def breaches(graph: dict[str, set[str]]) -> list[str]:
@@ -492,3 +533,34 @@ class _Hidden:
     assert undocumented(source, class_methods([source, solid])) == [
         "quiet", "Shape.volume", "Shape.area", "Shape.corner", "Net.backward",
     ]  # fmt: skip
+
+
+def functions_of(source: str) -> list[tuple[str, int, int]]:
+    """Name, lines and parameters (but self and cls) of every function."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, Function):
+            named = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            count = len(named) - (named[:1] in (["self"], ["cls"]))
+            found.append((node.name, (node.end_lineno or 0) - node.lineno + 1, count))
+    return found
+
+
+def ninth_tenth(numbers: list[int]) -> int:
+    return sorted(numbers)[int(0.9 * (len(numbers) - 1))]
+
+
+def test_sizes():
+    """Modules, functions and parameter lists of a size that a reader holds; a command's signature is its options."""
+    modules = {name: path.read_text() for name, path in MODULES.items() if path.stem[:2] != "__"}
+    lines = {name: text.count("\n") for name, text in modules.items()}
+    assert {name: count for name, count in lines.items() if count > 350} == {}
+    assert 100 <= statistics.median(lines.values()) <= 180
+    functions = {name: functions_of(text) for name, text in modules.items()}
+    every = [one for own in functions.values() for one in own]
+    lengths, parameters = [length for _, length, _ in every], [count for *_, count in every]
+    assert statistics.median(lengths) <= 8
+    assert ninth_tenth(lengths) <= 20
+    assert ninth_tenth(parameters) <= 4
+    outside = {name: own for name, own in functions.items() if top(name) != "cli"}
+    assert [(name, one) for name, own in outside.items() for one in own if one[2] > MOST_PARAMETERS] == []

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from errata.edit.lookup import find_preset, settings_for
 from errata.edit.methods import memit as memit_module
 from errata.edit.methods.alphaedit import AlphaEditConfig
 from errata.edit.methods.memit import guess
 from errata.edit.methods.rome import RomeConfig
 from errata.edit.registry import METHODS, find_method, presets_of
-from errata.edit.settings.lookup import find_preset, settings_for
 from errata.edit.settings.method_config import parse_override
 from errata.errors import ConfigError
 from tiny import LAYERS, fresh_model, tiny_model

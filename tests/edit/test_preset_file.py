@@ -6,7 +6,7 @@ import pytest
 
 from errata.edit import MemitConfig, PresetFile, read_preset, settings_for, write_preset
 from errata.edit.methods.alphaedit import AlphaEditConfig
-from errata.edit.settings.preset_file import shape_of
+from errata.edit.preset_file import shape_of
 from errata.errors import ConfigError, StorageError
 from tiny import tiny_model
 

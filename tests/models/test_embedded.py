@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from errata.errors import ModelError, ModelNotFoundError, StorageError
-from errata.models.families.embedded import EmbeddedModel, embedded_model
 from errata.models.families import embedded
+from errata.models.families.embedded import EmbeddedModel, embedded_model
 
 CONTENT = b"packed weights"
 PACKAGE = "toy_embedded_package"

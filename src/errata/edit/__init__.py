@@ -2,15 +2,15 @@
 
 from errata.edit.check import check_facts
 from errata.edit.guard import few_said, said_now, with_guard
+from errata.edit.lookup import Settings, find_preset, method_of, opened_preset, settings_for
 from errata.edit.method import Edit, EditTask, Method
 from errata.edit.methods.knowledge_neurons.knowledge_neurons import KnowledgeNeuronsConfig
 from errata.edit.methods.memit import MemitConfig
 from errata.edit.methods.mend.mend_config import MendConfig
 from errata.edit.methods.shift.shift_config import ShiftConfig
+from errata.edit.preset_file import PresetFile, read_preset, write_preset
 from errata.edit.registry import METHODS, find_method, presets_of, space_of
-from errata.edit.settings.lookup import Settings, find_preset, method_of, opened_preset, settings_for
 from errata.edit.settings.method_config import MethodConfig, parse_layers, parse_override
-from errata.edit.settings.preset_file import PresetFile, read_preset, write_preset
 from errata.edit.settings.presets import Preset
 from errata.edit.settings.search_space import SearchSpace
 from errata.edit.values.collect import collect_values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from errata.facts.conflicts import Accepted
-from errata.facts.fact import Fact, Neighbour
+from errata.facts.fact import Fact, Neighbour, facts_digest
 from errata.facts.fact_file import FactFile, require
 from errata.facts.in_memory import FactsLike, facts_of, taken
 from errata.facts.problems import Problem, format_problems
@@ -19,6 +19,7 @@ __all__ = [
     "Neighbour",
     "Problem",
     "PromptTarget",
+    "facts_digest",
     "facts_of",
     "format_problems",
     "join_target",

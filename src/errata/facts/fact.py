@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from errata.errors import FactsError
 from errata.facts.checks import fact_reasons, neighbour_reasons
 from errata.facts.problems import Problem
 from errata.facts.text import PLACEHOLDER, PromptTarget, find_subject
+from errata.store.digest import digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,3 +118,9 @@ def _refuse(name: str, reasons: list[str]) -> None:
     if reasons:
         problems = [Problem("error", reason) for reason in reasons]
         raise FactsError(f"This {name} cannot be used: " + "; ".join(reasons) + ".", problems)
+
+
+def facts_digest(facts: Sequence[Fact]) -> str:
+    """Of everything in the facts that is edited or measured: all but their metadata."""
+    measured = ({name: value for name, value in asdict(fact).items() if name != "metadata"} for fact in facts)
+    return digest(list(measured))

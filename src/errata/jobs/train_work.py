@@ -9,10 +9,10 @@ from typing import Any
 from errata.checks.selection import placed, selected, tell_skipped, without_contradictions
 from errata.core.progress import ProgressSink
 from errata.core.words import counted
+from errata.edit.lookup import find_preset
 from errata.edit.methods.mend.examples import Example, Ids, Schedule, examples_of, split
 from errata.edit.methods.mend.mend import guess
 from errata.edit.methods.mend.mend_config import EDIT_FIELDS, MendConfig, places_of
-from errata.edit.settings.lookup import find_preset
 from errata.errors import ConfigError, FactsError
 from errata.evaluate import check_measurable
 from errata.facts import Fact

@@ -8,12 +8,12 @@ import torch
 from edit_helpers import FACTS, REAL_FACTS, InterruptingSink, relative
 
 from errata import edit_facts
+from errata.edit.lookup import settings_for
 from errata.edit.method import EditTask
 from errata.edit.methods import fine_tuning
 from errata.edit.methods.fine_tuning import FT, FT_L, FT_W
 from errata.edit.registry import METHODS, presets_of
 from errata.edit.settings import training_config
-from errata.edit.settings.lookup import settings_for
 from errata.edit.settings.training_config import FineTuningConfig
 from errata.edit.training import checkpoint, descent
 from errata.errors import ConfigError, NumericsError

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from errata import edit_facts
 from errata.core.linalg import cholesky, equality_adjoint, null_space, null_space_adjoint, ridge_adjoint
 from errata.core.updates import WeightUpdate, add_
+from errata.edit.lookup import settings_for
 from errata.edit.methods.alphaedit import AlphaEditConfig, NullSpaceRule
 from errata.edit.methods.emmet import EmmetConfig, EqualityRule
 from errata.edit.methods.memit import MemitConfig, RidgeRule
-from errata.edit.settings.lookup import settings_for
 from errata.edit.values.layer_loop import LayerEdit, Solution, solve
 from errata.edit.values.targets import TargetValues
 from errata.edit.values.value_report import diagnose

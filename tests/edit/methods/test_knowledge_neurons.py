@@ -7,9 +7,9 @@ import torch
 from edit_helpers import FACTS, REAL_FACTS, relative
 
 from errata import edit_facts
+from errata.edit.lookup import settings_for
 from errata.edit.methods.knowledge_neurons.knowledge_neurons import KnowledgeNeuronsConfig
 from errata.edit.registry import METHODS
-from errata.edit.settings.lookup import settings_for
 from errata.errors import ConfigError
 from errata.models import encode_targets, mlp_matrices
 from reference import knowledge_neurons as reference

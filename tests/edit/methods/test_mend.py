@@ -5,6 +5,7 @@ import torch
 from edit_helpers import FACTS, relative
 
 from errata import edit_facts
+from errata.edit.lookup import settings_for
 from errata.edit.methods.mend import mend_config as config_module
 from errata.edit.methods.mend.editor_file import new_editor, save_editor
 from errata.edit.methods.mend.examples import Batch, Schedule, examples_of, split
@@ -12,7 +13,6 @@ from errata.edit.methods.mend.mend import MEND, guess
 from errata.edit.methods.mend.mend_config import MendConfig
 from errata.edit.methods.mend.objective import batch_gradients, editor_losses, enter
 from errata.edit.methods.mend.validation import validate
-from errata.edit.settings.lookup import settings_for
 from errata.edit.settings.method_config import parse_override
 from errata.errors import ConfigError
 from errata.facts import Fact, Neighbour

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from errata import edit_facts
 from errata.core.linalg import cholesky
 from errata.core.updates import add_
+from errata.edit.lookup import settings_for
 from errata.edit.methods import rome
 from errata.edit.methods.rome import RomeConfig, directions_of
-from errata.edit.settings.lookup import settings_for
 from errata.facts import Fact
 from errata.models import Place, weights_restored
 from errata.stats import SecondMoments

@@ -5,11 +5,11 @@ import torch
 from edit_helpers import FACTS, REAL_FACTS, random_moments, relative
 
 from errata import edit_facts
+from errata.edit.lookup import settings_for
 from errata.edit.methods.shift import shift_config
 from errata.edit.methods.shift.shift_config import ShiftConfig
 from errata.edit.methods.shift.shift_rates import LADDER, Writing, choose_rates, leads
 from errata.edit.registry import METHODS, presets_of
-from errata.edit.settings.lookup import settings_for
 from errata.errors import ConfigError
 from errata.models import Place, encode_targets
 from errata.stats import SecondMoments

@@ -5,9 +5,9 @@ import torch
 from edit_helpers import FACTS, REAL_FACTS, relative
 
 from errata import edit_facts
+from errata.edit.lookup import settings_for
 from errata.edit.methods import single_step
 from errata.edit.methods.single_step import AdamConfig, SgdConfig
-from errata.edit.settings.lookup import settings_for
 from errata.errors import ConfigError
 from errata.facts import Fact
 from errata.lens import backward_lens

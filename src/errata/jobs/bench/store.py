@@ -1,12 +1,12 @@
 """A benchmark's folder: every finished cell and every finished single edit is a file that a later run finds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from errata.edit import Settings
-from errata.facts import Fact
+from errata.facts import Fact, facts_digest
 from errata.jobs.bench.cells import UNEDITED, Cell, CellResult
 from errata.jobs.eval_rows import result_columns
 from errata.store import digest
@@ -84,12 +84,6 @@ class CellStore:
     def save(self, key: str, result: CellResult) -> None:
         """Keep a result. Raises StorageError."""
         self.records.save(key, asdict(result))
-
-
-def facts_digest(facts: Sequence[Fact]) -> str:
-    """Of everything in the facts that is edited or measured."""
-    told = ({name: value for name, value in asdict(fact).items() if name != "metadata"} for fact in facts)
-    return digest(list(told))
 
 
 def check_folder(out: Path) -> None:

@@ -12,10 +12,9 @@ from errata.checks.editable import editable_facts
 from errata.core.progress import SILENT, ProgressSink
 from errata.core.words import counted
 from errata.edit import PresetFile, find_method, settings_for, write_preset
-from errata.edit.settings.preset_file import shape_of
+from errata.edit.preset_file import shape_of
 from errata.errors import ConfigError, ModelError
-from errata.facts import Fact, FactsLike, format_problems, taken
-from errata.jobs.bench.store import facts_digest
+from errata.facts import Fact, FactsLike, facts_digest, format_problems, taken
 from errata.jobs.eval_states import model_digest
 from errata.jobs.held_out import HeldOut, held_out
 from errata.jobs.stats_job import run_stats

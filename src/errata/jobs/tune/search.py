@@ -14,8 +14,7 @@ from typing import Any
 from errata.core.progress import ProgressSink
 from errata.core.words import counted
 from errata.errors import ConfigError, NumericsError
-from errata.facts import Fact
-from errata.jobs.bench.store import facts_digest
+from errata.facts import Fact, facts_digest
 from errata.jobs.progress import duration
 from errata.jobs.tune.candidates import Candidates, value_key
 from errata.jobs.tune.plan import (

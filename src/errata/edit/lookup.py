@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from errata.edit.method import Method
+from errata.edit.preset_file import PresetFile, read_preset
 from errata.edit.registry import find_method, presets_of
 from errata.edit.settings.method_config import MethodConfig
-from errata.edit.settings.preset_file import PresetFile, read_preset
 from errata.edit.settings.presets import Preset
 from errata.errors import ConfigError
 from errata.models import LanguageModel, takes_model
