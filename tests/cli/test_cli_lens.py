@@ -168,16 +168,17 @@ def test_a_second_run_measures_nothing_again(reproduce, work, facts, monkeypatch
         raise AssertionError("measured again")
 
     for name in ("measure_lens", "smallest_rate", "mechanism"):
-        monkeypatch.setattr(f"errata.jobs.reproduce.job.{name}", never)
+        monkeypatch.setattr(f"errata.jobs.reproduce.experiments.{name}", never)
     reproduce("--facts", str(facts), "--out", "lens", *OPTIONS)
     assert (work / "lens" / "summary.md").read_bytes() == first
 
 
 def test_a_stopped_run_goes_on_where_it_was(reproduce, work, facts, monkeypatch):
-    from errata.jobs.reproduce import job
+    from errata.jobs.reproduce import experiments, job
 
+    monkeypatch.setattr(job, "_BATCH", 1)
     reproduce("--facts", str(facts), "--out", "whole", *OPTIONS)
-    measure, calls = job.measure_lens, []
+    measure, calls = experiments.measure_lens, []
 
     def stopping(*arguments, **options):
         calls.append(1)
@@ -186,11 +187,11 @@ def test_a_stopped_run_goes_on_where_it_was(reproduce, work, facts, monkeypatch)
         return measure(*arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(job, "measure_lens", stopping)
+        patched.setattr(experiments, "measure_lens", stopping)
         reproduce("--facts", str(facts), "--out", "stopped", *OPTIONS, code=130)
     assert len(list((work / "stopped" / "records").iterdir())) == 1
     calls.clear()
-    monkeypatch.setattr(job, "measure_lens", lambda *a, **o: (calls.append(1), measure(*a, **o))[1])
+    monkeypatch.setattr(experiments, "measure_lens", lambda *a, **o: (calls.append(1), measure(*a, **o))[1])
     reproduce("--facts", str(facts), "--out", "stopped", *OPTIONS)
     assert len(calls) == 2
     assert (work / "stopped" / "summary.md").read_bytes() == (work / "whole" / "summary.md").read_bytes()

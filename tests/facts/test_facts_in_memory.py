@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from errata.errors import FactsError
-from errata.facts import Fact, facts_of, read_facts, taken
+from errata.facts import Fact, FactFile, Problem, facts_of, read_facts, taken
 
 RECORD = {"subject": "Ada Lane", "prompt": "Ada Lane works as a", "target_new": "pilot", "ground_truth": "nurse"}
 ADA = Fact(subject="Ada Lane", prompt="Ada Lane works as a", target_new="pilot", target_true="nurse")
@@ -83,4 +83,6 @@ def test_taken_raises_all_errors_or_goes_on():
     assert "record 2: error: subject 'Cy' is not in the prompt" in told[0]
     with pytest.raises(FactsError, match="The list holds no usable fact"):
         taken([BAD], skip_bad=True)
-    assert taken([ADA], places={ADA.id: "line 9"}).places == {ADA.id: "line 9"}
+    placed = FactFile((ADA,), (Problem("warning", "told before"),), places={ADA.id: "line 9"})
+    assert taken(placed.without_problems, notify=told.append).places == {ADA.id: "line 9"}
+    assert len(told) == 1

@@ -15,6 +15,7 @@ from errata.evaluate import METRICS, changes, metric
 from errata.evaluate.drift import Drift
 from errata.evaluate.generation import GenerationConfig, generate, generation_entropy
 from errata.evaluate.references import References
+from errata.facts import FactFile
 from errata.jobs import eval_states
 from errata.jobs.held_out import held_out
 from errata.models import Place, weight_of
@@ -231,7 +232,7 @@ def test_bad_input_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(eval_states, "measured_rows", lambda *_: pytest.fail("measured"))
     long = Fact(subject="Rome", prompt="Rome is " + "very " * 300 + "in", target_new="Peru", id="long")
     with pytest.raises(FactsError, match=r"1 of 6 facts cannot be measured(.|\n)*line 9 \[long\]"):
-        evaluate_patch(lm, patch, [*FACTS, long], places={"long": "line 9"}, cache=tmp_path)
+        evaluate_patch(lm, patch, FactFile((*FACTS, long), (), places={"long": "line 9"}), cache=tmp_path)
     wide = replace(FACTS[0], generation_prompts=("very " * 30,), id="wide")
     with pytest.raises(FactsError, match=r"\[wide\].* generation prompt 1 has \d+ tokens"):
         evaluate_patch(lm, patch, [wide], generation=CONFIG, cache=tmp_path)

@@ -61,9 +61,7 @@ def precision(name):
 
 def training_key(lm, folder):
     texts = Corpus.from_texts(["Paris is in France. " * 20] * 8)
-    options = TrainOptions(
-        corpus=texts, field="text", valid=1, skip_bad=False, cache=folder, places={}, overrides={"layers": (1,)}
-    )
+    options = TrainOptions(corpus=texts, valid=1, skip_bad=False, cache=folder, places={}, overrides={"layers": (1,)})
     work = checked_work(lm, FACTS, options, SILENT)
     return digest(work.request)
 

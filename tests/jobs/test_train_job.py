@@ -283,7 +283,7 @@ def test_bad_facts_are_named_and_can_be_left_out(tmp_path):
         run(tmp_path / "e", facts=[*FACTS, long])
     sink = Sink()
     run(tmp_path / "e", facts=[*FACTS, long], skip_bad=True, progress=sink)
-    assert "Skipped: 1 of 13 facts:" in sink.lines[0]
+    assert "1 of 13 facts are skipped:" in sink.lines[0]
     with pytest.raises(FactsError, match="no fact"):
         run(tmp_path / "x", facts=[])
 

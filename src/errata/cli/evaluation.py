@@ -59,9 +59,9 @@ def run_eval(
 
         assert patch is not None
         evaluation = evaluate_patch(
-            lm, patch, patch.facts[:limit] if found is None else found.facts,
+            lm, patch, patch.facts[:limit] if found is None else found.without_problems,
             generation=GenerationConfig(seed=text["seed"]) if generate else None, references=references,
-            skip_bad=skip_bad, places=None if found is None else found.places, progress=progress, **text,
+            skip_bad=skip_bad, progress=progress, **text,
         )  # fmt: skip
         if found is not None:
             evaluation.info["skipped"][:0] = [str(problem) for problem in found.errors]
@@ -92,5 +92,5 @@ def _checked(
         raise ConfigError("--corpus is the text drift is measured on, and --text-tokens 0 asks for no drift.")
     if references_file is not None and not generate:
         raise ConfigError("--references are what generations are compared with: add --generate.")
-    check_cheaply({}, text["corpus"], field=text["field"])
+    text["corpus"] = check_cheaply({}, text["corpus"], field=text.pop("field"))
     return None if references_file is None else read_references(expanded(references_file, "--references"))

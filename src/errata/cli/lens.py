@@ -114,8 +114,8 @@ def run_reproduce(
         from errata.reports.reproduce.reproduction_report import write_reproduction
 
         result = reproduce(
-            lm, found.facts, out,
-            options=chosen, corpus=corpus, field=field, places=found.places, skip_bad=skip_bad, progress=progress,
+            lm, found.without_problems, out,
+            options=chosen, corpus=corpus, field=field, skip_bad=skip_bad, progress=progress,
         )  # fmt: skip
         summary = write_reproduction(result)
     typer.echo(f"{summary}\nTables, figures and this summary: {out}")

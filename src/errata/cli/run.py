@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from errata.facts.readers import Format
     from errata.models import LanguageModel
     from errata.patches import Patch
+    from errata.stats import Corpus
 
 
 def run_edit(
@@ -50,7 +51,9 @@ def run_edit(
     found = read_fact_file(facts_file, format=format, limit=limit, skip_bad=options["skip_bad"])
     opened, chosen = chosen_method(method, preset)
     overrides = overrides_of(chosen, settings)
-    check_cheaply(overrides, options["corpus"], field=options["field"], method=chosen, load=load)
+    corpus = check_cheaply(
+        overrides, options["corpus"], field=options.pop("field"), method=chosen, load=load, progress=progress
+    )
     if options["batch_size"] < 1:
         raise ConfigError(f"--batch-size must be at least 1, found {options['batch_size']}.")
     with command(load, progress) as lm:
@@ -60,12 +63,11 @@ def run_edit(
 
         result = edit_facts(
             lm,
-            found.facts,
+            found.without_problems,
             method=chosen,
             preset=opened,
-            places=found.places,
             progress=progress,
-            **options,
+            **{**options, "corpus": corpus},
             **overrides,
         )
         result.report["skipped"] = [str(problem) for problem in found.errors] + result.report["skipped"]
@@ -124,14 +126,14 @@ def run_stats_command(
 
     progress = progress_on(quiet=quiet)
     overrides: dict[str, Any] = {} if layers is None else {"layers": parse_layers(layers)}
-    check_cheaply(overrides, corpus, field=field, load=load)
+    opened = check_cheaply(overrides, corpus, field=field, load=load, progress=progress)
     with command(load, progress) as lm:
         from errata.edit import settings_for
         from errata.jobs.stats_job import run_stats
 
         config = settings_for(lm, **overrides).config
         count = config.moment_tokens if tokens is None else tokens
-        moments = run_stats(lm, config.layers, tokens=count, corpus=corpus, field=field, seed=seed, progress=progress)
+        moments = run_stats(lm, config.layers, tokens=count, corpus=opened, seed=seed, progress=progress)
         for layer in moments.layers:
             trace = float(moments[layer].diagonal().sum())
             typer.echo(f"layer {layer:3d}  d_mlp {lm.d_mlp:,}  mean ‖k‖² {trace:.4g}  over {moments.tokens:,} tokens")
@@ -241,8 +243,9 @@ def check_cheaply(
     field: str,
     method: str = "memit",
     load: dict[str, Any] | None = None,
-) -> None:
-    """What can be judged without the model's weights, before minutes are spent on loading them.
+    progress: ProgressSink | None = None,
+) -> Corpus | None:
+    """What can be judged without the model's weights, before minutes are spent on loading them; the opened corpus.
 
     `load` names the model, where layers are asked for that it must have.
     """
@@ -252,10 +255,11 @@ def check_cheaply(
 
     find_method(method).config_type(**{"layers": (0,), **overrides})
     home()
-    if corpus is not None:
-        open_corpus(corpus, field=field)
+    notify = None if progress is None else progress.note
+    opened = None if corpus is None else open_corpus(corpus, field=field, notify=notify)
     if load is not None and "layers" in overrides:
         check_layers([overrides["layers"]], load)
+    return opened
 
 
 def check_layers(asked: Sequence[tuple[int, ...]], load: dict[str, Any]) -> None:

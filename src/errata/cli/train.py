@@ -43,12 +43,16 @@ def run_train_mend(
         if "seed" in overrides:
             raise ConfigError("The seed is given twice (--seed and --set seed=...); give it once.")
         overrides["seed"] = seed
-    check_cheaply(overrides, options["corpus"], field=options["field"], method="mend", load=load)
+    corpus = check_cheaply(
+        overrides, options["corpus"], field=options.pop("field"), method="mend", load=load, progress=progress
+    )
     found = read_fact_file(facts_file, format=format, limit=limit, skip_bad=options["skip_bad"])
     with command(load, progress) as lm:
         from errata.jobs.train_job import train_mend
 
-        result = train_mend(lm, found.facts, out, places=found.places, progress=progress, **options, **overrides)
+        result = train_mend(
+            lm, found.without_problems, out, progress=progress, **{**options, "corpus": corpus}, **overrides
+        )
     typer.echo(
         f"Best editor, of step {result.best_step:,} of {result.steps:,} ({duration(result.seconds)}), on "
         f"{result.validation.facts:,} held-out facts, each edited alone:\n{result.validation.line()}\n\n"

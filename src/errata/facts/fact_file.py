@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from errata.errors import FactsError
@@ -38,6 +38,11 @@ class FactFile:
     def notes(self) -> tuple[Problem, ...]:
         """The warnings that are about the file as a whole, not about a record of it."""
         return tuple(problem for problem in self.warnings if problem.line is None and not problem.where)
+
+    @property
+    def without_problems(self) -> FactFile:
+        """The same facts at the same places, for what comes after all problems were told."""
+        return replace(self, problems=())
 
     @property
     def bad_records(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +40,20 @@ def facts_of(source: Any, *, format: Format = "auto", limit: int | None = None) 
 def taken(
     source: FactsLike,
     *,
-    places: Mapping[str, str] | None = None,
     skip_bad: bool = False,
     notify: Callable[[str], None] = lambda _: None,
 ) -> FactFile:
     """What `facts_of` gives, for the entrance of a function that takes facts: nothing else need know what was given.
 
     Raises one FactsError with every error unless `skip_bad`; what does not stop it is told to `notify`. An empty list
-    passes, for the function to refuse. `places`, where given, say better where each fact stands.
+    passes, for the function to refuse.
     """
     found = facts_of(source)
     if found.facts or found.problems:
         require(found, skip_bad=skip_bad)
     if found.problems:
         notify(format_problems(found.problems))
-    return replace(found, places=places) if places else found
+    return found
 
 
 def _listed(source: Any) -> list[Any]:

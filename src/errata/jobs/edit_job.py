@@ -69,13 +69,11 @@ def edit_facts(
     preset: PresetFile | str | Path | None = None,
     in_batches: int | None = None,
     corpus: Corpus | str | Path | None = None,
-    field: str = "text",
     moments: SecondMoments | None = None,
     evaluate: bool = True,
     skip_bad: bool = False,
     batch_size: int = 32,
     cache: str | Path | None = None,
-    places: Mapping[str, str] | None = None,
     progress: ProgressSink = SILENT,
     **overrides: Any,
 ) -> EditResult:
@@ -88,15 +86,15 @@ def edit_facts(
     one after another), measured right after each batch too. The model is left as it was; `result.patch.apply_(lm)`
     edits it. Settings come from `preset` (a preset file), else from the model's preset, or are guesses with a warning;
     `overrides` replace single fields of the method's configuration. Second moments, where the method uses them, are
-    `moments` if given, else computed over `corpus` ("self": the model's own samples), else over errata's text. `cache`:
-    folder for second moments and target values (default: errata's home). `places`: where each fact stands, by id, for
-    messages. Raises FactsError with every unusable fact, ConfigError, CorpusError, StorageError, NumericsError.
+    `moments` if given, else computed over `corpus` ("self": the model's own samples), else over errata's text. (a path,
+    or what `stats.open_corpus` opened); `cache` is the folder for these and target values (default: errata's home).
+    Raises FactsError with every unusable fact, ConfigError, CorpusError, StorageError, NumericsError.
     """
     clock = Clock()
-    bench = Workbench(lm, corpus, field, None if cache is None else Path(cache), batch_size, progress=progress)
+    bench = Workbench(lm, corpus, None if cache is None else Path(cache), batch_size, progress=progress)
     order = _Order(in_batches, evaluate, skip_bad)
     _check_numbers(batch_size, in_batches)
-    given = taken(facts, places=places, skip_bad=skip_bad, notify=progress.note)
+    given = taken(facts, skip_bad=skip_bad, notify=progress.note)
     work = _checked_work(bench, given, order, method, opened_preset(preset), overrides, moments)
     run = _Run(bench, work, order, clock)
     progress.note(

@@ -42,11 +42,9 @@ def evaluate_patch(
     generation: GenerationConfig | None = None,
     references: References | None = None,
     corpus: Corpus | str | Path | None = None,
-    field: str = "text",
     text_tokens: int = 2000,
     seed: int = 0,
     skip_bad: bool = False,
-    places: Mapping[str, str] | None = None,
     cache: str | Path | None = None,
     progress: ProgressSink = SILENT,
     backend: Backend = LOCAL,
@@ -56,7 +54,7 @@ def evaluate_patch(
     The patch must not be on the model, which is left as it was. `generation`: also generate texts, for GE and, with
     `references`, RS. Drift is measured on `text_tokens` tokens (0: not at all) of `corpus`, else of the model's own
     samples under `seed`. Finished chunks are kept in `cache` (default: errata's home), and memory does not grow with
-    the number of prompts. `places`: where each fact stands, by id, for messages. Raises FactsError with every fact that
+    the number of prompts. Raises FactsError with every fact that
     cannot be measured (unless `skip_bad`), PatchMismatchError, ConfigError, CorpusError, StorageError, NumericsError.
     """
     started = time.monotonic()
@@ -65,12 +63,12 @@ def evaluate_patch(
     if references is not None and generation is None:
         raise ConfigError("Reference texts were given, but nothing is generated to compare with them (--generate).")
     patch.check(lm)
-    text = held_out(lm, corpus=corpus, field=field, tokens=text_tokens, seed=seed) if text_tokens else None
+    text = held_out(lm, corpus=corpus, tokens=text_tokens, seed=seed) if text_tokens else None
     warnings = _warnings(patch, text)
     for warning in warnings:
         progress.note(warning)
     asked = patch.facts if facts is None else facts
-    given = taken(asked, places=places, skip_bad=skip_bad, notify=progress.note)
+    given = taken(asked, skip_bad=skip_bad, notify=progress.note)
     kept, skipped = _measurable(lm, given.facts, generation, given.places, skip_bad, progress)
     parts = Parts(folder_of(EVALUATIONS, cache), progress.note)
     run = _Run(lm, patch, tuple(chunks_of(kept)), parts, generation, progress, backend)

@@ -33,7 +33,6 @@ def trace_facts(
     facts: FactsLike,
     *,
     out: str | Path | None = None,
-    places: Mapping[str, str] | None = None,
     skip_bad: bool = False,
     progress: ProgressSink = SILENT,
     backend: Backend = LOCAL,
@@ -49,7 +48,7 @@ def trace_facts(
     unless `skip_bad`.
     """
     folder = folder_of(TRACES) if out is None else Path(out) / "records"
-    given = taken(facts, places=places, skip_bad=skip_bad, notify=progress.note)
+    given = taken(facts, skip_bad=skip_bad, notify=progress.note)
     run = TraceRun.of(lm, given.facts, config_of(options), folder, given.places, skip_bad, progress)
     return run.average(progress, backend)
 

@@ -1,7 +1,6 @@
 """Training of a MEND editor as a job: what will be done, the work, the file, and going on where a run stopped."""
 
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +45,10 @@ def train_mend(
     steps: int | None = None,
     minutes: float | None = None,
     corpus: Corpus | str | Path | None = None,
-    field: str = "text",
     valid: int = 100,
     skip_bad: bool = False,
     overwrite: bool = False,
     cache: str | Path | None = None,
-    places: Mapping[str, str] | None = None,
     flush_seconds: float = 60.0,
     progress: ProgressSink = SILENT,
     **overrides: Any,
@@ -68,9 +65,9 @@ def train_mend(
     out = Path(out).expanduser()
     check_limits(steps=steps, minutes=minutes, valid=valid)
     check_editor_out(out, overwrite=overwrite)
-    given = taken(facts, places=places, skip_bad=skip_bad, notify=progress.note)
+    given = taken(facts, skip_bad=skip_bad, notify=progress.note)
     options = TrainOptions(
-        corpus=corpus, field=field, valid=valid, skip_bad=skip_bad, cache=cache, places=given.places,
+        corpus=corpus, valid=valid, skip_bad=skip_bad, cache=cache, places=given.places,
         overrides=overrides,
     )  # fmt: skip
     with lock(_lock_path(out), what=f"training {out.name}", timeout=0.0):

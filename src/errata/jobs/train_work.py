@@ -56,7 +56,6 @@ class TrainOptions:
     """What a training is given beside its facts, as `train_mend` explains it; `overrides`: fields of MendConfig."""
 
     corpus: Corpus | str | Path | None
-    field: str
     valid: int
     skip_bad: bool
     cache: str | Path | None
@@ -82,7 +81,7 @@ def checked_work(lm: LanguageModel, facts: Sequence[Fact], options: TrainOptions
         )
     kept, held = (examples_of(lm, part) for part in split(learnable, valid, config.seed))
     if corpus is not None and not isinstance(corpus, Corpus):
-        corpus = open_corpus(corpus, field=options.field, notify=progress.note)
+        corpus = open_corpus(corpus, notify=progress.note)
     tokens = _token_source(lm, corpus, [*kept, *held], config, options.cache, progress)
     texts = [] if tokens is None else _texts(tokens, corpus is not None)
     # Held-out facts get texts of their own where there are enough.

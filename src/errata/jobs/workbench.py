@@ -34,14 +34,13 @@ def _untimed(_name: str) -> AbstractContextManager[None]:
 class Workbench:
     """The model is as it was after each piece of work.
 
-    corpus: behind second moments (None: errata's text), with the `text_field` of a file's records.  cache: folder of
+    corpus: behind second moments (None: errata's text).  cache: folder of
     what is kept between runs (None: errata's home).  batch_size: target values optimised together.  held_out: text
     behind drift.  backend: where the parts of its work are done.
     """
 
     lm: LanguageModel
     corpus: Corpus | str | Path | None = None
-    text_field: str = "text"
     cache: Path | None = None
     batch_size: int = 32
     held_out: HeldOut | None = None
@@ -79,7 +78,7 @@ class Workbench:
         key = (wanted, config.moment_tokens, config.seed)
         if key not in self._moments:
             made = run_stats(
-                self.lm, wanted, tokens=config.moment_tokens, corpus=self.corpus, field=self.text_field,
+                self.lm, wanted, tokens=config.moment_tokens, corpus=self.corpus,
                 seed=config.seed, cache=self.moments_folder, progress=progress or self.progress,
             )  # fmt: skip
             self._moments = {key: made}

@@ -119,7 +119,7 @@ def test_what_is_written(bench, tmp_path):
 
 
 def test_a_finished_benchmark_is_not_run_again(bench, monkeypatch):
-    first = bench()
+    first = summary_of(bench())
     for name in SETTINGS:
         monkeypatch.setitem(METHODS, name, replace(METHODS[name], edit=lambda _: pytest.fail("edited again")))
     monkeypatch.setattr("errata.jobs.bench.cells.measure", lambda *_, **__: pytest.fail("measured again"))

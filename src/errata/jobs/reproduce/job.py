@@ -1,7 +1,7 @@
 """Every experiment of the Backward Lens paper on one model, measured in one resumable run."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,17 +94,17 @@ def reproduce(
     options: ReproduceOptions,
     corpus: str | None = None,
     field: str = "text",
-    places: Mapping[str, str] | None = None,
     skip_bad: bool = False,
     progress: ProgressSink = SILENT,
     backend: Backend = LOCAL,
 ) -> Reproduction:
     """Run what is missing in `out`; `reports.reproduce` makes tables, figures and a summary of it.
 
-    Each prompt's numbers are kept as soon as they are known, under a digest of model, prompt and options: a run that
-    was stopped goes on from there. Raises FactsError with every record that cannot be looked at, unless `skip_bad`.
+    Numbers are kept as soon as they are known, those of gradients by eight prompts, under a digest of model, prompts
+    and options: a run that was stopped goes on from there, to the same bits. Raises FactsError with every record that
+    cannot be looked at, unless `skip_bad`.
     """
-    given = taken(facts, places=places, skip_bad=skip_bad, notify=progress.note)
+    given = taken(facts, skip_bad=skip_bad, notify=progress.note)
     pairs, _ = prepared_facts(
         facts_in_chat(lm, given.facts[: options.n]), lambda fact: _check(lm, fact),
         action="looked at", places=given.places, skip_bad=skip_bad, notify=progress.note,
