@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from tiny import tiny_hf, tiny_tokenizer
 
@@ -67,14 +66,6 @@ class Done:
     def wrote(self) -> bool:
         """Whether an edit ran to its end. A random model need not learn anything, which ends in 1."""
         return self.code in (0, 1) and "Patch and report" in self.out
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

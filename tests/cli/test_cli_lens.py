@@ -159,6 +159,7 @@ def test_reproduction(reproduce, work, facts):
     assert [row["mean_rank"] for row in ranks if row["layer"] == 3] == [1.0] * 3
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_second_run_measures_nothing_again(reproduce, work, facts, monkeypatch):
     reproduce("--facts", str(facts), "--out", "lens", *OPTIONS)
     first = (work / "lens" / "summary.md").read_bytes()
@@ -173,6 +174,7 @@ def test_a_second_run_measures_nothing_again(reproduce, work, facts, monkeypatch
     assert (work / "lens" / "summary.md").read_bytes() == first
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_stopped_run_goes_on_where_it_was(reproduce, work, facts, monkeypatch):
     from errata.jobs.reproduce import experiments, job
 
@@ -212,6 +214,7 @@ def test_bad_reproductions(reproduce, work, facts, arguments, message):
     assert not (work / "lens").exists()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_unusable_records_are_named_all_at_once(reproduce, facts):
     long = {"id": "long", "subject": "Rome", "prompt": "Rome " * 400 + "is", "target_new": "old"}
     special = {"id": "special", "subject": "Rome", "prompt": "Rome is", "target_new": "</s>"}
@@ -236,6 +239,7 @@ def test_what_other_options_left_is_taken_away(reproduce, work, facts):
     assert (figures / "fig03_rank.pdf").exists()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_prompt_has_this_runs_number(reproduce, work, facts):
     reproduce("--facts", str(facts), "--out", "lens", *OPTIONS)
     lines = facts.read_text(encoding="utf-8").splitlines()
@@ -252,6 +256,7 @@ def test_a_prompt_has_this_runs_number(reproduce, work, facts):
     assert found() == before[::-1]
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("content", ["", "{}", '{"record": {"rank": 1}, "digest": "x"}', "[1]"])
 def test_a_damaged_record_is_measured_again(reproduce, work, facts, content):
     reproduce("--facts", str(facts), "--out", "lens", *OPTIONS)

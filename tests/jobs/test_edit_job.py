@@ -31,15 +31,6 @@ SMALL = {"layers": (1, 2), "moment_tokens": 200, "value_steps": 5, "prefixes": 1
 SMALL |= {"retries": 0}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """A second thread gains little here, and on a busy machine it makes each step wait for the other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def edit(tmp_path, monkeypatch):
     """edit_facts on the tiny model with a small corpus, errata's home out of the way."""

@@ -8,8 +8,6 @@ from knowing import corpus, edits, knowing_model, rephrased, said, true_pairs
 from reference import memit as reference
 from tiny import LAYERS, VARIANTS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 FACTS = edits(8)
 WISHES = [(fact.text, fact.target_new) for fact in FACTS]
 OTHERS = true_pairs(without=frozenset(fact.subject for fact in FACTS))

@@ -19,7 +19,6 @@ from errata.tracing.corruption import subject_std
 from errata.tracing.prompts import traced_fact
 from tiny import knowing_hf, tiny_tokenizer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS = {"samples": 2, "window": 2}
 TEXTS = [
     ("Eiffel Tower", "I think that the {} is in the city of", "Paris"),

@@ -51,7 +51,7 @@ class Sink:
 
 
 @pytest.fixture(autouse=True)
-def _home(tmp_path, monkeypatch, one_thread):  # noqa: ARG001
+def _home(tmp_path, monkeypatch):
     monkeypatch.setenv("ERRATA_HOME", str(tmp_path / "home"))
 
 

@@ -147,7 +147,6 @@ def test_the_kinds_differ_in_where_an_answer_begins():
     assert all(tokens[-1] != "</s>" for tokens in begins.values())
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("prompt", "answer"), QUESTIONS)
 def test_the_score_is_what_plain_transformers_says(any_model, prompt, answer):
     _expect_invariant(any_model, prompt, answer)
@@ -156,7 +155,6 @@ def test_the_score_is_what_plain_transformers_says(any_model, prompt, answer):
 WORDS = ["The", "tower", "is", "Paris", "5", "29", " ", "我", "巴黎", "🗼", "(", ")", ",", "$", "\n", "'s", "-", "“"]
 
 
-@pytest.mark.usefixtures("one_thread")
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.sampled_from(WORDS), min_size=1, max_size=4),
@@ -167,7 +165,6 @@ def test_whatever_prompt_and_answer(any_model, words, answer, join):
     _expect_invariant(any_model, " ".join(["Toyota", *words]), answer, join)
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_family_with_a_space_of_its_own(variant):
     """The model is made to say the answer or to miss its last token, and either is reported."""
@@ -188,7 +185,6 @@ def test_every_family_with_a_space_of_its_own(variant):
         assert _expect_invariant(lm, prompt, own, join="").correct
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_every_user_of_an_answer_begins_where_it_begins():
     tokenizer = _digits()
     lm = wrap(tiny_hf("llama", vocab_size=len(tokenizer)), tokenizer, name="tiny")

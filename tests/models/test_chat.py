@@ -21,8 +21,6 @@ from errata.patches import Patch
 from errata.tracing import trace
 from tiny import tiny_hf, tiny_tokenizer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # As published models have them, in short.
 TEMPLATES = {
     "chatml": (

@@ -16,7 +16,6 @@ from tiny import tiny_hf, tiny_tokenizer
 
 PROMPT = "The Eiffel Tower is in the city of"
 LORA = {"r": 2, "target_modules": ["down_proj", "q_proj"], "init_lora_weights": False}
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def refused(model, words, error=UnsupportedModelError, tokenizer=None):

@@ -16,8 +16,6 @@ from errata.models import (
 )
 from tiny import VARIANTS, tiny_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()

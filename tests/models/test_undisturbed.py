@@ -14,8 +14,6 @@ from errata.models.run.generate import sample_ids
 from errata.tracing import trace
 from tiny import fresh_model, tiny_hf, tiny_tokenizer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 PROMPT = "The Eiffel Tower is in the city of"
 FACT = Fact(
     subject="Eiffel Tower",

@@ -16,7 +16,6 @@ from errata.tracing import trace
 from tiny import tiny_hf, tiny_tokenizer
 
 PROMPT = "The Eiffel Tower is in"
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def byte_level():

@@ -18,8 +18,6 @@ from tiny import tiny_model
 PROMPT, SUBJECT = "The Eiffel Tower is in the city of", "Eiffel Tower"
 OPTIONS = {"samples": 2, "window": 2}
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def lm():

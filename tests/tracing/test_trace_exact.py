@@ -13,8 +13,6 @@ from tiny import VARIANTS, proportioned_model, tiny_model
 PROMPT, SUBJECT = "I think that the Eiffel Tower is in the city of", "Eiffel Tower"
 OPTIONS = {"samples": 3, "window": 2, "severed": "all", "seed": 7}
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def plain_batch(lm, prompt, subject, answer=None, **options):
     """The prepared prompt and the embeddings of its clean and corrupted rows, for the reference."""

@@ -3,17 +3,8 @@
 import json
 
 import pytest
-import torch
 
 SUBJECTS = ["Toyota", "Bill Gates", "France", "Microsoft", "Rome", "Paris", "Japan", "Danielle Darrieux"]
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -36,15 +36,16 @@ OPTIONS = BenchOptions(methods=("memit", "rome", "shift"), counts=(1, 4), single
 def bench(data, corpus, text, tmp_path):
     def run(out="out", options=OPTIONS, **more):
         sources = {"corpus": corpus, "text": text, **more}
-        result = run_bench(tiny_model("llama"), data, tmp_path / out, options=options, **sources)
-        write_bench(result)
-        return result
+        return run_bench(tiny_model("llama"), data, tmp_path / out, options=options, **sources)
 
     return run
 
 
 def summary_of(result):
-    return (result.out / "summary.md").read_text()
+    """The report of a run, written now."""
+    text = write_bench(result)
+    assert (result.out / "summary.md").read_text() == text
+    return text
 
 
 def of(method, **changes):
@@ -96,8 +97,7 @@ def test_figures_are_those_of_the_editing_job(bench, data, corpus):
 def test_what_is_written(bench, tmp_path):
     result = bench()
     out = tmp_path / "out"
-    text = (out / "summary.md").read_text()
-    assert text == write_bench(result)
+    text = summary_of(result)
     for part in ("## 3 single edits", "## 4 edits", "Published figures", "GPT-J 6B", "## Settings", "KL drift"):
         assert part in text
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
@@ -287,14 +287,15 @@ def test_mixed_relations_against_their_separate_runs(bench, data):
 
 def test_batches_and_one_after_another(bench, tmp_path):
     at_once = by_name(bench(options=of("memit", counts=(4,))))
-    sequence = by_name(bench("b", options=of("memit", counts=(4,), in_batches=1)))
-    result = sequence["memit", "4 edits"]
+    run = bench("b", options=of("memit", counts=(4,), in_batches=1))
+    result = by_name(run)["memit", "4 edits"]
+    text = summary_of(run)
     assert result.outcomes != at_once["memit", "4 edits"].outcomes
     assert [batch["facts"] for batch in result.told["batches"]] == [1] * 4
     assert "es" in result.told["batches"][0]["immediately"]
     rows = list(csv.DictReader((tmp_path / "b" / "tables" / "batches.csv").open()))
     assert [row["count"] for row in rows] == ["1"] * 4
-    assert "Right after each batch" in (tmp_path / "b" / "summary.md").read_text()
+    assert "Right after each batch" in text
 
 
 def test_the_study_says_when_there_is_too_little(bench):

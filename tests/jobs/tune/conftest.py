@@ -1,20 +1,11 @@
 """Facts whose answers differ, on a tiny model in one thread, with a home of its own."""
 
 import pytest
-import torch
 
 from errata.facts import Fact, Neighbour
 
 SUBJECTS = ["Toyota", "Bill Gates", "France", "Microsoft", "Rome", "Paris", "Japan", "Danielle Darrieux"]
 TEMPLATES = ["{} is in", "{} speaks", "We say that {} likes"]
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
