@@ -8,7 +8,7 @@ from typing import Any
 from errata.errors import InputError
 from errata.store.atomic import check_writable
 from errata.store.tables import write_csv, write_rows
-from errata.views.plotting import save_figure
+from errata.views.plotting import save_figures
 
 SUFFIXES = {"html": (".html", ".htm"), "pdf": (".pdf",), "png": (".png",), "json": (".json",), "parquet": (".parquet",)}
 _SUFFIXES = (".parquet", ".csv", ".pdf", ".png")
@@ -44,9 +44,8 @@ class OutputFolder:
 
     def figure(self, name: str, make: Callable[[], Any]) -> None:
         """Write the figure that `make` draws, as PDF and as PNG."""
-        # Drawn twice: a figure is closed when it is written.
-        for kind in ("pdf", "png"):
-            self.written.add(save_figure(make(), self.out / "figures" / f"{name}.{kind}"))
+        paths = [self.out / "figures" / f"{name}.{kind}" for kind in ("pdf", "png")]
+        self.written.update(save_figures(make(), paths))
 
     def forget_others(self, *prefixes: str) -> None:
         """Delete what an earlier run with other options left under such names: it would read as this run's."""

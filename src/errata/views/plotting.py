@@ -267,19 +267,32 @@ def save_figure(figure: "Figure", path: str | os.PathLike[str]) -> Path:
 
     Raises InputError for another suffix.
     """
+    (target,) = save_figures(figure, [path])
+    return target
+
+
+def save_figures(figure: "Figure", paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Write one figure to several files, as `save_figure` says."""
     plt, _ = _matplotlib()
-    target = Path(path)
-    kind = target.suffix.lstrip(".").lower()
-    if kind not in FORMATS:
-        raise InputError(f"{target.name}: a figure is written as {', '.join(FORMATS)}; end the name in one of them.")
+    targets = [Path(path) for path in paths]
+    for target in targets:
+        if _kind(target) not in FORMATS:
+            known = ", ".join(FORMATS)
+            raise InputError(f"{target.name}: a figure is written as {known}; end the name in one of them.")
     try:
-        with plt.rc_context(_STYLE), atomic_file(target) as staging:
-            # No date in the file: the same figure is the same bytes.
-            metadata = {"CreationDate": None} if kind == "pdf" else {"Date": None} if kind == "svg" else {}
-            figure.savefig(staging, format=kind, dpi=200, metadata=metadata)
+        for target in targets:
+            kind = _kind(target)
+            with plt.rc_context(_STYLE), atomic_file(target) as staging:
+                # No date in the file: the same figure is the same bytes.
+                metadata = {"CreationDate": None} if kind == "pdf" else {"Date": None} if kind == "svg" else {}
+                figure.savefig(staging, format=kind, dpi=200, metadata=metadata)
     finally:
         plt.close(figure)
-    return target
+    return targets
+
+
+def _kind(path: Path) -> str:
+    return path.suffix.lstrip(".").lower()
 
 
 @cache
