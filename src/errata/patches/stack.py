@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,7 +17,7 @@ from errata.models import LanguageModel, Place, add_to_weight_, tokenizer_digest
 class PatchLike(Protocol):
     """What the stack asks of a patch (patches/patch.py, which imports this module)."""
 
-    @property
+    @cached_property
     def id(self) -> str: ...
     @property
     def base_digest(self) -> str: ...
