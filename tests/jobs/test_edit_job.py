@@ -17,6 +17,7 @@ from errata.jobs import edit_job
 from errata.jobs.demo_job import demo_facts
 from errata.models import Place, run_taps
 from errata.models.run.generate import continue_texts
+from errata.patches import patches_on
 from errata.reports.edit_summary import summary
 from errata.stats import Corpus, second_moments
 from tiny import tiny_model
@@ -140,7 +141,7 @@ def test_the_model_is_left_as_it_was(edit) -> None:
     before = weights(lm)
     edit()
     assert all(torch.equal(before[name], tensor) for name, tensor in lm.hf.state_dict().items())
-    assert lm.applied == []
+    assert not patches_on(lm)
 
 
 def test_the_model_is_left_as_it_was_when_the_second_measurement_fails(edit, monkeypatch) -> None:
@@ -158,7 +159,7 @@ def test_the_model_is_left_as_it_was_when_the_second_measurement_fails(edit, mon
     with pytest.raises(KeyboardInterrupt):
         edit()
     assert all(torch.equal(before[name], tensor) for name, tensor in lm.hf.state_dict().items())
-    assert lm.applied == []
+    assert not patches_on(lm)
 
 
 def test_given_moments_are_used_as_they_are(edit, tmp_path, monkeypatch) -> None:

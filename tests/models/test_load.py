@@ -300,5 +300,5 @@ def test_a_row_of_ours_is_blamed_where_the_class_is_transformers_own():
 def test_printed_a_model_is_one_line(variant, name):
     lm = tiny_model(variant)
     assert repr(lm) == f"LanguageModel tiny-{variant}: {name}, 4 layers of width 32, float32 on cpu"
-    patched = replace(lm, applied=["one patch"])
+    patched = replace(lm, patches=["one patch"])
     assert repr(patched) == f"{lm!r}, with 1 patch on it"

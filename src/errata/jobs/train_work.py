@@ -17,6 +17,7 @@ from errata.errors import ConfigError, FactsError
 from errata.evaluate import check_measurable
 from errata.facts import Fact
 from errata.models import LanguageModel, facts_in_chat, ingredients
+from errata.patches import patches_on
 from errata.stats import Corpus, open_corpus
 from errata.stats.samples import sampled_tokens
 from errata.stats.token_stream import CorpusTokens, TokenSource
@@ -72,7 +73,7 @@ def checked_work(lm: LanguageModel, facts: Sequence[Fact], options: TrainOptions
     config, source = train_settings(lm, options.overrides)
     valid, corpus = options.valid, options.corpus
     lm.digest(fresh=True)  # something else may have written to the weights since
-    if lm.applied:
+    if patches_on(lm):
         raise ConfigError(f"Patches are on {lm.name}; take them off: an editor is trained for a model as it is.")
     learnable = _learnable(lm, facts, options, progress)
     if len(learnable) <= valid:

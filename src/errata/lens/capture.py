@@ -1,6 +1,6 @@
 """From prompts to lenses: one forward and one backward for each batch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -114,11 +114,11 @@ def _run(
         ids, mask = pad_right([one.ids for one in batch], device=lm.embed_device)
 
         def losses(hidden: Float[Tensor, "batch pos d_head"], batch=batch) -> Float[Tensor, " batch"]:
-            found = []
+            scores = []
             for row, one in enumerate(batch):
                 logits = widened(lm.logits(hidden[row, list(one.read)]))
-                found.append(_scalar(one.score(logits), one.loss_name))
-            return torch.stack(found)
+                scores.append(_scalar(one.score(logits), one.loss_name))
+            return torch.stack(scores)
 
         run = run_backward(lm, ids, mask, places, losses, attention=attention)
         for row, example in enumerate(batch):
@@ -127,8 +127,8 @@ def _run(
 
 def _scalar(value: object, name: str) -> Float[Tensor, ""]:
     if not isinstance(value, Tensor) or value.numel() != 1:
-        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise InputError(f"The loss function {name} must give one number as a tensor; it gave {found}.")
+        given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"The loss function {name} must give one number as a tensor; it gave {given}.")
     if not value.requires_grad:
         raise InputError(f"What the loss function {name} gives does not depend on the logits it was given.")
     return value.reshape(())
@@ -144,24 +144,6 @@ def _lens(lm: LanguageModel, run: Backward, row: int, example: Example, subject:
     def joined(layer: int, matrix: str, *, attention: bool) -> Float[Tensor, "pos d_model"]:
         return lm.contribution(layer, run.outputs[Place(layer, matrix)][row, :n], attention=attention)
 
-    notes = []
-    if run.loss_scale != 1:
-        notes.append(f"Gradients were taken in {lm.dtype} under a loss scale of {run.loss_scale:g}, then unscaled.")
-    if example.merged:
-        notes.append(f"{MERGED[0].upper()}{MERGED[1:]}.")
-    if example.loss_name == "first" and not str(lm.tokenizer.decode(list(example.target_ids[:1]))).strip():
-        notes.append("The target's first token is only the space before it, and what is read; loss='target' reads all.")
-    if lm.family.post_norm:
-        notes.append(
-            "x and δ of down and o are of the matrices themselves, before the norm behind them; what the MLPs and "
-            "attention add to the stream is after it."
-        )
-    silent = [i for i in layers if not bool(factors[Place(i, "down")].vjps.any())]
-    if silent:
-        shown = ", ".join(map(str, silent))
-        notes.append(
-            f"No gradient reaches the MLP of layer {shown}: it is exactly zero, or below what {lm.dtype} holds."
-        )
     return BackwardLens(
         lm=lm,
         example=example,
@@ -176,5 +158,28 @@ def _lens(lm: LanguageModel, run: Backward, row: int, example: Example, subject:
         attention_out=torch.stack([widened(joined(i, "o", attention=True)) for i in layers]),
         attention={layer: maps[row, :, :n, :n] for layer, maps in run.attention.items()},
         attention_vjps={layer: maps[row, :, :n, :n] for layer, maps in run.attention_vjps.items()},
-        notes=tuple(notes),
+        notes=tuple(_notes(lm, run.loss_scale, example, factors)),
     )
+
+
+def _notes(lm: LanguageModel, loss_scale: float, example: Example, factors: Mapping[Place, OuterSum]) -> list[str]:
+    """What a reader of the lens must know about it."""
+    notes = []
+    if loss_scale != 1:
+        notes.append(f"Gradients were taken in {lm.dtype} under a loss scale of {loss_scale:g}, then unscaled.")
+    if example.merged:
+        notes.append(f"{MERGED[0].upper()}{MERGED[1:]}.")
+    if example.loss_name == "first" and not str(lm.tokenizer.decode(list(example.target_ids[:1]))).strip():
+        notes.append("The target's first token is only the space before it, and what is read; loss='target' reads all.")
+    if lm.family.post_norm:
+        notes.append(
+            "x and δ of down and o are of the matrices themselves, before the norm behind them; what the MLPs and "
+            "attention add to the stream is after it."
+        )
+    silent = [i for i in range(lm.num_layers) if not bool(factors[Place(i, "down")].vjps.any())]
+    if silent:
+        shown = ", ".join(map(str, silent))
+        notes.append(
+            f"No gradient reaches the MLP of layer {shown}: it is exactly zero, or below what {lm.dtype} holds."
+        )
+    return notes

@@ -76,9 +76,9 @@ def prepare(
     With `chat` the prompts are a user's messages, and target and `against` begin the reply.
     """
     check_prompt(prompt)
-    name = loss if isinstance(loss, str) else getattr(loss, "__name__", "function")
     if isinstance(loss, str) and loss not in LOSSES:
         raise InputError(f"loss={loss!r} is no loss; choose {', '.join(LOSSES)}, or give a function of the logits.")
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", "function")
     join, message_end = None, None
     if chat:
         asked = chat_prompt(lm, prompt)
@@ -89,17 +89,11 @@ def prepare(
     length, target_ids = row.start, row.target_ids
     if target is None and loss in ("first", "target", "logit-difference"):
         raise InputError(f"loss={name!r} needs a target: the text that the model should give after the prompt.")
-    ids = encoding.ids
-    if loss == "all" and len(ids) < 2:
-        raise InputError(f"loss='all' needs at least two tokens; {text!r} is {len(ids)}.")
-    forced = bool(target_ids) and (loss == "target" or not isinstance(loss, str))
-    run = ids if loss == "all" else ids[:-1] if forced else ids[:length]
-    if len(run) > lm.max_tokens:
-        raise InputError(f"The prompt is {len(run):,} tokens long; {lm.name} takes at most {lm.max_tokens:,}.")
+    run = _ids_run(lm, text, encoding.ids, row, loss)
     if not isinstance(loss, str):
         read, score = tuple(range(len(run))), loss
     elif loss == "all":
-        read, score = tuple(range(len(ids) - 1)), _nll(ids[1:])
+        read, score = tuple(range(len(run) - 1)), _nll(encoding.ids[1:])
     elif loss == "kl":
         read, score = (length - 1,), _kl(lm, reference)
     elif loss == "logit-difference":
@@ -110,6 +104,17 @@ def prepare(
     return Example(
         text, prompt, run, encoding, length, target_ids, read, score, name, merged=row.merged, message_end=message_end
     )
+
+
+def _ids_run(lm: LanguageModel, text: str, ids: tuple[int, ...], row: TargetRow, loss: str | Score) -> tuple[int, ...]:
+    """The tokens that go in: no more of the text than the loss reads the logits of."""
+    if loss == "all" and len(ids) < 2:
+        raise InputError(f"loss='all' needs at least two tokens; {text!r} is {len(ids)}.")
+    forced = bool(row.target_ids) and (loss == "target" or not isinstance(loss, str))
+    run = ids if loss == "all" else ids[:-1] if forced else ids[: row.start]
+    if len(run) > lm.max_tokens:
+        raise InputError(f"The prompt is {len(run):,} tokens long; {lm.name} takes at most {lm.max_tokens:,}.")
+    return run
 
 
 def _tokens(

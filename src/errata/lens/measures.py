@@ -1,14 +1,16 @@
 """What the paper's experiments need of one prompt, as plain numbers that can be kept and averaged later."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from errata.core.updates import WeightUpdate
 from errata.lens.backward_lens import BackwardLens
 from errata.models import (
+    LanguageModel,
     Place,
     add_to_weight_,
     mlp_matrices,
@@ -60,7 +62,7 @@ def measure_lens(lens: BackwardLens, *, neuron_layers: tuple[int, ...] = (), ove
 
 def _neurons(lens: BackwardLens, layer: int, overlap: int) -> list[dict[str, Any]]:
     """A few gradient neurons of each tenth by norm, against the vectors that span them."""
-    found = []
+    rows = []
     for matrix in ("down", "up"):
         factors = lens.of(layer, matrix)
         total = int((factors.neuron_norms(by_input=matrix == "down") > 0).sum())
@@ -70,8 +72,8 @@ def _neurons(lens: BackwardLens, layer: int, overlap: int) -> list[dict[str, Any
                          for t in range(10) for i in range(_NEURONS_A_TENTH)})  # fmt: skip
         table = lens.neurons(layer, matrix, among=chosen, top=overlap)
         for place, row in zip(chosen, table.rows(), strict=True):
-            found.append({"layer": layer, "matrix": matrix, "tenth": min(9, 10 * place // total), **row})
-    return found
+            rows.append({"layer": layer, "matrix": matrix, "tenth": min(9, 10 * place // total), **row})
+    return rows
 
 
 def _with_gaps(ranks: Tensor, null: Tensor) -> list[list[int | None]]:
@@ -98,22 +100,11 @@ def mechanism(lens: BackwardLens, layer: int, lr: float) -> dict[str, Any]:
     lm, down = lens.lm, Place(layer, "down")
     reading = [Place(layer, name) for name in mlp_matrices(lm.family) if name != "down"]
     ids = torch.tensor([lens.example.ids], device=lm.embed_device)
-    mask = torch.ones_like(ids)
-
-    def taps() -> tuple[dict[Place, Tensor], dict[Place, Tensor]]:
-        inputs, outputs = run_taps(lm, ids, mask, [*reading, down])
-        return {p: widened(x[0]) for p, x in inputs.items()}, {p: widened(x[0]) for p, x in outputs.items()}
-
-    def moved(places: list[Place]) -> tuple[dict[Place, Tensor], dict[Place, Tensor]]:
-        with weights_restored(lm, places):
-            for place in places:
-                add_to_weight_(lm, place, WeightUpdate(dense=-lr * lens.of(*place).dense().float()))
-            return taps()
-
-    inputs, outputs = taps()
-    in1, out1 = moved(reading)
-    _, out2 = moved([down])
-    _, out_all = moved([*reading, down])
+    tapped = [*reading, down]
+    inputs, outputs = _taps(lm, ids, tapped)
+    in1, out1 = _taps_after_step(lens, ids, tapped, reading, lr)
+    _, out2 = _taps_after_step(lens, ids, tapped, [down], lr)
+    _, out_all = _taps_after_step(lens, ids, tapped, tapped, lr)
     predicted = lens.predict_shift(lr=lr, matrices=mlp_matrices(lm.family), layers=[layer])
     linear_a = activation_shift(lens, layer, {place: predicted[place] for place in reading})
     weight, factors = widened(projection(lm, *down).weight), lens.of(*down)
@@ -134,6 +125,24 @@ def mechanism(lens: BackwardLens, layer: int, lr: float) -> dict[str, Any]:
         "curvature_y": _ratio((delta_a - linear_a) @ weight, delta_y),
         "own_share_y": float(own_y @ predicted[down][last] / predicted[down][last].square().sum().clamp_min(1e-30)),
     }
+
+
+def _taps(
+    lm: LanguageModel, ids: Int[Tensor, "1 pos"], places: Sequence[Place]
+) -> tuple[dict[Place, Tensor], dict[Place, Tensor]]:
+    """What goes into and comes out of `places` on one prompt, by position."""
+    inputs, outputs = run_taps(lm, ids, torch.ones_like(ids), places)
+    return {p: widened(x[0]) for p, x in inputs.items()}, {p: widened(x[0]) for p, x in outputs.items()}
+
+
+def _taps_after_step(
+    lens: BackwardLens, ids: Int[Tensor, "1 pos"], tapped: Sequence[Place], stepped: Sequence[Place], lr: float
+) -> tuple[dict[Place, Tensor], dict[Place, Tensor]]:
+    """`_taps` with an SGD step of `lr` on the matrices `stepped`, which is taken back."""
+    with weights_restored(lens.lm, stepped):
+        for place in stepped:
+            add_to_weight_(lens.lm, place, WeightUpdate(dense=-lr * lens.of(*place).dense().float()))
+        return _taps(lens.lm, ids, tapped)
 
 
 def activation_shift(

@@ -1,6 +1,7 @@
 """One standard view of any supported decoder: blocks, MLP projections in one orientation, head, digest."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sized
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -31,16 +32,12 @@ class LanguageModel:
     name: str
     revision: str | None = None
     block_returns_tuple: bool = False
-    # What patches keep here (patches/patch.py): those on the model in order, the original bits of the weights they
-    # touch, and the digests of the weights without and with them.
-    applied: list[Any] = field(default_factory=list)
-    original_weights: dict[Any, Tensor] = field(default_factory=dict)
-    pristine_digest: str = ""
-    patched_digest: str = ""
+    # What is on the model: patches/stack.py keeps it here, and nothing below looks into it.
+    patches: Sized = ()
     _digest: tuple[tuple[Any, ...], str] | None = None
 
     def __repr__(self) -> str:
-        patches = f", with {counted(len(self.applied), 'patch', 'patches')} on it" if self.applied else ""
+        patches = f", with {counted(len(self.patches), 'patch', 'patches')} on it" if self.patches else ""
         config = self.hf.config  # not our row, which may be wrong while a new family is tried
         size = f"{counted(config.num_hidden_layers, 'layer')} of width {config.hidden_size:,}"
         dtype = str(self.dtype).removeprefix("torch.")

@@ -1,16 +1,13 @@
 """A patch: the edit itself, small enough to keep, with everything needed to check it, undo it and make it again."""
 
 import json
-import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -20,20 +17,11 @@ from errata.errors import (
     CorruptPatchError,
     ErrataError,
     InputError,
-    PatchError,
-    PatchMismatchError,
     StorageError,
 )
 from errata.facts import Fact, Neighbour
-from errata.models import (
-    LanguageModel,
-    Place,
-    add_to_weight_,
-    expect_wrapped,
-    tokenizer_digest,
-    weight_of,
-    write_weight_,
-)
+from errata.models import LanguageModel, Place, expect_wrapped
+from errata.patches.stack import expect_goes_on, put_on_, take_off_
 from errata.store import atomic_folder, atomic_write_text, digest
 from errata.store.digest import tensor_digest
 from errata.store.run_folder import foreign_file
@@ -43,28 +31,6 @@ FORMAT = 3
 _JSON, _TENSORS = "patch.json", "patch.safetensors"
 RUN_FILES = frozenset({_JSON, _TENSORS, "report.json", "report.md"})
 _INFO = ("method", "model", "base_digest", "tokenizer_digest", "config")
-
-
-def provenance(lm: LanguageModel) -> dict[str, Any]:
-    """What a patch's info says of the model it is made on, and of what made it."""
-    return {
-        "model": {
-            # From wherever it is asked later, a folder must be found again.
-            "name": str(Path(lm.name).resolve()) if Path(lm.name).is_dir() else lm.name,
-            "revision": lm.revision,
-            "family": lm.family.name,
-            "dtype": str(lm.dtype).removeprefix("torch."),
-        },
-        "base_digest": lm.digest(),
-        "tokenizer_digest": tokenizer_digest(lm.tokenizer),
-        "versions": {
-            "errata": version("errata"),
-            "torch": torch.__version__,
-            "transformers": version("transformers"),
-            "python": platform.python_version(),
-        },
-        "device": str(lm.device),
-    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,17 +72,11 @@ class Patch:
         PatchMismatchError otherwise, PatchError if it is on already.
         """
         expect_wrapped(lm, "patch.apply_")
-        self.check(lm)
-        if not lm.applied:
-            lm.pristine_digest = lm.digest()  # fresh: the check has just looked at every weight
-        _rebuild(lm, [*lm.applied, self])
+        put_on_(lm, self)
 
     def check(self, lm: LanguageModel) -> None:
         """Raise the PatchError that `apply_` would raise, and change nothing: for jobs that apply it hours later."""
-        if any(patch is self or patch.id == self.id for patch in lm.applied):
-            raise PatchError(f"Patch {self.id} is already on {lm.name}; remove_ it first.")
-        _expect_untouched(lm)
-        self._expect_fits(lm)
+        expect_goes_on(lm, self)
 
     def remove_(self, lm: LanguageModel) -> None:
         """Take the patch off again: with no other patch left, every weight has its original bits.
@@ -125,18 +85,7 @@ class Patch:
         (PatchMismatchError) until those are off.
         """
         expect_wrapped(lm, "patch.remove_")
-        held = next((patch for patch in lm.applied if patch is self or patch.id == self.id), None)
-        if held is None:
-            on = ", ".join(patch.id for patch in lm.applied) or "none"
-            raise PatchMismatchError(f"Patch {self.id} is not on {lm.name} (on it: {on}).")
-        _expect_untouched(lm)
-        later = lm.applied[lm.applied.index(held) + 1 :]
-        resting = [patch.id for patch in later if patch.base_digest != lm.pristine_digest]
-        if resting:
-            raise PatchMismatchError(
-                f"Patch {self.id} carries {', '.join(resting)}, made on the model with it applied; remove_ those first."
-            )
-        _rebuild(lm, [patch for patch in lm.applied if patch is not held])
+        take_off_(lm, self)
 
     @contextmanager
     def applied(self, lm: LanguageModel) -> Iterator[LanguageModel]:
@@ -195,49 +144,6 @@ class Patch:
             raise CorruptPatchError(f"{path}: {_JSON} and {_TENSORS} are not of the same patch, or one was altered.")
         return patch
 
-    def _expect_fits(self, lm: LanguageModel) -> None:
-        current = lm.digest(fresh=True)
-        if self.base_digest not in {current, lm.pristine_digest if lm.applied else current}:
-            made_on = self.info["model"]
-            on = f" with {', '.join(patch.id for patch in lm.applied)} on it" if lm.applied else ""
-            dtype = str(lm.dtype).removeprefix("torch.")
-            cause = f" It is loaded in {dtype}, not {made_on['dtype']}." if dtype != made_on["dtype"] else ""
-            raise PatchMismatchError(
-                f"Patch {self.id} was made on {made_on['name']} (weights {self.base_digest[:12]}), but {lm.name}{on} "
-                f"has weights {current[:12]}.{cause} Load that model in {made_on['dtype']}, or edit this one anew."
-            )
-        if self.info["tokenizer_digest"] != tokenizer_digest(lm.tokenizer):
-            raise PatchMismatchError(f"Patch {self.id} was made with another tokenizer than {lm.name}'s.")
-
-
-def _expect_untouched(lm: LanguageModel) -> None:
-    if lm.applied and lm.digest(fresh=True) != lm.patched_digest:
-        raise PatchMismatchError(
-            f"The weights of {lm.name} were changed by something else while patches were on it; "
-            "load the model again and apply them in order."
-        )
-
-
-@torch.no_grad()
-def _rebuild(lm: LanguageModel, patches: list[Patch]) -> None:
-    """Set the touched weights to original + each patch in turn; on any interruption, back to how they were."""
-    touched = sorted({place for patch in [*patches, *lm.applied] for place in patch.updates})
-    before = {place: weight_of(lm, place).clone() for place in touched}
-    originals = {place: lm.original_weights.get(place, before[place]) for place in touched}
-    try:
-        for place in touched:
-            write_weight_(lm, place, originals[place])
-        for patch in patches:
-            for place, update in patch.updates.items():
-                add_to_weight_(lm, place, update)
-        digest_after = lm.digest()
-    except BaseException:
-        for place, weight in before.items():
-            write_weight_(lm, place, weight)
-        raise
-    lm.applied, lm.patched_digest = patches, digest_after
-    lm.original_weights = originals if patches else {}
-
 
 def _tensors(patch: Patch) -> dict[str, Tensor]:
     tensors = {} if patch.values is None else {"values": patch.values.float().contiguous()}
@@ -271,13 +177,13 @@ def _from_record(record: Any, tensors: dict[str, Tensor]) -> Patch:
 
 
 def _places(tensors: Mapping[str, Tensor]) -> list[Place]:
-    parts = [name.split(".") for name in tensors if ".update." in name]
-    return sorted({Place(int(layer), matrix) for _, layer, matrix, *_ in parts})
+    paths = [name.split(".") for name in tensors if ".update." in name]
+    return sorted({Place(int(layer), matrix) for _, layer, matrix, *_ in paths})
 
 
 def _update_at(place: Place, tensors: Mapping[str, Tensor]) -> WeightUpdate:
     names = ("left", "right", "dense")
-    parts = {name: tensors.get(f"layers.{place.layer}.{place.matrix}.update.{name}") for name in names}
-    if parts["dense"] is None and (parts["left"] is None or parts["right"] is None):
+    factors = {name: tensors.get(f"layers.{place.layer}.{place.matrix}.update.{name}") for name in names}
+    if factors["dense"] is None and (factors["left"] is None or factors["right"] is None):
         raise CorruptPatchError(f"The update of {place} is not whole in the file.")
-    return WeightUpdate(**parts)
+    return WeightUpdate(**factors)

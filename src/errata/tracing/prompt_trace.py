@@ -78,18 +78,14 @@ def trace_prompt(
     own = int(lm.logits(clean.hidden)[0, : lm.num_tokens].argmax())
     answer = own if one.answer is None else one.answer
     before, samples = (answer_probability(lm, states.hidden, answer) for states in (clean, corrupted))
-    if not bool(before.isfinite().all() and samples.isfinite().all()):
-        raise NumericsError(
-            f"The answer's probability is not finite: {lm.dtype} is too narrow for {lm.name} (load it as float32), or "
-            "its weights are broken."
-        )
+    _expect_finite(lm, before, samples)
     base = math.fsum(samples.tolist()) / len(samples)
     restored = _restored(lm, one, clean, corrupted, answer, config, base, advance) if config.exact else {}
     attribution = attributions(lm, one, clean, subject, answer, config)
     if not config.exact:
         advance(len(one.ids))
     texts = token_texts(lm.tokenizer, sorted({*one.ids, own, answer}))
-    found = Trace(
+    result = Trace(
         model=lm.name,
         prompt=one.text,
         subject=one.subject,
@@ -108,7 +104,15 @@ def trace_prompt(
         restored=restored,
         attribution=attribution,
     )
-    return _with_notes(found, one)
+    return _with_notes(result, one)
+
+
+def _expect_finite(lm: LanguageModel, before: Tensor, samples: Tensor) -> None:
+    if not bool(before.isfinite().all() and samples.isfinite().all()):
+        raise NumericsError(
+            f"The answer's probability is not finite: {lm.dtype} is too narrow for {lm.name} (load it as float32), or "
+            "its weights are broken."
+        )
 
 
 def restored_positions(one: Traced, config: TraceConfig) -> Sequence[int]:
@@ -133,14 +137,14 @@ def _restored(
 ) -> dict[Kind, Float64[Tensor, "layer pos"]]:
     """Mean restored probabilities of every kind; before the subject the mean corrupted one itself, `base`."""
     shape = (lm.num_layers, len(one.ids))
-    found: dict[Kind, Tensor] = {kind: torch.full(shape, base, dtype=torch.float64) for kind in config.restored}
+    by_kind: dict[Kind, Tensor] = {kind: torch.full(shape, base, dtype=torch.float64) for kind in config.restored}
     for kind in SEVERED:
-        if kind in found and config.severed == "last subject":
-            found[kind][:] = torch.nan
+        if kind in by_kind and config.severed == "last subject":
+            by_kind[kind][:] = torch.nan
     layers = range(lm.num_layers)
     positions = restored_positions(one, config)
     if config.tokens != "all":
-        for cells in found.values():
+        for cells in by_kind.values():
             cells[:, one.first :] = torch.nan
     for position in positions:
         kinds = [k for k in config.restored if k in config.kinds or config.severed == "all" or position == one.last]
@@ -149,33 +153,33 @@ def _restored(
             lm, clean, corrupted, position, cells, answer, batch_tokens=config.batch_tokens
         ).mean(1)
         for kind, own in zip(kinds, values.split(lm.num_layers), strict=True):
-            found[kind][:, position] = own
+            by_kind[kind][:, position] = own
         advance(len(one.ids) - position)
-    return found
+    return by_kind
 
 
-def _with_notes(found: Trace, one: Traced) -> Trace:
+def _with_notes(result: Trace, one: Traced) -> Trace:
     """The trace with what a reader must know about it."""
     notes = []
-    said = visible(found.answer)
+    said = visible(result.answer)
     if one.answer_tokens > 1:
-        only = ", only the space before the rest" if not found.answer.strip() else ""
+        only = ", only the space before the rest" if not result.answer.strip() else ""
         notes.append(f"The answer has {one.answer_tokens} tokens; its first, {said}{only}, is what is traced.")
     if one.merged:
         notes.append(f"{MERGED[0].upper()}{MERGED[1:]}.")
     if one.last == len(one.ids) - 1:
         notes.append("The subject ends the prompt: its last token is the last token too, which gives the answer.")
-    if found.answer_id != found.own_id:
+    if result.answer_id != result.own_id:
         notes.append(
-            f"The model does not give this answer: its own next token is {visible(found.own)}. Traced all the same."
+            f"The model does not give this answer: its own next token is {visible(result.own)}. Traced all the same."
         )
-    if found.corrupted >= found.clean:
+    if result.corrupted >= result.clean:
         notes.append(
             "Corrupting the subject did not make the answer less likely: there is no effect that restoring could "
             "bring back."
         )
-    if len(found.samples) < found.config.samples:
-        zeros = found.config.corruption == "zero"
+    if len(result.samples) < result.config.samples:
+        zeros = result.config.corruption == "zero"
         why = "zeros are the same every time" if zeros else "no further subject was given that fits"
-        notes.append(f"{counted(len(found.samples), 'corrupted run')}: {why}.")
-    return replace(found, notes=tuple(notes))
+        notes.append(f"{counted(len(result.samples), 'corrupted run')}: {why}.")
+    return replace(result, notes=tuple(notes))

@@ -80,12 +80,12 @@ def _ranks_and_vjps(
     with progress.stage("features", len(facts), "facts") as advance:
         for at in range(0, len(facts), _BATCH):
             chosen = rows[at : at + _BATCH]
-            ids, mask = pad_right([row.ids[: row.start] for row, _ in chosen], device=lm.device)
-            last = torch.tensor([row.start - 1 for row, _ in chosen], device=lm.device)
-            targets = torch.tensor([row.target_ids[0] for row, _ in chosen], device=lm.device)
+            ids, mask = pad_right([row.ids[: row.start] for row, _ in chosen], device=lm.embed_device)
+            last = [row.start - 1 for row, _ in chosen]
+            targets = torch.tensor([row.target_ids[0] for row, _ in chosen], device=lm.head_device)
             spans = [fact.subject_span for fact in facts[at : at + _BATCH]]
             subject = [encoding.tokens_over(*span)[1] for (_, encoding), span in zip(chosen, spans, strict=True)]
-            each = torch.arange(len(chosen), device=lm.device)
+            each = list(range(len(chosen)))
 
             def nll(hidden: Tensor, each=each, last=last, targets=targets) -> Tensor:
                 logits = lm.logits(hidden[each, last]).float()
@@ -94,6 +94,6 @@ def _ranks_and_vjps(
             run = run_backward(lm, ids, mask, [place], nll)
             logits = lm.logits(run.hidden[each, last])[:, : lm.num_tokens]
             ranks.append(1 + (logits > logits.gather(1, targets[:, None])).sum(1).cpu())
-            norms.append(run.vjps[place][each, torch.tensor(subject, device=lm.device)].double().norm(dim=1).cpu())
+            norms.append(run.vjps[place][each, subject].double().norm(dim=1).cpu())
             advance(len(chosen))
     return torch.cat(ranks).double(), torch.cat(norms)

@@ -8,6 +8,7 @@ from errata.edit.methods.mend.editor import MendEditor
 from errata.edit.methods.mend.mend_config import MendConfig, places_of
 from errata.errors import ConfigError, CorruptFileError
 from errata.models import LanguageModel, config_digest, weight_of
+from errata.patches import patches_on
 from errata.store.tensors import load_tensors, save_tensors
 
 FORMAT = "errata MEND editor 1"
@@ -59,7 +60,7 @@ def load_editor(
 def _expect_trained_on(lm: LanguageModel, path: Path, made: Mapping[str, Any]) -> None:
     """Patches may be on the model: edits follow one another on weights that move little."""
     current = identity(lm)
-    base = lm.pristine_digest if lm.applied else current["base_digest"]
+    base = patches_on(lm).base_digest or current["base_digest"]
     if {name: made.get(name) for name in current} != {**current, "base_digest": base}:
         raise ConfigError(
             f"The editor {path} was trained for {made.get('model')} (weights {str(made.get('base_digest'))[:12]}), but "

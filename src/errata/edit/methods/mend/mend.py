@@ -14,6 +14,7 @@ from errata.edit.methods.mend.mend_config import MendConfig
 from errata.edit.settings.presets import SMOLLM2, preset
 from errata.errors import ConfigError
 from errata.models import LanguageModel, Place, encode_targets, relative_norm, weight_of
+from errata.patches import patches_on
 from errata.store.digest import file_digest
 
 _LAST = 3  # the published choice: the last three layers
@@ -78,7 +79,7 @@ def _warnings(task: EditTask, trained: MendConfig) -> list[str]:
             f"The editor was trained on edits of {trained.facts_at_once} at a time; the updates of {len(task.facts):,} "
             "facts are summed, which it has not learned to balance. Train one with facts_at_once, or lower scale."
         )
-    if task.lm.applied:
+    if patches_on(task.lm):
         warnings.append("The editor was trained on the model without the patches that are on it.")
     return warnings
 
