@@ -88,8 +88,8 @@ class CellStore:
 
 def facts_digest(facts: Sequence[Fact]) -> str:
     """Of everything in the facts that is edited or measured."""
-    told = ({name: value for name, value in asdict(fact).items() if name != "metadata"} for fact in facts)
-    return digest(list(told))
+    contents = ({name: value for name, value in asdict(fact).items() if name != "metadata"} for fact in facts)
+    return digest(list(contents))
 
 
 def check_folder(out: Path) -> None:
