@@ -128,13 +128,13 @@ class _Collected:
 
     def _judge(self, fact: Fact, record: Record) -> bool:
         """Take a fact in where it agrees with those before it; whether it does."""
-        found = self.accepted.judge(fact, record.line, record.where)
+        problems = self.accepted.judge(fact, record.line, record.where)
         warnings = fact_warnings(fact.target_new, fact.subject, fact.text, fact.paraphrases)
         if word := inside_word(fact.text, fact.subject_span):
             warnings.append(f"subject {quoted(fact.subject)} stands only inside {quoted(word)}: its key is that word's")
-        self.problems += found
+        self.problems += problems
         self.problems += [Problem("warning", warning, record.line, fact.id, record.where) for warning in warnings]
-        if any(problem.severity == "error" for problem in found):
+        if any(problem.severity == "error" for problem in problems):
             return False
         self.facts.append(fact)
         self.places[fact.id] = record.where or f"line {record.line}"

@@ -48,12 +48,12 @@ def taken(
     Raises one FactsError with every error unless `skip_bad`; what does not stop it is told to `notify`. An empty list
     passes, for the function to refuse.
     """
-    found = facts_of(source)
-    if found.facts or found.problems:
-        require(found, skip_bad=skip_bad)
-    if found.problems:
-        notify(format_problems(found.problems))
-    return found
+    fact_file = facts_of(source)
+    if fact_file.facts or fact_file.problems:
+        require(fact_file, skip_bad=skip_bad)
+    if fact_file.problems:
+        notify(format_problems(fact_file.problems))
+    return fact_file
 
 
 def _listed(source: Any) -> list[Any]:

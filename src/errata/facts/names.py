@@ -47,8 +47,8 @@ def missing_reason(name: str, present: Collection[str], *, what: str = "field") 
     """That a required name is missing, with the one that seems to stand in for it, if there is one."""
     folded = {_folded(str(one)): str(one) for one in present}
     for stand_in in _STAND_INS.get(name, ()):
-        if found := folded.get(_folded(stand_in)):
-            return f"missing {what} {name!r}; is it what {found!r} holds? Rename it to {name!r}"
+        if misnamed := folded.get(_folded(stand_in)):
+            return f"missing {what} {name!r}; is it what {misnamed!r} holds? Rename it to {name!r}"
     return f"missing {what} {name!r}"
 
 

@@ -67,10 +67,10 @@ def _container(path: Path, format: str) -> str:
     suffix = path.suffix.lower()
     if suffix in _SAVE_AS and not path.is_dir():
         raise FactsError(f"{path}: {suffix} files are not read; save it as {_SAVE_AS[suffix]}.")
-    found = _SUFFIXES.get(suffix)
+    by_suffix = _SUFFIXES.get(suffix)
     if format in BY_NAME:
-        return found or "json"
-    if found is None:
+        return by_suffix or "json"
+    if by_suffix is None:
         if path.is_dir():
             raise FactsError(
                 f"{path} is a folder; a fact file was expected, or a folder that save_to_disk of datasets wrote."
@@ -79,7 +79,7 @@ def _container(path: Path, format: str) -> str:
             f"Cannot tell the format of {path} by its name (known: {', '.join(_SUFFIXES)}); give --format (format= in "
             f"Python): {', '.join(names[1:])}."
         )
-    return found
+    return by_suffix
 
 
 def _check_file(path: Path, *, folder: bool) -> None:

@@ -50,10 +50,10 @@ DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 def not_utf8(text: str, line: int, where: str = "") -> Problem | None:
     """The problem with text that holds a byte which is no UTF-8, None where there is none."""
-    if not (found := _ESCAPED_BYTE.search(text)):
+    if not (match := _ESCAPED_BYTE.search(text)):
         return None
-    reason = f"not UTF-8: byte 0x{ord(found[0]) - 0xDC00:02x}; save the file as UTF-8"
-    return Problem("error", reason, line + text.count("\n", 0, found.start()), where=where)
+    reason = f"not UTF-8: byte 0x{ord(match[0]) - 0xDC00:02x}; save the file as UTF-8"
+    return Problem("error", reason, line + text.count("\n", 0, match.start()), where=where)
 
 
 def jsonl_records(text: str) -> Iterator[Record | Problem]:

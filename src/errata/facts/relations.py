@@ -113,12 +113,12 @@ def _edits(relation: Relation, seed: int) -> Iterator[Fact]:
 
 def _neighbours(relation: Relation, subject: str, true: str, new: str, draw: random.Random) -> Iterator[Neighbour]:
     # One that has the new object, if only among others, would be right to give it.
-    usable = [(one, object) for one, object in relation.samples if one != subject and new not in relation.true_of(one)]
-    draw.shuffle(usable)
-    usable.sort(key=lambda sample: sample[1] != true)
+    samples = [(one, object) for one, object in relation.samples if one != subject and new not in relation.true_of(one)]
+    draw.shuffle(samples)
+    samples.sort(key=lambda sample: sample[1] != true)
     # A subject with several objects comes several times; the first one counts.
     answers: dict[str, str] = {}
-    for one, object in usable:
+    for one, object in samples:
         answers.setdefault(one, object)
     for one, object in islice(answers.items(), _NEIGHBOURS):
         yield Neighbour(prompt=relation.templates[0].replace("{}", one), answer=object)

@@ -93,14 +93,14 @@ class _Sums:
         return {layer: torch.cat(parts) for layer, parts in self.keys.items()}
 
 
-def _together(sums: _Sums, edits: Sequence[Edit], told: list[dict[str, Any]], facts: int, said: int) -> Edit:
+def _together(sums: _Sums, edits: Sequence[Edit], batches: list[dict[str, Any]], facts: int, said: int) -> Edit:
     values = [edit.values for edit in edits if edit.values is not None]
     told_first = f"{counted(facts, 'fact')} in {counted(len(edits), 'batch', 'batches')}, one on top of the other."
     warnings = dict.fromkeys(warning for edit in edits for warning in edit.warnings)
     guard = {"said": said, "said_right_after": [edit.metrics["guard"]["said"] for edit in edits]}
     return Edit(
         updates=sums.updates,
-        metrics={"batches": told, "guard": guard},
+        metrics={"batches": batches, "guard": guard},
         summary=(told_first, *edits[-1].summary),
         warnings=tuple(_few(warnings)),
         not_converged=tuple(one for edit in edits for one in edit.not_converged),

@@ -154,8 +154,8 @@ class _Run:
         tallies, changed, verdict = (Tally(), Tally()), Tally(), Verdict()
         for chunk in self.chunks:
             scores = [state.scores(chunk) for state in self.states]
-            for tally, found in zip(tallies, scores, strict=True):
-                for score in found:
+            for tally, fact_scores in zip(tallies, scores, strict=True):
+                for score in fact_scores:
                     tally.add(fact_values(score))
             for one, other in zip(*scores, strict=True):
                 changed.add(changed_values(one, other))
@@ -172,12 +172,12 @@ class _Run:
 
     def _kept_drift(self, text: HeldOut) -> DriftScore | None:
         try:
-            held = json.loads(self._drift_path(text).read_text(encoding="utf-8"))
-            if held["digest"] != digest(held["drift"]):
+            record = json.loads(self._drift_path(text).read_text(encoding="utf-8"))
+            if record["digest"] != digest(record["drift"]):
                 return None
-            found = held["drift"]
-            metrics = {name: Metric(*values) for name, values in found["metrics"].items()}
-            return DriftScore(positions=found["positions"], documents=found["documents"], **metrics)
+            drift = record["drift"]
+            metrics = {name: Metric(*values) for name, values in drift["metrics"].items()}
+            return DriftScore(positions=drift["positions"], documents=drift["documents"], **metrics)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -193,9 +193,9 @@ def add_texts(
     tally: Tally, facts: Sequence[Fact], texts: Sequence[tuple[str, ...]], references: References | None
 ) -> None:
     """GE of each fact's texts, and RS where there are reference texts for it."""
-    for fact, found in zip(facts, texts, strict=True):
-        tally.add({"ge": generation_entropy(found)})
-        if references is not None and (score := references.score(fact, found)) is not None:
+    for fact, written in zip(facts, texts, strict=True):
+        tally.add({"ge": generation_entropy(written)})
+        if references is not None and (score := references.score(fact, written)) is not None:
             tally.add({"rs": score})
 
 

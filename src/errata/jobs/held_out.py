@@ -49,15 +49,15 @@ def held_out(
 
 def corpus_rows(lm: LanguageModel, corpus: Corpus, tokens: int) -> list[list[int]]:
     """The first documents, each cut at 256 tokens, until there are `tokens`; fewer where the corpus ends before."""
-    found: list[list[int]] = []
+    rows: list[list[int]] = []
     count = 0
     for text in islice(corpus.documents(), 10_000):
         (encoding,) = encode(lm.tokenizer, [text])
-        found.append(list(encoding.ids[: min(_ROW_TOKENS, tokens)]))
-        count += len(found[-1])
+        rows.append(list(encoding.ids[: min(_ROW_TOKENS, tokens)]))
+        count += len(rows[-1])
         if count >= tokens:
             break
-    return found
+    return rows
 
 
 def _samples(lm: LanguageModel, start: int, tokens: int, seed: int) -> list[list[int]]:

@@ -123,10 +123,10 @@ def _known(edit: Edit, facts: Sequence[Fact]) -> list[Mapping[str, Any]]:
 
 def _near(edit: Edit, facts: Sequence[Fact], after: Measurement) -> list[tuple[Fact, float] | None]:
     """For each fact that is not said: the fact of another answer with the nearest key, where that is near enough."""
-    found: list[tuple[Fact, float] | None] = [None] * len(facts)
+    nearest_facts: list[tuple[Fact, float] | None] = [None] * len(facts)
     unsaid = [i for i, score in enumerate(after.facts) if outcome(score.prompt) != "said"]
     if not edit.keys or not unsaid or len(facts) == 1:
-        return found
+        return nearest_facts
     keys = torch.nn.functional.normalize(edit.keys[max(edit.keys)].float(), dim=1)
     answers = {target: i for i, target in enumerate(dict.fromkeys(fact.target_new.strip() for fact in facts))}
     same = torch.tensor([answers[fact.target_new.strip()] for fact in facts], device=keys.device)
@@ -134,8 +134,8 @@ def _near(edit: Edit, facts: Sequence[Fact], after: Measurement) -> list[tuple[F
         rows = torch.tensor(unsaid[at : at + _ROWS_AT_ONCE], device=keys.device)
         cosines, nearest = _nearest(keys, rows, same)
         for i, cosine, other in zip(rows.tolist(), cosines.tolist(), nearest.tolist(), strict=True):
-            found[i] = (facts[other], cosine) if cosine >= _SAME_KEY else None
-    return found
+            nearest_facts[i] = (facts[other], cosine) if cosine >= _SAME_KEY else None
+    return nearest_facts
 
 
 def _nearest(keys: Float[Tensor, "fact d_mlp"], rows: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:

@@ -118,8 +118,8 @@ def _storage_error(what: str, error: OSError, advice: str | None = None) -> Stor
 def _disk_error(error: Exception) -> int | None:
     """The error number, when the disk is what failed."""
     # safetensors and tokenizers do not raise OSError: "I/O error: No space left on device (os error 28)".
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    code = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    code = error.errno if isinstance(error, OSError) else int(number[1]) if number else None
     return code if code in _DISK_ERRORS else None
 
 
@@ -166,11 +166,11 @@ def _clear_stale(parent: Path) -> None:
 
 
 def _is_stale(entry: os.DirEntry[str]) -> bool:
-    found = _STAGING.fullmatch(entry.name)
-    if not found:
+    staging = _STAGING.fullmatch(entry.name)
+    if not staging:
         return False
     # A process number means something on its own machine only; on a shared disk the folder may be another one's, alive.
-    if found["host"] == _host() and not _is_running(int(found["pid"])):
+    if staging["host"] == _host() and not _is_running(int(staging["pid"])):
         return True
     with suppress(OSError):
         return time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE_SECONDS

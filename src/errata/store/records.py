@@ -49,5 +49,5 @@ class Records:
 
 def recorded(path: Path, work: Callable[[], Any]) -> Any:
     """The record that an earlier run kept, or what `work` makes now, kept."""
-    found = read_record(path)
-    return write_record(path, work()) if found is None else found
+    kept = read_record(path)
+    return write_record(path, work()) if kept is None else kept

@@ -41,8 +41,8 @@ def _fact(draft: Draft, rest: Mapping[str, Any], reasons: list[str]) -> Fact | l
     fields, reasons = draft.fields, [*reasons, *draft.reasons]
     if isinstance(fields.get("id"), int) and not isinstance(fields["id"], bool):
         fields["id"] = str(fields["id"])
-    fields["neighbours"], found = _neighbours(fields.get("neighbours", ()))
-    reasons += found + _add_metadata(fields, {**rest, **draft.metadata})
+    fields["neighbours"], problems = _neighbours(fields.get("neighbours", ()))
+    reasons += problems + _add_metadata(fields, {**rest, **draft.metadata})
     reasons += fact_reasons(fields)
     if reasons:
         return reasons
@@ -51,15 +51,15 @@ def _fact(draft: Draft, rest: Mapping[str, Any], reasons: list[str]) -> Fact | l
     return Fact(**fields)
 
 
-def _add_metadata(fields: dict[str, Any], found: Mapping[str, Any]) -> list[str]:
+def _add_metadata(fields: dict[str, Any], metadata: Mapping[str, Any]) -> list[str]:
     """Put what a record says beside its fact to the metadata it gives; why that cannot be done."""
     given = fields.get("metadata", {})
     if not isinstance(given, Mapping):
         return []
-    if twice := [name for name in found if name in given]:
+    if twice := [name for name in metadata if name in given]:
         return [f"{name!r} is given both as a field and in metadata; give one" for name in twice]
-    if found:
-        fields["metadata"] = {**given, **found}
+    if metadata:
+        fields["metadata"] = {**given, **metadata}
     return []
 
 

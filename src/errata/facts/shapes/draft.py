@@ -76,9 +76,9 @@ def add_answer(draft: Draft, name: str, given: object) -> None:
 def first_answer(value: object) -> object:
     """The first answer of text, an answer object, or lists of them at any depth; None where none is given."""
     if isinstance(value, (list, tuple)):
-        return next((found for one in value if (found := first_answer(one)) is not None), None)
-    found = answer_text(value)
-    return None if is_empty(found) or found == _NO_ANSWER else found
+        return next((answer for one in value if (answer := first_answer(one)) is not None), None)
+    answer = answer_text(value)
+    return None if is_empty(answer) or answer == _NO_ANSWER else answer
 
 
 def says_more(value: object) -> bool:

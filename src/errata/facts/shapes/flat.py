@@ -90,15 +90,15 @@ def _add_prompts(record: Mapping[str, Any], draft: Draft) -> None:
         theirs = [text for name in _REPHRASED for text in texts(record.get(name))]
         new = [text for place, text in enumerate(theirs) if text not in own and text not in theirs[:place]]
         fields["paraphrases"] = [*own, *new]
-    found = [question for name in _LOCAL for question in asked(record.get(name))]
+    questions = [question for name in _LOCAL for question in asked(record.get(name))]
     for name in _LOCAL_PROMPTS:
         pairs = paired(record.get(name), record.get("locality_ground_truth"))
-        found += [{"prompt": prompt, "answer": answer} for prompt, answer in pairs]
-    if unsaid(answers := record.get("locality_ground_truth"), [one["answer"] for one in found]):
+        questions += [{"prompt": prompt, "answer": answer} for prompt, answer in pairs]
+    if unsaid(answers := record.get("locality_ground_truth"), [one["answer"] for one in questions]):
         draft.metadata["locality_ground_truth"] = answers
     neighbours = fields.get("neighbours", [])
-    if found:
-        fields["neighbours"] = [*(neighbours if isinstance(neighbours, (list, tuple)) else [neighbours]), *found]
+    if questions:
+        fields["neighbours"] = [*(neighbours if isinstance(neighbours, (list, tuple)) else [neighbours]), *questions]
 
 
 FLAT = Shape(

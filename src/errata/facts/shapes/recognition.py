@@ -31,8 +31,8 @@ def recognize(record: Mapping[str, Any]) -> Shape | None:
 def commonest(records: Iterable[Mapping[str, Any]]) -> Shape | None:
     """The shape that most records have, the earlier one of two; None where none has any."""
     counts = Counter(shape.name for record in records if (shape := recognize(record)))
-    found = counts.most_common(1)
-    return next((shape for shape in SHAPES if found and shape.name == found[0][0]), None)
+    commonest = counts.most_common(1)
+    return next((shape for shape in SHAPES if commonest and shape.name == commonest[0][0]), None)
 
 
 def unknown_shape(records: Sequence[Mapping[str, Any]]) -> str:

@@ -209,12 +209,12 @@ def _study(bench: Bench, folder: Folder, done: Sequence[tuple[Cell, CellResult]]
             continue
         table = _features(bench, folder, cell)
         for kind in FAILURES:
-            told = [(outcome["id"], failed(outcome, kind)) for outcome in result.outcomes]
-            known = [(name, bool(state)) for name, state in told if state is not None]
-            values = np.array([table[name] for name, _ in known], dtype=float).reshape(len(known), len(FEATURES))
-            states = [state for _, state in known]
-            found = predict(list(FEATURES), values, states, failure=kind, seed=bench.options.seed)
-            rows.append(rows_of(found, cell.method, cell.label))
+            failures = [(outcome["id"], failed(outcome, kind)) for outcome in result.outcomes]
+            decided = [(name, bool(state)) for name, state in failures if state is not None]
+            values = np.array([table[name] for name, _ in decided], dtype=float).reshape(len(decided), len(FEATURES))
+            states = [state for _, state in decided]
+            prediction = predict(list(FEATURES), values, states, failure=kind, seed=bench.options.seed)
+            rows.append(rows_of(prediction, cell.method, cell.label))
     return rows
 
 
@@ -227,10 +227,10 @@ def _features(bench: Bench, folder: Folder, cell: Cell) -> dict[str, list[float 
         moments = bench.work.moments(find_method("memit"), config.replace(layers=(layer,)))
         assert moments is not None
         bench.measure_unedited(cell.facts)
-        found = features(
+        values = features(
             bench.lm, cell.facts, bench.before, layer, moments, together=not cell.singly, progress=bench.progress
         )
-        plain = [[None if math.isnan(value) else value for value in row] for row in found.tolist()]
+        plain = [[None if math.isnan(value) else value for value in row] for row in values.tolist()]
         return dict(zip((fact.id for fact in cell.facts), plain, strict=True))
 
     return folder.remember("features", [layer, config.moment_tokens, cell.singly, facts_digest(cell.facts)], work)

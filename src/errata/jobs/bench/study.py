@@ -123,10 +123,10 @@ def _fit(rows: Array, labels: NDArray[np.bool_]) -> Any:
 
 def _bootstrap(labels: NDArray[np.bool_], scores: Array, seed: int) -> tuple[float, float]:
     draw = np.random.default_rng(seed)
-    found = []
-    while len(found) < _DRAWS:
+    aucs = []
+    while len(aucs) < _DRAWS:
         chosen = draw.integers(0, len(labels), len(labels))
         if 0 < labels[chosen].sum() < len(labels):
-            found.append(auc(labels[chosen], scores[chosen]))
-    low, high = np.quantile(found, [0.025, 0.975])
+            aucs.append(auc(labels[chosen], scores[chosen]))
+    low, high = np.quantile(aucs, [0.025, 0.975])
     return float(low), float(high)

@@ -105,14 +105,14 @@ class _Run:
             usual.replace(layers=tuple(layers)).check_layers(lm.num_layers, lm.name)
         prefixes = bench.prefixes(worker.method, usual)
         selection = editable_facts(lm, chosen, prefixes, evaluate=True, skip_bad=len(chosen) > 1, places={})
-        usable, skipped = selection.facts, selection.errors
+        editable, skipped = selection.facts, selection.errors
         if skipped:
             self.progress.note(
-                f"Facts that are left out: {len(chosen) - len(usable)}\n{format_problems(skipped[:_SHOWN])}"
+                f"Facts that are left out: {len(chosen) - len(editable)}\n{format_problems(skipped[:_SHOWN])}"
             )
-        count, held = options.counts(len(usable))
+        count, held = options.counts(len(editable))
         began = self.clock()
-        traced = self._traced(usable[:count])
+        traced = self._traced(editable[:count])
         traced_seconds = self.clock() - began
         proposals = [*proposals, *(one.layers for one in traced)]
         found = candidates(lm, options, count, proposals)
@@ -126,12 +126,12 @@ class _Run:
             options.text_tokens,
             options.seed,
         )
-        request = digest(asdict(options), [list(one) for one in proposals], facts_digest(usable[: count + held]))
+        request = digest(asdict(options), [list(one) for one in proposals], facts_digest(editable[: count + held]))
         folder = TuneFolder(self.out, shared, request)
         search = Search(
-            worker, folder, found, usable[:count], usable[count : count + held], 60 * options.minutes, self.progress
+            worker, folder, found, editable[:count], editable[count : count + held], 60 * options.minutes, self.progress
         )
-        self._announce(found, count, held, len(usable))
+        self._announce(found, count, held, len(editable))
         setup = folder.keep(
             "setup", [request], lambda: {"seconds": traced_seconds + self._moments(worker, opened, found)}
         )
@@ -139,8 +139,8 @@ class _Run:
         result = search.run()
         about = {
             "method": options.method, "model": lm.name, "source": found.source, "seed": options.seed,
-            "base": "guess" if found.is_guess else "preset", "facts": len(usable), "digest": lm.digest(),
-            "tuning": folder.request, "notes": _notes(usable[:count]), "traced": _told(traced),
+            "base": "guess" if found.is_guess else "preset", "facts": len(editable), "digest": lm.digest(),
+            "tuning": folder.request, "notes": _notes(editable[:count]), "traced": _told(traced),
         }  # fmt: skip
         preset = self._preset(result, count, folder.request)
         write_preset(self.out / "preset.json", preset)
@@ -151,12 +151,12 @@ class _Run:
         options = self.options
         if not options.traced or find_method(options.method).config_type.one_layer:
             return []
-        found = traced_ranges(
+        ranges = traced_ranges(
             self.lm, facts, self.out / "traces", most=options.traced, seed=options.seed, progress=self.progress
         )
-        if found:
-            self.progress.note(f"Tracing proposes layers {_told(found)}.")
-        return found
+        if ranges:
+            self.progress.note(f"Tracing proposes layers {_told(ranges)}.")
+        return ranges
 
     def _text(self) -> HeldOut | None:
         """Held-out text for the drift: other samples of the model than those behind second moments."""
@@ -166,24 +166,24 @@ class _Run:
             return held_out(self.lm, corpus=None, tokens=self.options.text_tokens, seed=self.options.seed)
         return None
 
-    def _announce(self, found: Candidates, count: int, held: int, usable: int) -> None:
-        lasts = ", ".join(str(config.layers[-1]) for config in found.groups)
+    def _announce(self, choices: Candidates, count: int, held: int, available: int) -> None:
+        lasts = ", ".join(str(config.layers[-1]) for config in choices.groups)
         self.progress.note(
             f"Tuning {self.options.method} for {self.lm.name} on {counted(count, 'fact')}, {held} more held out, of "
-            f"{usable:,} "
-            f"looked at, in {self.options.minutes:g} minutes. Last layers: {lasts}. It begins with: {found.source}."
+            f"{available:,} "
+            f"looked at, in {self.options.minutes:g} minutes. Last layers: {lasts}. It begins with: {choices.source}."
         )
 
-    def _moments(self, worker: ModelWorker, corpus: Corpus | None, found: Candidates) -> float:
+    def _moments(self, worker: ModelWorker, corpus: Corpus | None, choices: Candidates) -> float:
         """Compute the second moments of every layer in one pass; the seconds it took."""
-        config = found.base
+        config = choices.base
         if not worker.method.uses_moments(config):
             return 0.0
         began = self.clock()
         folder = worker.bench.moments_folder
         request = prepare(
             self.lm,
-            found.layers,
+            choices.layers,
             corpus=corpus,
             tokens=config.moment_tokens,
             seed=config.seed,
@@ -193,12 +193,12 @@ class _Run:
         seconds = left * seconds_per_token(request) if left >= config.moment_tokens // 2 else 0.0
         if seconds > _MOMENT_SHARE * 60 * self.options.minutes:
             raise ConfigError(
-                f"--budget {self.options.minutes:g} minutes are too few: the second moments of {len(found.layers)} "
+                f"--budget {self.options.minutes:g} minutes are too few: the second moments of {len(choices.layers)} "
                 f"layers over {config.moment_tokens:,} tokens take about {seconds / 60:.1f} minutes. Give at least "
                 f"{seconds / 60 / _MOMENT_SHARE:.0f}, or fewer tokens (--set moment_tokens=...)."
             )
         run_stats(
-            self.lm, found.layers, tokens=config.moment_tokens, corpus=corpus, seed=config.seed, cache=folder,
+            self.lm, choices.layers, tokens=config.moment_tokens, corpus=corpus, seed=config.seed, cache=folder,
             progress=self.progress,
         )  # fmt: skip
         return self.clock() - began

@@ -100,8 +100,8 @@ def least_seconds(task: Task, costs: Costs) -> float:
 
 def rest(task: Task, costs: Costs, seconds: float, *, groups: int, facts: int) -> Rest | None:
     """The most thorough way on from `groups` groups tried on `facts` facts, or None where none fits."""
-    usable = seconds * (1 - _RESERVE)
-    return next((one for one in _rests(task, costs, usable, groups, facts) if one.seconds <= usable), None)
+    budget = seconds * (1 - _RESERVE)
+    return next((one for one in _rests(task, costs, budget, groups, facts) if one.seconds <= budget), None)
 
 
 def least_rest(task: Task, costs: Costs, *, groups: int, facts: int) -> Rest:
@@ -135,7 +135,7 @@ def _plans(task: Task, costs: Costs, seconds: float) -> Iterator[Plan]:
             yield Plan(facts, depths, best, variations, one, first + one.seconds)
 
 
-def _rests(task: Task, costs: Costs, usable: float, groups: int, facts: int) -> Iterator[Rest]:
+def _rests(task: Task, costs: Costs, budget: float, groups: int, facts: int) -> Iterator[Rest]:
     for between, finalists, share in _ENDS:
         finalists = min(finalists, groups)
         rungs = tuple(_halvings(groups, facts, task.count, finalists)) if between else ()
@@ -146,7 +146,7 @@ def _rests(task: Task, costs: Costs, usable: float, groups: int, facts: int) -> 
         # The base is tried on all facts in any case, and beside the chosen setting on those held out.
         fixed += task.count * costs.value + 2 * held * (costs.value + costs.edit)
         least = 1 + finalists * task.probes
-        fitting = int(max(0.0, usable - fixed) / max(task.count * costs.edit, 1e-9))
+        fitting = int(max(0.0, budget - fixed) / max(task.count * costs.edit, 1e-9))
         trials = min(max(fitting, least), max(least, _MOST_TRIALS))
         yield Rest(rungs, finalists, known, trials, held, fixed + trials * task.count * costs.edit)
 
@@ -161,16 +161,16 @@ def _halvings(groups: int, facts: int, count: int, finalists: int) -> Iterator[R
         facts *= 2
 
 
-def described(found: Plan, task: Task, seconds: float, spent: float) -> list[str]:
+def described(chosen: Plan, task: Task, seconds: float, spent: float) -> list[str]:
     """What will be done, and how long it will take."""
-    varied, way = found.best_depths * found.variations, found.rest
+    varied, way = chosen.best_depths * chosen.variations, chosen.rest
     return [
-        f"Plan: {counted(found.depths, 'last layer')} on {counted(found.start, 'fact')}"
-        + (f", {varied} variations of the best {found.best_depths}" if varied else "")
+        f"Plan: {counted(chosen.depths, 'last layer')} on {counted(chosen.start, 'fact')}"
+        + (f", {varied} variations of the best {chosen.best_depths}" if varied else "")
         + "".join(f", the best {rung.groups} on {rung.facts}" for rung in way.rungs)
         + f"; {counted(way.finalists, 'finalist')} and about {counted(way.trials, 'edit')} of all {task.count} "
         f"facts; the chosen setting and the one begun with on {way.held} held-out facts.",
-        f"About {duration(found.seconds)} from here on, {duration(spent)} used, of {duration(seconds)}.",
+        f"About {duration(chosen.seconds)} from here on, {duration(spent)} used, of {duration(seconds)}.",
     ]
 
 

@@ -65,14 +65,14 @@ class Search:
     def run(self) -> "Chosen":
         """Search, and compare the choice with the base on held-out facts. ConfigError where the budget is too small."""
         task, costs = self._task(), self._probe()
-        found = self._planned(task, costs)
-        for line in described(found, task, self.seconds, self.spent):
+        schedule = self._planned(task, costs)
+        for line in described(schedule, task, self.seconds, self.spent):
             self.progress.note(line)
-        first = self._rung("first", self.candidates.groups[: found.depths], found.start)
-        varied = [one for group in first[: found.best_depths] for one in self.candidates.variations(group.config)]
-        wanted = varied[: found.best_depths * found.variations] if found.variations else []
-        pool = [*first, *(self._rung("varied", wanted, found.start) if wanted else [])]
-        way, pool, facts = self._halved(task, pool, found.start)
+        first = self._rung("first", self.candidates.groups[: schedule.depths], schedule.start)
+        varied = [one for group in first[: schedule.best_depths] for one in self.candidates.variations(group.config)]
+        wanted = varied[: schedule.best_depths * schedule.variations] if schedule.variations else []
+        pool = [*first, *(self._rung("varied", wanted, schedule.start) if wanted else [])]
+        way, pool, facts = self._halved(task, pool, schedule.start)
         for group in pool[way.finalists :]:
             group.out = group.out or f"beaten on {counted(facts, 'fact')}"
         self._last(pool[: way.finalists], way)
@@ -163,8 +163,8 @@ class Search:
 
     def _drop_weak(self, groups: Sequence[Group]) -> None:
         # Beside those still in the race: a beaten group's values may be the best ones, and its edits were not.
-        told = [mean for group in self.groups if not group.out and (mean := group.mean("short_nll")) is not None]
-        limit = max(_WEAK_NLL, _WEAK_TIMES * min(told, default=0.0))
+        means = [mean for group in self.groups if not group.out and (mean := group.mean("short_nll")) is not None]
+        limit = max(_WEAK_NLL, _WEAK_TIMES * min(means, default=0.0))
         for group in groups:
             mean = group.mean("short_nll")
             diverged = next((row["mark"] for row in group.values if "mark" in row), "")
@@ -246,15 +246,15 @@ class Search:
         )
         facts = self.held[:count]
         configs = [chosen.config, *([self.candidates.base] if self.candidates.base != chosen.config else [])]
-        found = []
+        trials = []
         with self.progress.stage(f"held-out facts ({count})", len(configs), "edits") as advance:
             for config in configs:
                 values = self._work("values", config, facts, lambda c=config: self.worker.values(c, facts))
                 edit = self._work("edit", config, facts, lambda c=config: self.worker.edit(c, facts, drift=True), True)
-                found.append(Trial("held out", config, count, edit, values, edit.get("mark", "")))
+                trials.append(Trial("held out", config, count, edit, values, edit.get("mark", "")))
                 advance(1)
         unedited = self._kept("unedited", None, facts, lambda: self.worker.unedited(facts))
-        return Chosen(chosen, found[0], found[-1], unedited, count)
+        return Chosen(chosen, trials[0], trials[-1], unedited, count)
 
     def _group(self, config: Any) -> Group:
         key = value_key(config, self.candidates.space)

@@ -73,8 +73,8 @@ class Group:
 
     def mean(self, name: str) -> float | None:
         """Of the facts so far, the mean NLL at the values or a little way back."""
-        told = [(row[name], row["facts"]) for row in self.values if name in row]
-        return sum(mean * facts for mean, facts in told) / sum(facts for _, facts in told) if told else None
+        means = [(row[name], row["facts"]) for row in self.values if name in row]
+        return sum(mean * facts for mean, facts in means) / sum(facts for _, facts in means) if means else None
 
     def has(self, config: Any, facts: int, stage: str) -> bool:
         """Whether the setting was tried on so many facts. The last rung measures the drift too, and so counts apart."""

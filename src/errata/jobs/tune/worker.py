@@ -54,15 +54,15 @@ class ModelWorker:
         """As `Worker` says; `mark` where the values diverge. Seconds that an earlier run spent on kept values count."""
         began = self.clock()
         try:
-            found = self.method.prepare(self._task(config, facts, moments=False))
+            prepared = self.method.prepare(self._task(config, facts, moments=False))
         except NumericsError as error:
             return {"seconds": self.clock() - began, "mark": f"diverged: {error}"}
         seconds = self.clock() - began
-        if not isinstance(found, TargetValues):
+        if not isinstance(prepared, TargetValues):
             return {"seconds": seconds}
-        means = {name: float(getattr(found, name).double().mean()) for name in ("nll", "short_nll")}
+        means = {name: float(getattr(prepared, name).double().mean()) for name in ("nll", "short_nll")}
         # What an earlier run spent on the same values counts: else a plan would take those to come for free too.
-        return {"seconds": seconds + found.kept_seconds, **means}
+        return {"seconds": seconds + prepared.kept_seconds, **means}
 
     def edit(self, config: Any, facts: Sequence[Fact], *, drift: bool) -> Row:
         """As `Worker` says; with `drift`, `kl_drift` is among the metrics where there is held-out text."""
@@ -83,8 +83,12 @@ class ModelWorker:
                     metrics["kl_drift"] = [kl.value, kl.interval, kl.count]
         except NumericsError as error:
             return {"seconds": self.clock() - began, "mark": f"failed: {error}"}
-        told = {"relative_norm": max(norms, default=0.0), "landed": _landed(edit), "warnings": list(edit.warnings)[:5]}
-        return {"seconds": self.clock() - began, "metrics": metrics, **told}
+        outcome = {
+            "relative_norm": max(norms, default=0.0),
+            "landed": _landed(edit),
+            "warnings": list(edit.warnings)[:5],
+        }
+        return {"seconds": self.clock() - began, "metrics": metrics, **outcome}
 
     def unedited(self, facts: Sequence[Fact]) -> Row:
         """As `Worker` says."""
@@ -104,8 +108,8 @@ class ModelWorker:
 
 def metrics_of(measured: Measurement) -> dict[str, list[Any]]:
     """Value, interval and count of what a trial is judged by, by key in METRICS."""
-    found = measured.metrics()
-    return {name: [found[name].value, found[name].interval, found[name].count] for name in METRICS}
+    metrics = measured.metrics()
+    return {name: [metrics[name].value, metrics[name].interval, metrics[name].count] for name in METRICS}
 
 
 def _landed(edit: Edit) -> float | None:
