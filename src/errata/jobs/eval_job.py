@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from errata.backends import LOCAL
 from errata.checks.selection import placed, selected, tell_skipped
@@ -54,43 +55,36 @@ def evaluate_patch(
     The patch must not be on the model, which is left as it was. `generation`: also generate texts, for GE and, with
     `references`, RS. Drift is measured on `text_tokens` tokens (0: not at all) of `corpus`, else of the model's own
     samples under `seed`. Finished chunks are kept in `cache` (default: errata's home), and memory does not grow with
-    the number of prompts. Raises FactsError with every fact that
-    cannot be measured (unless `skip_bad`), PatchMismatchError, ConfigError, CorpusError, StorageError, NumericsError.
+    the number of prompts. Raises FactsError with every fact that cannot be measured (unless `skip_bad`),
+    PatchMismatchError, ConfigError, CorpusError, StorageError, NumericsError.
     """
     started = time.monotonic()
-    if text_tokens < 0 or text_tokens == 1 or seed < 0:
-        raise ConfigError(f"text_tokens={text_tokens} must be 0 or at least 2, and seed={seed} not negative.")
-    if references is not None and generation is None:
-        raise ConfigError("Reference texts were given, but nothing is generated to compare with them (--generate).")
+    _check_options(text_tokens, seed, generation, references)
     patch.check(lm)
     text = held_out(lm, corpus=corpus, tokens=text_tokens, seed=seed) if text_tokens else None
     warnings = _warnings(patch, text)
     for warning in warnings:
         progress.note(warning)
-    asked = patch.facts if facts is None else facts
-    given = taken(asked, skip_bad=skip_bad, notify=progress.note)
+    given = taken(patch.facts if facts is None else facts, skip_bad=skip_bad, notify=progress.note)
     kept, skipped = _measurable(lm, given.facts, generation, given.places, skip_bad, progress)
-    parts = Parts(folder_of(EVALUATIONS, cache), progress.note)
-    run = _Run(lm, patch, tuple(chunks_of(kept)), parts, generation, progress, backend)
+    tables = Parts(folder_of(EVALUATIONS, cache), progress.note)
+    run = _Run(lm, patch, tuple(chunks_of(kept)), tables, generation, progress, backend)
     drift = run.measure(text)
-    info = {
-        "patch": patch.id,
-        "method": patch.info["method"],
-        **provenance(lm),
-        "facts": len(kept),
-        "facts_digest": digest([chunk.digest for chunk in run.chunks]),
-        "skipped": [str(problem) for problem in (*given.errors, *skipped)],
-        "held_out": None if text is None else text.name,
-        "warnings": warnings,
-        # A corpus is read from its beginning: no seed has a part in it.
-        "held_out_seed": seed if text is not None and corpus is None else None,
-        "generation": None if generation is None else {n: getattr(generation, n) for n in ("tokens", "top_k", "seed")},
-        "references": None if references is None else {"name": references.name, "digest": references.digest},
-    }
+    # A corpus is read from its beginning: no seed has a part in it.
+    info = run.about(text, seed if text is not None and corpus is None else None, references)
+    info |= {"skipped": [str(problem) for problem in (*given.errors, *skipped)], "warnings": warnings}
     before, after, changed, verdict = run.totals(references)
-    info["seconds"] = round(time.monotonic() - started, 2)
-    info["peak_memory_mib"] = peak_memory_mib(lm.device)
+    info |= {"seconds": round(time.monotonic() - started, 2), "peak_memory_mib": peak_memory_mib(lm.device)}
     return Evaluation(before, after, changed, drift, info, run.states, run.chunks, generation, verdict)
+
+
+def _check_options(
+    text_tokens: int, seed: int, generation: GenerationConfig | None, references: References | None
+) -> None:
+    if text_tokens < 0 or text_tokens == 1 or seed < 0:
+        raise ConfigError(f"text_tokens={text_tokens} must be 0 or at least 2, and seed={seed} not negative.")
+    if references is not None and generation is None:
+        raise ConfigError("Reference texts were given, but nothing is generated to compare with them (--generate).")
 
 
 def _warnings(patch: Patch, text: HeldOut | None) -> list[str]:
@@ -143,6 +137,21 @@ class _Run:
                     kept = self._keep_drift(text, drift.measure())
                     advance(1)
         return kept
+
+    def about(self, text: HeldOut | None, seed: int | None, references: References | None) -> dict[str, Any]:
+        """What was measured, for the report."""
+        options = self.generation
+        return {
+            "patch": self.patch.id,
+            "method": self.patch.info["method"],
+            **provenance(self.lm),
+            "facts": sum(len(chunk.facts) for chunk in self.chunks),
+            "facts_digest": digest([chunk.digest for chunk in self.chunks]),
+            "held_out": None if text is None else text.name,
+            "held_out_seed": seed,
+            "generation": None if options is None else {n: getattr(options, n) for n in ("tokens", "top_k", "seed")},
+            "references": None if references is None else {"name": references.name, "digest": references.digest},
+        }
 
     def _measure(self, state: State) -> None:
         state.measure(self.lm, self.chunks, self.progress, self.backend)

@@ -272,7 +272,7 @@ def save_figure(figure: "Figure", path: str | os.PathLike[str]) -> Path:
 
 
 def save_figures(figure: "Figure", paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Write one figure to several files, as `save_figure` says."""
+    """Write one figure to several files, as `save_figure` says; InputError for a suffix that is no kind of figure."""
     plt, _ = _matplotlib()
     targets = [Path(path) for path in paths]
     for target in targets:

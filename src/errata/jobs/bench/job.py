@@ -88,24 +88,27 @@ def run_bench(
     held = None
     if options.text_tokens:
         held = held_out(lm, corpus=text, field=field, tokens=options.text_tokens, seed=options.seed)
-    generation = GenerationConfig(seed=options.seed) if options.generate else None
     work = Workbench(lm, opened, cache=cache, batch_size=options.batch_size, held_out=held, progress=progress)
-    texts = None if references is None else references.digest
+    generation = GenerationConfig(seed=options.seed) if options.generate else None
     bench = Bench(work, options, _Extras(work, generation, references))
-    if opened is not None and held is not None and opened.digest in held.recipe:
-        raise ConfigError(
-            f"{opened.name} is given for the second moments and as held-out text: methods that use the moments are "
-            "told to leave that very text alone. Name another --text."
-        )
+    _expect_other_text(opened, held)
     records = _checked(bench, records)
-    cells = _cells(options, records)
+    texts = None if references is None else references.digest
     folder = Folder(out, _shared(lm, held, opened), digest(options.in_batches, options.generate, options.seed, texts))
-    plan = [(cell, bench.settings(cell) if is_edit(cell) else None) for cell in cells]
+    plan = [(cell, bench.settings(cell) if is_edit(cell) else None) for cell in _cells(options, records)]
     results = _run(bench, folder, plan)
     done = [(cell, result) for (cell, _), result in zip(plan, results, strict=True)]
     predictions = _study(bench, folder, done) if options.study else []
     about = _about(lm, data, options, plan, results)
     return BenchResult(out, options, about, tuple(done), records.types, predictions)
+
+
+def _expect_other_text(corpus: Corpus | None, text: HeldOut | None) -> None:
+    if corpus is not None and text is not None and corpus.digest in text.recipe:
+        raise ConfigError(
+            f"{corpus.name} is given for the second moments and as held-out text: methods that use the moments are "
+            "told to leave that very text alone. Name another --text."
+        )
 
 
 class _Extras:

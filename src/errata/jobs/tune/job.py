@@ -99,52 +99,54 @@ class _Run:
             lm, opened, cache=self.cache, batch_size=options.batch_size, held_out=self._text(), progress=self.progress
         )
         worker = ModelWorker(bench, find_method(options.method), clock=self.clock)
-        chosen = drawn(facts, options)
-        usual = settings_for(lm, method=options.method, **options.fields).config
-        for layers in (*options.layers, *proposals):
-            usual.replace(layers=tuple(layers)).check_layers(lm.num_layers, lm.name)
-        prefixes = bench.prefixes(worker.method, usual)
-        selection = editable_facts(lm, chosen, prefixes, evaluate=True, skip_bad=len(chosen) > 1, places={})
-        editable, skipped = selection.facts, selection.errors
-        if skipped:
-            self.progress.note(
-                f"Facts that are left out: {len(chosen) - len(editable)}\n{format_problems(skipped[:_SHOWN])}"
-            )
+        editable = self._editable(worker, drawn(facts, options), proposals)
         count, held = options.counts(len(editable))
         began = self.clock()
         traced = self._traced(editable[:count])
         traced_seconds = self.clock() - began
         proposals = [*proposals, *(one.layers for one in traced)]
-        found = candidates(lm, options, count, proposals)
-        worker.together = {
-            last: tuple(sorted({layer for one in own for layer in one})) for last, own in found.ranges.items()
-        }
-        shared = digest(
-            model_digest(lm),
-            None if opened is None else opened.digest,
-            options.batch_size,
-            options.text_tokens,
-            options.seed,
-        )
-        request = digest(asdict(options), [list(one) for one in proposals], facts_digest(editable[: count + held]))
-        folder = TuneFolder(self.out, shared, request)
-        search = Search(
-            worker, folder, found, editable[:count], editable[count : count + held], 60 * options.minutes, self.progress
-        )
-        self._announce(found, count, held, len(editable))
+        choices = candidates(lm, options, count, proposals)
+        worker.together = {last: tuple(sorted({i for one in own for i in one})) for last, own in choices.ranges.items()}
+        folder = self._folder(opened, proposals, editable[: count + held])
+        tuned, held_facts = editable[:count], editable[count : count + held]
+        search = Search(worker, folder, choices, tuned, held_facts, 60 * options.minutes, self.progress)
+        self._announce(choices, count, held, len(editable))
         setup = folder.keep(
-            "setup", [request], lambda: {"seconds": traced_seconds + self._moments(worker, opened, found)}
+            "setup", [folder.asked], lambda: {"seconds": traced_seconds + self._moments(worker, opened, choices)}
         )
         search.spent += setup["seconds"]
         result = search.run()
         about = {
-            "method": options.method, "model": lm.name, "source": found.source, "seed": options.seed,
-            "base": "guess" if found.is_guess else "preset", "facts": len(editable), "digest": lm.digest(),
-            "tuning": folder.request, "notes": _notes(editable[:count]), "traced": _told(traced),
+            "method": options.method, "model": lm.name, "source": choices.source, "seed": options.seed,
+            "base": "guess" if choices.is_guess else "preset", "facts": len(editable), "digest": lm.digest(),
+            "tuning": folder.request, "notes": _notes(tuned), "traced": _told(traced),
         }  # fmt: skip
         preset = self._preset(result, count, folder.request)
         write_preset(self.out / "preset.json", preset)
         return TuneResult(self.out, preset, result, search, about)
+
+    def _editable(
+        self, worker: ModelWorker, chosen: Sequence[Fact], proposals: Sequence[Sequence[int]]
+    ) -> tuple[Fact, ...]:
+        """Those of the facts drawn that the model can be given. Layers that it does not have are found before."""
+        usual = settings_for(self.lm, method=self.options.method, **self.options.fields).config
+        for layers in (*self.options.layers, *proposals):
+            usual.replace(layers=tuple(layers)).check_layers(self.lm.num_layers, self.lm.name)
+        prefixes = worker.bench.prefixes(worker.method, usual)
+        selection = editable_facts(self.lm, chosen, prefixes, evaluate=True, skip_bad=len(chosen) > 1, places={})
+        if selection.errors:
+            left_out = len(chosen) - len(selection.facts)
+            self.progress.note(f"Facts that are left out: {left_out}\n{format_problems(selection.errors[:_SHOWN])}")
+        return selection.facts
+
+    def _folder(self, corpus: Corpus | None, proposals: Sequence[Sequence[int]], facts: Sequence[Fact]) -> TuneFolder:
+        """Where the tuning is kept, under all that its figures depend on and all that was asked."""
+        options = self.options
+        text = None if corpus is None else corpus.digest
+        shared = digest(model_digest(self.lm), text, options.batch_size, options.text_tokens, options.seed)
+        return TuneFolder(
+            self.out, shared, digest(asdict(options), [list(one) for one in proposals], facts_digest(facts))
+        )
 
     def _traced(self, facts: Sequence[Fact]) -> list[LayerRange]:
         """What causal tracing of the facts to be tuned on proposes."""

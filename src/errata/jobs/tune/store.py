@@ -20,6 +20,7 @@ class TuneFolder:
     """
 
     def __init__(self, out: Path, shared: str, request: str) -> None:
+        self.asked = request
         self.out, self.shared, self.request = out, shared, digest(TUNINGS.version, shared, request)
         self._decisions = self._path(f"decisions-{self.request[:32]}")
         self.decided: dict[str, Any] = read_record(self._decisions) or {}
