@@ -10,7 +10,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from errata import Fact, backward_lens, edit_facts, load, settings_for
-from errata.cli.listings import run_methods, run_models
+from errata.cli.listings import methods, models
 from errata.core.updates import WeightUpdate
 from errata.edit import METHODS, Edit, EditTask, Method, MethodConfig, SearchSpace, bare_keys, presets_of, space_of
 from errata.edit.settings.presets import preset
@@ -93,9 +93,9 @@ def test_a_method_from_outside_edits():
 
 @pytest.mark.usefixtures("toy")
 def test_a_method_from_outside_is_listed(capsys):
-    run_methods(None)
+    methods(None)
     assert "toy: a toy; settings known for no model." in capsys.readouterr().out
-    run_methods("toy")
+    methods("toy")
     page = capsys.readouterr().out
     for text in (TOY.writes, "Paper: nobody, nowhere.", "rate = 0.5", "how much of the target's", "Presets: none."):
         assert text in page
@@ -123,7 +123,7 @@ def test_what_a_method_from_outside_adds_of_its_own(monkeypatch, capsys):
     assert (settings.config.rate, settings.is_guess, settings.source) == (3.0, False, "preset the tiny one, a test")
     assert space_of("toy") == space
     assert TuneOptions(method="toy", fields={"rate": 2.0}).method == "toy"
-    run_models()
+    models()
     assert "the tiny one" in capsys.readouterr().out
 
 

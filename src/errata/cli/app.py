@@ -11,9 +11,21 @@ from typing import Annotated, Any
 
 import typer
 
-from errata.cli.commands import editing, looking, measuring, training
+from errata.cli.commands.ask_command import ask
+from errata.cli.commands.bench_command import bench
+from errata.cli.commands.demo_command import demo
+from errata.cli.commands.edit_command import edit
+from errata.cli.commands.eval_command import evaluate
+from errata.cli.commands.init_command import init
+from errata.cli.commands.lens_command import lens
+from errata.cli.commands.reproduce_command import reproduce
+from errata.cli.commands.stats_command import stats
+from errata.cli.commands.trace_command import trace
+from errata.cli.commands.train_command import train_app
+from errata.cli.commands.tune_command import tune
 from errata.cli.help import GroupedCommand
 from errata.cli.interrupt import Interrupts
+from errata.cli.listings import methods, models
 from errata.errors import ErrataError, NumericsError
 
 app = typer.Typer(
@@ -105,19 +117,19 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 for _name, _command in (
-    ("demo", editing.demo),
-    ("init", editing.init),
-    ("edit", editing.edit),
-    ("stats", editing.stats),
-    ("ask", editing.ask),
-    ("eval", measuring.evaluate),
-    ("lens", looking.lens),
-    ("trace", looking.trace),
-    ("reproduce", looking.reproduce),
-    ("bench", measuring.bench),
-    ("tune", measuring.tune),
-    ("methods", editing.methods),
-    ("models", editing.models),
+    ("demo", demo),
+    ("init", init),
+    ("edit", edit),
+    ("stats", stats),
+    ("ask", ask),
+    ("eval", evaluate),
+    ("lens", lens),
+    ("trace", trace),
+    ("reproduce", reproduce),
+    ("bench", bench),
+    ("tune", tune),
+    ("methods", methods),
+    ("models", models),
 ):
     app.command(_name, cls=GroupedCommand)(_command)
-app.add_typer(training.train_app, name="train", no_args_is_help=True)
+app.add_typer(train_app, name="train", no_args_is_help=True)

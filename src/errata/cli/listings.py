@@ -1,10 +1,10 @@
-"""What `errata methods` and `errata models` print."""
+"""The commands `errata methods` and `errata models`."""
 
 from __future__ import annotations
 
 import textwrap
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from errata.edit import Method, MethodConfig
 
 
-def run_models() -> None:
-    """The families, the known settings of every method, and what is installed."""
+def models() -> None:
+    """List supported families, known settings, and what is installed."""
     from errata.edit import METHODS
     from errata.models.families.embedded import EMBEDDED_MODELS
     from errata.models.families.rows import FAMILIES
@@ -33,8 +33,8 @@ def run_models() -> None:
     typer.echo(text_table(["method", "model", "layers", "other than the default", "source"], rows))
     typer.echo("\nInstalled:")
     for name, embedded in EMBEDDED_MODELS.items():
-        found = _installed(embedded.requirements[0].partition("==")[0])
-        typer.echo(f"  model {name}: {found or f'missing; run make {embedded.target}'}")
+        installed = _installed(embedded.requirements[0].partition("==")[0])
+        typer.echo(f"  model {name}: {installed or f'missing; run make {embedded.target}'}")
     for package in ("errata", "torch", "transformers", "safetensors", "datasets"):
         typer.echo(f"  {package} {_installed(package) or '(not installed)'}")
 
@@ -57,8 +57,10 @@ def _value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def run_methods(name: str | None) -> None:
-    """All methods with their fields and defaults, or one of them with what everything means."""
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method: what it writes, its settings and presets.")] = None,
+) -> None:
+    """List the editing methods, their hyperparameters and defaults; or tell all about one."""
     from errata.edit import METHODS, find_method
 
     if name is not None:
@@ -72,11 +74,11 @@ def run_methods(name: str | None) -> None:
 def _method_table(method: Method) -> str:
     from errata.views.tables import text_table
 
-    models = {row.name.partition(",")[0] for row in method.presets}
-    known = counted(len(models), "model") if models else "no model"
+    preset_models = {row.name.partition(",")[0] for row in method.presets}
+    number = counted(len(preset_models), "model") if preset_models else "no model"
     rows = [[name, value, "guessed" * guessed] for name, value, guessed in _settings(method)]
     table = text_table(["--set NAME", "published default", "without a preset"], rows)
-    return f"{method.name}: {method.title}; settings known for {known}.\n{table}"
+    return f"{method.name}: {method.title}; settings known for {number}.\n{table}"
 
 
 def _method_page(method: Method, *, width: int) -> str:

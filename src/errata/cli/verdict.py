@@ -32,10 +32,10 @@ def eval_requirements(
     from errata.evaluate.requirements import EDIT_GROUPS, parse_requirements
 
     groups = [*EDIT_GROUPS, "changes", *["drift"] * drift, *["generation"] * generate]
-    found = parse_requirements(texts, groups)
-    if any(one.name.startswith("rs") for one in found) and not references:
+    requirements = parse_requirements(texts, groups)
+    if any(one.name.startswith("rs") for one in requirements) and not references:
         raise ConfigError("--require: RS compares generations with reference texts: add --references.")
-    return found
+    return requirements
 
 
 def end_with(failed: str | None, required: Sequence[Mapping[str, Any]]) -> None:

@@ -58,7 +58,10 @@ OWN_SAMPLES = Corpus("the model's own samples", digest("self"), _nothing_to_read
 
 
 def open_corpus(
-    source: str | Path | Sequence[str | Path], *, field: str = "text", notify: Callable[[str], None] | None = None
+    source: Corpus | str | Path | Sequence[str | Path],
+    *,
+    field: str = "text",
+    notify: Callable[[str], None] | None = None,
 ) -> Corpus:
     """A corpus from files, folders of files, or a `datasets` name; documents are streamed, never all in memory.
 
@@ -66,8 +69,11 @@ def open_corpus(
     (.jsonl, .ndjson) and Parquet (.parquet) hold one in `field` of each row. A folder stands for every such file in it,
     in the order of their names. "dataset:NAME[@CONFIG][:SPLIT[:FIELD]]" streams from the Hugging Face hub, and "self"
     stands for the model's own samples. Blank documents are left out. The files are read once for their digest and the
-    first 64 million characters are checked; CorpusError names the file and line of what cannot be used.
+    first 64 million characters are checked; CorpusError names the file and line of what cannot be used. A corpus that
+    is open already is given back.
     """
+    if isinstance(source, Corpus):
+        return source
     if not isinstance(field, str) or not field:
         raise CorpusError(f"field={field!r}: give the name of the field that holds the text.")
     if source == "self":

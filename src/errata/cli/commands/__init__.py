@@ -1,1 +1,1 @@
-"""The commands' options, one module a theme. What they do is imported when they run."""
+"""One module a command: its options and what it does. Heavy imports are made when it runs."""

@@ -62,9 +62,8 @@ def run_bench(
     out: str | Path,
     *,
     options: BenchOptions,
-    corpus: str | Path | None = None,
-    text: str | Path | None = None,
-    field: str = "text",
+    corpus: Corpus | str | Path | None = None,
+    text: Corpus | str | Path | None = None,
     references: References | None = None,
     cache: str | Path | None = None,
     progress: ProgressSink = SILENT,
@@ -83,11 +82,11 @@ def run_bench(
     if text is not None and not options.text_tokens:
         raise ConfigError("--text is what drift is measured on, and --text-tokens 0 asks for no drift.")
     records = read_records(Path(data).expanduser(), options)
-    opened = None if corpus is None else open_corpus(corpus, field=field, notify=progress.note)
+    opened = None if corpus is None else open_corpus(corpus, notify=progress.note)
     lm.digest(fresh=True)
     held = None
     if options.text_tokens:
-        held = held_out(lm, corpus=text, field=field, tokens=options.text_tokens, seed=options.seed)
+        held = held_out(lm, corpus=text, tokens=options.text_tokens, seed=options.seed)
     work = Workbench(lm, opened, cache=cache, batch_size=options.batch_size, held_out=held, progress=progress)
     generation = GenerationConfig(seed=options.seed) if options.generate else None
     bench = Bench(work, options, _Extras(work, generation, references))

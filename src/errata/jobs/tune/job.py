@@ -57,8 +57,7 @@ def tune(
     *,
     options: TuneOptions,
     proposals: Sequence[Sequence[int]] = (),
-    corpus: str | Path | None = None,
-    field: str = "text",
+    corpus: Corpus | str | Path | None = None,
     cache: str | Path | None = None,
     progress: ProgressSink = SILENT,
     clock: Callable[[], float] = time.monotonic,
@@ -75,7 +74,7 @@ def tune(
     check_tune_folder(out)
     with lock(home() / "locks" / f"{digest(str(out.resolve()))[:32]}.lock", what=f"tuning into {out}", timeout=0.0):
         given = taken(facts, notify=progress.note).facts
-        return _Run(lm, out, options, cache, progress, clock).tune(given, proposals, corpus, field)
+        return _Run(lm, out, options, cache, progress, clock).tune(given, proposals, corpus)
 
 
 @dataclass
@@ -90,10 +89,10 @@ class _Run:
     clock: Callable[[], float]
 
     def tune(
-        self, facts: Sequence[Fact], proposals: Sequence[Sequence[int]], corpus: str | Path | None, field: str
+        self, facts: Sequence[Fact], proposals: Sequence[Sequence[int]], corpus: Corpus | str | Path | None
     ) -> TuneResult:
         options, lm = self.options, self.lm
-        opened = None if corpus is None else open_corpus(corpus, field=field, notify=self.progress.note)
+        opened = None if corpus is None else open_corpus(corpus, notify=self.progress.note)
         lm.digest(fresh=True)
         bench = Workbench(
             lm, opened, cache=self.cache, batch_size=options.batch_size, held_out=self._text(), progress=self.progress

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from errata.cli.lens import expanded
+from errata.cli.session import expanded
 from errata.core.words import counted
 from errata.facts.example import write_example
 from errata.views.shell import program, shell_word
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _ROWS = """Each row is a fact: its subject, a prompt that contains the subject, and target_new, how the prompt should go
 on. The other columns may be empty: target_true, what the model says today; paraphrases, another way to ask;
 neighbour_prompt and neighbour_answer, what must stay as it is."""
 
 
-def run_init(path: Path) -> None:
-    """Write example facts to `path`, and print what to do with them."""
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to: a name that ends in .jsonl or .csv.")] = Path("facts.jsonl"),
+) -> None:
+    """Write a fact file to start from, with everything explained; nothing is overwritten."""
     path = expanded(path, "PATH")
     number = write_example(path)
     facts, out = shell_word(str(path)), shell_word(f"runs/{path.stem}")
