@@ -31,7 +31,7 @@ from errata.edit import EditTask, context_prefixes, find_method, settings_for
 from errata.evaluate.drift import Drift
 from errata.evaluate.scores import FactScore
 from errata.facts import Fact, read_facts
-from errata.jobs.bench.records import usable
+from errata.jobs.bench.data_records import usable
 from errata.models import LanguageModel, load, updates_applied
 from errata.stats import OWN_SAMPLES, Corpus, SecondMoments, open_corpus, second_moments, shipped_text
 

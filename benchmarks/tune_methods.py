@@ -22,8 +22,8 @@ from errata.errors import ConfigError, NumericsError
 from errata.evaluate import Summary, summarize
 from errata.facts import Fact, read_facts
 from errata.jobs.batches import checked_edit
-from errata.jobs.bench.options import BenchOptions
-from errata.jobs.bench.records import usable
+from errata.jobs.bench.bench_options import BenchOptions
+from errata.jobs.bench.data_records import usable
 from errata.jobs.workbench import Workbench
 from errata.models import LanguageModel, load, updates_applied
 

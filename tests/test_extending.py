@@ -15,8 +15,8 @@ from errata.core.updates import WeightUpdate
 from errata.edit import METHODS, Edit, EditTask, Method, MethodConfig, SearchSpace, bare_keys, presets_of, space_of
 from errata.edit.settings.presets import preset
 from errata.errors import ConfigError, UnsupportedModelError
-from errata.jobs.bench.options import BenchOptions
-from errata.jobs.tune.options import TuneOptions
+from errata.jobs.bench.bench_options import BenchOptions
+from errata.jobs.tune.tune_options import TuneOptions
 from errata.models import FAMILIES, Place, encode_targets
 from errata.stats import Corpus
 from tiny import tiny_hf, tiny_model, tiny_tokenizer

@@ -120,7 +120,7 @@ FLOORS = {
         "lookup",
     ),
     "models": ("families.rows", "families.handover", "language_model", "weights", "text", "run", "families"),
-    "jobs": ("clock", "memory", "progress", "stats_job", "held_out", "batches", "workbench"),
+    "jobs": ("clock", "memory", "terminal_progress", "stats_job", "held_out", "batches", "workbench"),
 }
 
 
@@ -564,3 +564,8 @@ def test_sizes():
     assert ninth_tenth(parameters) <= 4
     outside = {name: own for name, own in functions.items() if top(name) != "cli"}
     assert [(name, one) for name, own in outside.items() for one in own if one[2] > MOST_PARAMETERS] == []
+
+
+def test_no_two_modules_share_a_name():
+    names = [name.rpartition(".")[2] for name, path in MODULES.items() if path.stem[:2] != "__"]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

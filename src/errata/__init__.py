@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from errata.jobs.edit_job import EditResult, edit_facts
     from errata.jobs.eval_job import evaluate_patch
     from errata.jobs.evaluation import Evaluation
-    from errata.jobs.progress import progress_on
+    from errata.jobs.terminal_progress import progress_on
     from errata.jobs.trace_job import trace_facts
     from errata.jobs.train_job import train_mend
     from errata.lens import BackwardLens, LensTable, backward_lens, backward_lenses
@@ -35,7 +35,7 @@ _HOMES = {
     "errata.jobs.edit_job": ("EditResult", "edit_facts"),
     "errata.jobs.eval_job": ("evaluate_patch",),
     "errata.jobs.evaluation": ("Evaluation",),
-    "errata.jobs.progress": ("progress_on",),
+    "errata.jobs.terminal_progress": ("progress_on",),
     "errata.jobs.trace_job": ("trace_facts",),
     "errata.jobs.train_job": ("train_mend",),
     "errata.lens": ("BackwardLens", "LensTable", "backward_lens", "backward_lenses"),

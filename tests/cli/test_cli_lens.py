@@ -176,7 +176,8 @@ def test_a_second_run_measures_nothing_again(reproduce, work, facts, monkeypatch
 
 @pytest.mark.usefixtures("no_figures")
 def test_a_stopped_run_goes_on_where_it_was(reproduce, work, facts, monkeypatch):
-    from errata.jobs.reproduce import experiments, job
+    from errata.jobs.reproduce import experiments
+    from errata.jobs.reproduce import reproduce_job as job
 
     monkeypatch.setattr(job, "_BATCH", 1)
     reproduce("--facts", str(facts), "--out", "whole", *OPTIONS)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from errata.core.losses import kl_and_gradient, nll_and_gradient
+from errata.core.log_losses import kl_and_gradient, nll_and_gradient
 
 
 def _logits(rows, vocabulary, seed, scale=3.0):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from errata.backends import LOCAL
 from errata.core.parts import Backend, Part, PartStore, complete, results
 from errata.errors import CorruptFileError
-from errata.store.records import Records
+from errata.store.json_records import Records
 
 
 class Memory:

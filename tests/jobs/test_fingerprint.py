@@ -14,17 +14,17 @@ from errata.edit.settings.training_config import FineTuningConfig
 from errata.edit.training.checkpoint import Checkpoint
 from errata.edit.values.collect import value_keys
 from errata.facts import Fact
-from errata.jobs.bench.job import _shared
+from errata.jobs.bench.bench_job import _shared
 from errata.jobs.eval_states import model_digest
-from errata.jobs.reproduce.job import ReproduceOptions, _Run
+from errata.jobs.reproduce.reproduce_job import ReproduceOptions, _Run
 from errata.jobs.trace_job import TraceRun
 from errata.jobs.train_work import TrainOptions, checked_work
 from errata.models import fingerprint, wrap
 from errata.stats import Corpus
 from errata.stats.recipe import stream_digest
 from errata.store import digest
+from errata.store.json_records import Records
 from errata.store.kept import Kind
-from errata.store.records import Records
 from errata.tracing import TraceConfig
 from errata.tracing.prompts import traced_fact
 from tiny import tiny_hf, tiny_tokenizer

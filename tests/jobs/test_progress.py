@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from errata.core.progress import SILENT
-from errata.jobs.progress import BarProgress, LineProgress, _Stage, duration, progress_on
+from errata.jobs.terminal_progress import BarProgress, LineProgress, _Stage, duration, progress_on
 
 
 class Clock:

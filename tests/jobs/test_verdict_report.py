@@ -9,8 +9,8 @@ from errata import Fact, edit_facts, wrap
 from errata.edit import Edit, MemitConfig
 from errata.edit.methods.fine_tuning import FineTuningConfig
 from errata.evaluate import FactScore, Measurement, PromptScore, TargetScore, summarize, summarize_zsre
+from errata.jobs.edit_verdict import best_example, verdict_report
 from errata.jobs.reasons import reason_of
-from errata.jobs.verdict import best_example, verdict_report
 from errata.models.run.generate import continue_texts
 from errata.reports.demo_report import _mark
 from errata.reports.verdict_text import headline, sentence

@@ -5,7 +5,7 @@ from unicodedata import east_asian_width
 from hypothesis import given
 from hypothesis import strategies as st
 
-from errata.views.tables import text_table
+from errata.views.text_tables import text_table
 
 
 def test_columns_are_aligned() -> None:

@@ -20,7 +20,7 @@ def models() -> None:
     from errata.edit import METHODS
     from errata.models.families.embedded import EMBEDDED_MODELS
     from errata.models.families.rows import FAMILIES
-    from errata.views.tables import text_table
+    from errata.views.text_tables import text_table
 
     typer.echo("Families (dense decoders of any size):")
     typer.echo(text_table(["family", "for example"], [[row.name, row.example] for row in FAMILIES.values()]))
@@ -72,7 +72,7 @@ def methods(
 
 
 def _method_table(method: Method) -> str:
-    from errata.views.tables import text_table
+    from errata.views.text_tables import text_table
 
     preset_models = {row.name.partition(",")[0] for row in method.presets}
     number = counted(len(preset_models), "model") if preset_models else "no model"

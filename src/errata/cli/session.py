@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from errata.errors import InputError, ModelNotFoundError
-from errata.jobs.progress import progress_on
+from errata.jobs.terminal_progress import progress_on
 
 if TYPE_CHECKING:
     from errata.core.progress import ProgressSink

@@ -27,8 +27,8 @@ from errata.evaluate.verdict import outcome
 from errata.facts import Fact, FactFile, FactsLike, taken
 from errata.jobs.batches import right_after
 from errata.jobs.clock import Clock
+from errata.jobs.edit_verdict import unsaid_texts, verdict_report
 from errata.jobs.memory import peak_memory_mib
-from errata.jobs.verdict import unsaid_texts, verdict_report
 from errata.jobs.workbench import Workbench
 from errata.models import LanguageModel, takes_model
 from errata.patches import Patch, provenance

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from errata.core.progress import SILENT, ProgressSink
 from errata.core.words import counted
-from errata.jobs.progress import duration
+from errata.jobs.terminal_progress import duration
 from errata.stats import (
     Corpus,
     MomentRequest,

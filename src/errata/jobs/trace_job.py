@@ -14,8 +14,8 @@ from errata.errors import FactsError, InputError
 from errata.facts import Fact, FactsLike, taken
 from errata.models import LanguageModel, facts_in_chat, fingerprint, takes_model, token_texts
 from errata.store import digest, folder_of
+from errata.store.json_records import Records
 from errata.store.kept import TRACES
-from errata.store.records import Records
 from errata.tracing import Trace, TraceConfig, config_of, positions_run, restored_positions, trace_prompt
 from errata.tracing.average import AverageTrace, FactTrace, Unknown, fact_trace
 from errata.tracing.config import describe

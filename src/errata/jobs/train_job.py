@@ -14,7 +14,7 @@ from errata.edit.methods.mend.trainer_state import checkpoint_path, load_checkpo
 from errata.edit.methods.mend.validation import Validation
 from errata.errors import ConfigError, NumericsError, StorageError
 from errata.facts import FactsLike, taken
-from errata.jobs.progress import duration
+from errata.jobs.terminal_progress import duration
 from errata.jobs.train_work import TrainOptions, TrainWork, checked_work
 from errata.models import LanguageModel, takes_model
 from errata.stats import Corpus

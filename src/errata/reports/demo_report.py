@@ -8,10 +8,10 @@ from errata.evaluate import FactScore, PromptScore
 from errata.evaluate.verdict import kept, outcome
 from errata.facts import Fact
 from errata.jobs.demo_job import Demo
-from errata.jobs.verdict import best_example
+from errata.jobs.edit_verdict import best_example
 from errata.reports.edit_summary import save_run, summary
 from errata.views.shell import command_line
-from errata.views.tables import text_table
+from errata.views.text_tables import text_table
 
 _MARKS = (
     "New answer, other words: ✓ the model says it, ~ it is only likelier than the old one or runs on, ✗ neither.\n"

@@ -12,7 +12,7 @@ from errata.reports.output_files import plain_json
 from errata.reports.verdict_text import every_fact, explained, headline
 from errata.store import atomic_write_text
 from errata.store.run_folder import folder_for
-from errata.views.tables import text_table
+from errata.views.text_tables import text_table
 
 
 def save_run(result: EditResult, out: Path, *, overwrite: bool) -> Path:

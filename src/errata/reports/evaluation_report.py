@@ -12,7 +12,7 @@ from errata.reports.output_files import plain_json
 from errata.reports.verdict_text import explained, sentence
 from errata.store import atomic_write_text
 from errata.store.run_folder import folder_for
-from errata.views.tables import text_table
+from errata.views.text_tables import text_table
 
 FILES = frozenset({"results.parquet", "generations.parquet", "summary.json", "summary.md"})
 _BETTER = {True: "higher", False: "lower", None: ""}

@@ -19,7 +19,7 @@ from errata.tracing.layers import propose_layers
 from errata.views.grid import ValueSheet
 from errata.views.html import page
 from errata.views.plotting import line_figure, value_figure
-from errata.views.tables import text_table
+from errata.views.text_tables import text_table
 
 CELLS = {
     "fact": "string", "kind": "string", "layer": "int32", "position": "int32", "token": "string", "segment": "string",

@@ -7,15 +7,15 @@ from typing import Any
 from errata.core.words import counted
 from errata.edit.values.robustness import REACH
 from errata.evaluate import metric_info
-from errata.jobs.progress import duration
-from errata.jobs.tune.job import TuneResult
+from errata.jobs.terminal_progress import duration
 from errata.jobs.tune.search import Chosen, Search
 from errata.jobs.tune.trials import LAST, PARTS, Trial, named, objective_name, told
+from errata.jobs.tune.tune_job import TuneResult
 from errata.jobs.tune.worker import METRICS
 from errata.store import atomic_write_text
 from errata.store.tables import write_csv, write_rows
 from errata.views.plotting import save_figure, scatter_figure
-from errata.views.tables import text_table
+from errata.views.text_tables import text_table
 
 _SHOWN = ("score", *PARTS)
 # Target values as good as this, and an edit as bad as that: then it is not the values that fail.

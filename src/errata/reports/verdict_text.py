@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from errata.core.words import counted, printable, shortened
-from errata.views.tables import text_table
+from errata.views.text_tables import text_table
 
 _MOST_CARDS = 10
 _CARD = {"not learned": "is not learned", "preferred": "is only preferred", "runs on": "runs on"}

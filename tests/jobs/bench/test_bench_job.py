@@ -14,9 +14,9 @@ from errata.core.updates import WeightUpdate
 from errata.edit import METHODS, Edit
 from errata.errors import ConfigError, FactsError, InputError, NumericsError
 from errata.facts import read_facts
-from errata.jobs.bench import options
-from errata.jobs.bench.job import run_bench
-from errata.jobs.bench.options import BenchOptions, parse_counts, parse_settings
+from errata.jobs.bench import bench_options as options
+from errata.jobs.bench.bench_job import run_bench
+from errata.jobs.bench.bench_options import BenchOptions, parse_counts, parse_settings
 from errata.models import Place
 from errata.reports.bench.bench_report import write_bench
 from errata.reports.bench.cell_metrics import figures_of

@@ -8,8 +8,8 @@ from pyarrow import parquet
 from errata.edit import read_preset, settings_for
 from errata.errors import ConfigError, FactsError
 from errata.jobs.edit_job import edit_facts
-from errata.jobs.tune.job import drawn, tune
-from errata.jobs.tune.options import TuneOptions
+from errata.jobs.tune.tune_job import drawn, tune
+from errata.jobs.tune.tune_options import TuneOptions
 from errata.reports.tune_report import write_tuning
 from tiny import tiny_model
 

@@ -7,11 +7,11 @@ import torch
 
 from errata.core.progress import SILENT
 from errata.facts import Fact
-from errata.jobs.progress import LineProgress
+from errata.jobs.terminal_progress import LineProgress
 from errata.jobs.trace_job import trace_facts
-from errata.jobs.tune.job import tune
-from errata.jobs.tune.options import TuneOptions
 from errata.jobs.tune.proposals import traced_ranges
+from errata.jobs.tune.tune_job import tune
+from errata.jobs.tune.tune_options import TuneOptions
 from errata.reports.tune_report import write_tuning
 from errata.tracing import propose_layers
 from tiny import tiny_model

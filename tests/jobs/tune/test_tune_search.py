@@ -7,10 +7,10 @@ import pytest
 from errata.core.progress import SILENT
 from errata.errors import ConfigError, NumericsError
 from errata.jobs.tune.candidates import candidates
-from errata.jobs.tune.options import TuneOptions
 from errata.jobs.tune.search import Search
-from errata.jobs.tune.store import TuneFolder
 from errata.jobs.tune.trials import Trial, objective_name, objective_of, told
+from errata.jobs.tune.tune_folder import TuneFolder
+from errata.jobs.tune.tune_options import TuneOptions
 from errata.reports.tune_report import _warnings
 from tiny import tiny_model
 

@@ -24,7 +24,7 @@ from errata.cli.options import (
 )
 from errata.cli.session import ModelChoice, TextSource, check_layers, open_model
 from errata.errors import ConfigError, FactsError
-from errata.jobs.progress import progress_on
+from errata.jobs.terminal_progress import progress_on
 
 if TYPE_CHECKING:
     from errata.edit import PresetFile
@@ -77,9 +77,9 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Compare methods on a data set: tables, scaling curves and prompts' scores; goes on where it was stopped."""
-    from errata.jobs.bench.options import BenchOptions, parse_counts, parse_settings
-    from errata.jobs.bench.records import read_records
-    from errata.jobs.bench.store import check_folder
+    from errata.jobs.bench.bench_folder import check_folder
+    from errata.jobs.bench.bench_options import BenchOptions, parse_counts, parse_settings
+    from errata.jobs.bench.data_records import read_records
 
     batch = batch_of(at_once=at_once, in_batches=in_batches, one_by_one=one_by_one)
     progress = progress_on(quiet=quiet)
@@ -98,7 +98,7 @@ def bench(
     check_layers([fields["layers"] for fields in options.settings.values() if "layers" in fields], choice)
     reference_texts = _read_references(references, generate=generate)
     lm = open_model(choice, progress)
-    from errata.jobs.bench.job import run_bench
+    from errata.jobs.bench.bench_job import run_bench
     from errata.reports.bench.bench_report import write_bench
 
     result = run_bench(

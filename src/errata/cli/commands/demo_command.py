@@ -6,10 +6,10 @@ from pathlib import Path
 
 import typer
 
+from errata.cli.exit_codes import end_with
 from errata.cli.options import Device, Dtype, Model, Out, Quiet, Verbose
 from errata.cli.session import ModelChoice, open_model
-from errata.cli.verdict import end_with
-from errata.jobs.progress import progress_on
+from errata.jobs.terminal_progress import progress_on
 
 
 def demo(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from errata.cli.exit_codes import end_with, next_step, requirements_of
 from errata.cli.inputs import batch_of, overrides_of, read_fact_file
 from errata.cli.options import (
     AtOnce,
@@ -29,9 +30,8 @@ from errata.cli.options import (
     Verbose,
 )
 from errata.cli.session import ModelChoice, TextSource, check_settings, open_model
-from errata.cli.verdict import end_with, next_step, requirements_of
 from errata.errors import ConfigError
-from errata.jobs.progress import progress_on
+from errata.jobs.terminal_progress import progress_on
 
 
 def edit(
@@ -85,7 +85,7 @@ def edit(
     _check_batch_size(batch_size)
     lm = open_model(choice, progress)
     from errata.jobs.edit_job import edit_facts
-    from errata.jobs.verdict import judged
+    from errata.jobs.edit_verdict import judged
     from errata.reports.edit_summary import save_run, summary
 
     result = edit_facts(

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from errata.cli.exit_codes import end_with, eval_requirements
 from errata.cli.inputs import read_fact_file
 from errata.cli.options import Device, Field, Format, Quiet, Require, Revision, SkipBad
 from errata.cli.session import ModelChoice, TextSource, check_settings, expanded, open_patched
-from errata.cli.verdict import end_with, eval_requirements
 from errata.errors import ConfigError
-from errata.jobs.progress import progress_on
+from errata.jobs.terminal_progress import progress_on
 
 if TYPE_CHECKING:
     from errata.core.progress import ProgressSink

@@ -10,7 +10,7 @@ import typer
 from errata.cli.inputs import read_fact_file
 from errata.cli.options import Device, Dtype, Facts, Field, Format, Model, Quiet, Revision, SkipBad
 from errata.cli.session import ModelChoice, TextSource, check_settings, expanded, open_model
-from errata.jobs.progress import progress_on
+from errata.jobs.terminal_progress import progress_on
 
 
 def reproduce(

@@ -8,7 +8,7 @@ import typer
 
 from errata.cli.options import CorpusPath, Device, Dtype, Field, Model, Quiet, Revision
 from errata.cli.session import ModelChoice, TextSource, check_settings, open_model
-from errata.jobs.progress import progress_on
+from errata.jobs.terminal_progress import progress_on
 
 
 def stats(

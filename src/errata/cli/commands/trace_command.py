@@ -14,7 +14,7 @@ from errata.cli.screen import screen_width, shows_colour
 from errata.cli.session import ModelChoice, expanded, open_patched, output_paths
 from errata.core.words import counted
 from errata.errors import ConfigError, InputError
-from errata.jobs.progress import progress_on
+from errata.jobs.terminal_progress import progress_on
 
 if TYPE_CHECKING:
     from errata.core.progress import ProgressSink

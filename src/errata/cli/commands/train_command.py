@@ -12,7 +12,7 @@ from errata.cli.inputs import overrides_of, read_fact_file
 from errata.cli.options import Device, Dtype, Facts, Field, Format, Model, Quiet, Revision, Set, SkipBad
 from errata.cli.session import ModelChoice, TextSource, check_settings, expanded, open_model
 from errata.errors import ConfigError
-from errata.jobs.progress import duration, progress_on
+from errata.jobs.terminal_progress import duration, progress_on
 from errata.views.shell import program, shell_word
 
 train_app = typer.Typer(help="Train what a method needs before it can edit: mend.", rich_markup_mode=None)

@@ -12,7 +12,7 @@ from errata.cli.options import BatchSize, CorpusPath, Device, Dtype, Facts, Fiel
 from errata.cli.session import ModelChoice, TextSource, check_layers, check_settings, expanded, open_model
 from errata.core.words import counted
 from errata.errors import ConfigError
-from errata.jobs.progress import progress_on
+from errata.jobs.terminal_progress import progress_on
 from errata.views.shell import program, shell_word
 
 # CounterFact holds 20,000 records, of which a tuning looks at a few hundred: reading them all would take longer.
@@ -55,9 +55,9 @@ def tune(
 ) -> None:
     """Find settings of a method for a model that nobody has tuned, by small edits: writes a preset for --preset."""
     from errata.facts import read_facts, require
-    from errata.jobs.tune.job import drawn
-    from errata.jobs.tune.options import TuneOptions, parse_ranges
-    from errata.jobs.tune.store import check_tune_folder
+    from errata.jobs.tune.tune_folder import check_tune_folder
+    from errata.jobs.tune.tune_job import drawn
+    from errata.jobs.tune.tune_options import TuneOptions, parse_ranges
 
     out, progress = expanded(out, "--out"), progress_on(quiet=quiet)
     fields = _fields(method, settings or [])
@@ -75,7 +75,7 @@ def tune(
         progress.note(f"{counted(file.bad_records, 'record')} of {facts} cannot be used and are left out.")
     drawn(kept, options)
     lm = open_model(choice, progress)
-    from errata.jobs.tune.job import tune as run
+    from errata.jobs.tune.tune_job import tune as run
     from errata.reports.tune_report import write_tuning
 
     result = run(lm, kept, out, options=options, progress=progress, corpus=opened)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from errata.core.losses import kl_and_gradient, nll_and_gradient
+from errata.core.log_losses import kl_and_gradient, nll_and_gradient
 from errata.edit.values.packed_batches import PackedBatch, Suffix, packed_batches
 from errata.edit.values.prompt_rows import PromptRow, essence_rows, rewriting_rows
 from errata.edit.values.shared_prefixes import SharedPrefixes

@@ -16,7 +16,7 @@ from errata.evaluate import FactScore, measure
 from errata.evaluate.metrics import Metric, metric
 from errata.facts import Fact
 from errata.jobs.batches import right_after
-from errata.jobs.bench.options import BenchOptions
+from errata.jobs.bench.bench_options import BenchOptions
 from errata.jobs.bench.outcomes import Outcome, outcome_of
 from errata.jobs.memory import peak_memory_mib
 from errata.jobs.workbench import Workbench

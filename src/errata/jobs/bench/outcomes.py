@@ -8,7 +8,7 @@ from errata.evaluate.changes import changed_values
 from errata.evaluate.metrics import Metric, Tally
 from errata.evaluate.scores import fact_values, summary_of, zsre_summary_of
 from errata.facts import Fact
-from errata.jobs.bench.records import relation_of
+from errata.jobs.bench.data_records import relation_of
 from errata.jobs.eval_rows import result_rows, state_rows
 from errata.models import LanguageModel
 

@@ -1,5 +1,5 @@
 """Published experiments, run again on any model: one command, one folder of results, one summary."""
 
-from errata.jobs.reproduce.job import ReproduceOptions, Reproduction, check_reproduce, reproduce
+from errata.jobs.reproduce.reproduce_job import ReproduceOptions, Reproduction, check_reproduce, reproduce
 
 __all__ = ["ReproduceOptions", "Reproduction", "check_reproduce", "reproduce"]

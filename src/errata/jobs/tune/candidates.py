@@ -8,7 +8,7 @@ from typing import Any
 from errata.edit import MethodConfig, SearchSpace, settings_for, space_of
 from errata.edit.settings.value_config import ValueConfig
 from errata.errors import ConfigError
-from errata.jobs.tune.options import TuneOptions
+from errata.jobs.tune.tune_options import TuneOptions
 from errata.models import LanguageModel
 from errata.store import digest
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from errata.core.words import counted
-from errata.jobs.progress import duration
+from errata.jobs.terminal_progress import duration
 
 # Of the budget, what is left to be spent on what no estimate sees (loading kept moments, files, figures).
 _RESERVE = 0.04

@@ -15,7 +15,7 @@ from errata.core.progress import ProgressSink
 from errata.core.words import counted
 from errata.errors import ConfigError, NumericsError
 from errata.facts import Fact, facts_digest
-from errata.jobs.progress import duration
+from errata.jobs.terminal_progress import duration
 from errata.jobs.tune.candidates import Candidates, value_key
 from errata.jobs.tune.plan import (
     Costs,
@@ -30,8 +30,8 @@ from errata.jobs.tune.plan import (
     rest,
     rest_of,
 )
-from errata.jobs.tune.store import TuneFolder
 from errata.jobs.tune.trials import LAST, Group, Trial, by_drift, named
+from errata.jobs.tune.tune_folder import TuneFolder
 from errata.jobs.tune.worker import Row, Worker
 
 # Target values whose NLL (nats) a little way back is above this, and so many times that of the best group, are weak.

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from errata.evaluate.metrics import metric_info
-from errata.jobs.bench.job import BenchResult
-from errata.jobs.bench.options import BenchOptions
+from errata.jobs.bench.bench_job import BenchResult
+from errata.jobs.bench.bench_options import BenchOptions
 from errata.reports.bench.cell_metrics import DRIFT, ZSRE, Done, figures_of
 from errata.reports.bench.cell_tables import batch_lines, method_tables
 from errata.reports.bench.prediction_table import prediction_parts
@@ -16,7 +16,7 @@ from errata.reports.bench.relation_tables import mixed_parts, relation_parts
 from errata.reports.output_files import OutputFolder
 from errata.store import atomic_write_text
 from errata.views.plotting import line_figure
-from errata.views.tables import text_table
+from errata.views.text_tables import text_table
 
 _CURVES = ("score", "es", "ps", "ns", "accuracy", "kl_drift")
 

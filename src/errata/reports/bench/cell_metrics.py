@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from errata.evaluate.metrics import Metric, metric_info
+from errata.jobs.bench.bench_options import BenchOptions
 from errata.jobs.bench.cells import Cell, CellResult
-from errata.jobs.bench.options import BenchOptions
 from errata.jobs.bench.outcomes import Outcome, totals
 
 Done = Sequence[tuple[Cell, CellResult]]

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from errata.evaluate.metrics import Metric, metric_info
+from errata.jobs.bench.bench_options import BenchOptions
 from errata.jobs.bench.cells import UNEDITED, Cell, CellResult
-from errata.jobs.bench.options import BenchOptions
 from errata.reports.bench.cell_metrics import COUNTERFACT, DRIFT, ZSRE, Done, figures_of, own_metrics, shown
 from errata.reports.output_files import OutputFolder
-from errata.views.tables import text_table
+from errata.views.text_tables import text_table
 
 _MORE = ("em", "pm", "nm", "prompts_changed", "paraphrases_changed", "neighbours_changed")
 

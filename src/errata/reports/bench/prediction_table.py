@@ -6,7 +6,7 @@ from typing import Any
 from errata.jobs.bench.features import FEATURES
 from errata.jobs.bench.study import FAILURES
 from errata.reports.output_files import OutputFolder
-from errata.views.tables import text_table
+from errata.views.text_tables import text_table
 
 
 def prediction_parts(folder: OutputFolder, rows: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from errata.evaluate.metrics import metric_info
+from errata.jobs.bench.bench_options import BenchOptions
 from errata.jobs.bench.cells import UNEDITED, CellResult
-from errata.jobs.bench.options import BenchOptions
 from errata.jobs.bench.outcomes import Outcome
 from errata.reports.bench.cell_metrics import Done, own_metrics, values_of, with_interval
 from errata.reports.output_files import OutputFolder
 from errata.views.plotting import dot_figure
-from errata.views.tables import text_table
+from errata.views.text_tables import text_table
 
 _RELATIONS = 12  # of a figure
 

@@ -11,7 +11,7 @@ from errata.reports.reproduce.findings import Folder, Records
 from errata.reports.reproduce.gradient_findings import gradient_findings
 from errata.reports.reproduce.update_findings import flip_findings, step_findings
 from errata.store import atomic_write_text
-from errata.views.tables import text_table
+from errata.views.text_tables import text_table
 
 
 def write_reproduction(result: Reproduction) -> str:

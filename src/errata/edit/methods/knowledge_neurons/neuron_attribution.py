@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from errata.core.losses import nll_and_gradient
+from errata.core.log_losses import nll_and_gradient
 from errata.errors import NumericsError
 from errata.models import KeyValues, LanguageModel, Place, inputs_replaced, left_aligned, pad_right, run_layers
 

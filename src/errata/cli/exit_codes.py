@@ -48,7 +48,7 @@ def end_with(failed: str | None, required: Sequence[Mapping[str, Any]]) -> None:
 
 def next_step(result: EditResult, out: Path) -> str:
     """A command that shows a fact that was learned; where none was, what to do about it."""
-    from errata.jobs.verdict import best_example
+    from errata.jobs.edit_verdict import best_example
     from errata.views.shell import command_line
 
     if result.before is None or result.after is None:

@@ -32,8 +32,8 @@ from errata.models.text.segments import segments
 from errata.stats import open_corpus
 from errata.stats.samples import start_token
 from errata.store import digest
+from errata.store.json_records import Records
 from errata.store.kept import EXPERIMENTS
-from errata.store.records import Records
 from errata.store.run_folder import check_records_folder
 
 # Prompts whose gradients are taken together.

@@ -10,7 +10,7 @@ from errata.core.words import counted
 from errata.errors import FactsError
 from errata.facts import Fact, format_problems, read_facts
 from errata.facts.relations import read_relations, relation_edits
-from errata.jobs.bench.options import BenchOptions
+from errata.jobs.bench.bench_options import BenchOptions
 from errata.models import LanguageModel
 
 # Records that contradict another or that the model cannot be given are left out: so many more are looked at.

@@ -20,11 +20,11 @@ from errata.evaluate.generation import GenerationConfig, generate
 from errata.evaluate.metrics import Metric, Tally
 from errata.evaluate.references import References
 from errata.facts import Fact, facts_digest
+from errata.jobs.bench.bench_folder import Folder, check_folder, is_edit
+from errata.jobs.bench.bench_options import BenchOptions
 from errata.jobs.bench.cells import UNEDITED, Bench, Cell, CellResult
+from errata.jobs.bench.data_records import Records, read_records, usable
 from errata.jobs.bench.features import FEATURES, features
-from errata.jobs.bench.options import BenchOptions
-from errata.jobs.bench.records import Records, read_records, usable
-from errata.jobs.bench.store import Folder, check_folder, is_edit
 from errata.jobs.bench.study import FAILURES, failed, predict, rows_of
 from errata.jobs.eval_job import add_texts
 from errata.jobs.eval_states import model_digest

@@ -10,8 +10,8 @@ from errata.facts import Fact, facts_digest
 from errata.jobs.bench.cells import UNEDITED, Cell, CellResult
 from errata.jobs.eval_rows import result_columns
 from errata.store import digest
+from errata.store.json_records import Records, recorded
 from errata.store.kept import BENCHMARKS
-from errata.store.records import Records, recorded
 from errata.store.run_folder import check_run_folder
 from errata.store.tables import write_parquet
 

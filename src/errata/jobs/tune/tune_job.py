@@ -19,11 +19,11 @@ from errata.jobs.eval_states import model_digest
 from errata.jobs.held_out import HeldOut, held_out
 from errata.jobs.stats_job import run_stats
 from errata.jobs.tune.candidates import Candidates, candidates
-from errata.jobs.tune.options import TuneOptions
 from errata.jobs.tune.proposals import traced_ranges
 from errata.jobs.tune.search import Chosen, Search
-from errata.jobs.tune.store import TuneFolder, check_tune_folder
 from errata.jobs.tune.trials import objective_name, told
+from errata.jobs.tune.tune_folder import TuneFolder, check_tune_folder
+from errata.jobs.tune.tune_options import TuneOptions
 from errata.jobs.tune.worker import ModelWorker
 from errata.jobs.workbench import Workbench
 from errata.models import LanguageModel, takes_model

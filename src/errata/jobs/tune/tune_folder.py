@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from errata.store import digest
+from errata.store.json_records import read_record, recorded, write_record
 from errata.store.kept import TUNINGS
-from errata.store.records import read_record, recorded, write_record
 from errata.store.run_folder import check_run_folder
 
 _PARTS = "trials"
