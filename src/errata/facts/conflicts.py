@@ -22,7 +22,7 @@ class Accepted:
     by_key: dict[_Prompt, _Placed] = field(default_factory=dict)
 
     def judge(self, fact: Fact, line: int | None = None, where: str = "") -> list[Problem]:
-        """Errors and warnings about `fact` in the company of those before it; without errors it joins them."""
+        """Errors and warnings about `fact` beside those before it; without errors it joins them."""
         if error := self._error(fact):
             return [Problem("error", error, line, fact.id, where)]
         warning = self._warning(fact)

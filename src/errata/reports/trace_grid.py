@@ -24,7 +24,7 @@ def trace_grid(trace: Trace) -> Grid:
         f"p({answer}), corrupted, %": PERCENT * trace.corrupted,
     }
     exact = {kind: _cells(PERCENT * trace.effect(kind)) for kind in trace.restored}
-    foretold = {kind: _cells(PERCENT * values) for kind, values in trace.attribution.items()}
+    attributed = {kind: _cells(PERCENT * values) for kind, values in trace.attribution.items()}
     restored = {kind: {"restored, %": _cells(PERCENT * values)} for kind, values in trace.restored.items()}
     config = trace.config
     return Grid(
@@ -36,7 +36,7 @@ def trace_grid(trace: Trace) -> Grid:
         tokens=trace.tokens,
         layers=list(range(trace.num_layers)),
         texts=[],
-        sheets=value_sheets(exact, foretold, restored, facts, config.window),
+        sheets=value_sheets(exact, attributed, restored, facts, config.window),
         vocabulary=0,
         segments={name: places for name, places in trace.segments.items() if places},
         notes=trace.notes,
@@ -48,7 +48,7 @@ def average_grid(average: AverageTrace) -> Grid:
     names = average.segments
     facts = {"mean total effect": PERCENT * average.total_effect.value}
     exact = {kind: _stacked(average, kind, "effects") for kind in average.restored}
-    foretold = {kind: _stacked(average, kind, "attributions") for kind in average.config.kinds}
+    attributed = {kind: _stacked(average, kind, "attributions") for kind in average.config.kinds}
     intervals = {
         kind: {"± (95 %)": _stacked(average, kind, "intervals")} for kind in average.restored
     }  # fmt: skip
@@ -61,7 +61,7 @@ def average_grid(average: AverageTrace) -> Grid:
         tokens=names,
         layers=list(range(average.num_layers)),
         texts=[],
-        sheets=value_sheets(exact, foretold, intervals, facts, average.config.window),
+        sheets=value_sheets(exact, attributed, intervals, facts, average.config.window),
         vocabulary=0,
         notes=average.notes,
         labels=True,
@@ -70,7 +70,7 @@ def average_grid(average: AverageTrace) -> Grid:
 
 def value_sheets(
     exact: Mapping[str, Cells],
-    foretold: Mapping[str, Cells],
+    attributed: Mapping[str, Cells],
     details: Mapping[str, Mapping[str, Cells]],
     facts: Mapping[str, float],
     window: int,
@@ -83,12 +83,12 @@ def value_sheets(
             label="indirect effect, points",
             values=cells,
             limit=limit,
-            details={**details.get(kind, {}), **({"attributed": foretold[kind]} if kind in foretold else {})},
+            details={**details.get(kind, {}), **({"attributed": attributed[kind]} if kind in attributed else {})},
             facts=facts,
         )
         for kind, cells in exact.items()
     ]
-    for kind, cells in foretold.items():
+    for kind, cells in attributed.items():
         sheets.append(
             ValueSheet(
                 name=f"{sheet_name(kind, window)}, attributed",

@@ -70,7 +70,7 @@ def _figures(folder: OutputFolder, average: AverageTrace) -> None:
     sheets = [sheet for sheet in grid.sheets if isinstance(sheet, ValueSheet)]
     count = len(average.facts)
     whole = [sheet for sheet in sheets if "severed" not in sheet.name and "attributed" not in sheet.name]
-    foretold = [sheet for sheet in sheets if "attributed" in sheet.name]
+    attributed = [sheet for sheet in sheets if "attributed" in sheet.name]
     if whole:
         title = f"Average indirect effect over {counted(count, 'fact')}, {average.model}"
         folder.figure("effects", lambda: value_figure(grid, whole, title=title))
@@ -84,7 +84,7 @@ def _figures(folder: OutputFolder, average: AverageTrace) -> None:
         named = {sheet_name(kind, average.config.window): (kind, LAST_SUBJECT) for kind in average.restored}
         lines, bands = _lines(average, named)
         folder.figure("last_subject", lambda: _drawn(average, lines, bands, "At the subject's last token"))
-    for sheet in foretold:
+    for sheet in attributed:
         kind = next(k for k in average.config.kinds if sheet.name.startswith(sheet_name(k, average.config.window)))
         title = f"Attributed effect (first order) over {counted(count, 'fact')}, {average.model}"
         folder.figure(f"attributed_{kind}", lambda sheet=sheet, title=title: value_figure(grid, [sheet], title=title))

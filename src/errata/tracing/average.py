@@ -164,8 +164,8 @@ class AverageTrace:
         """One record for each kind, segment and layer."""
         for kind in self.restored or self.config.kinds:
             for segment in self.segments:
-                exact, foretold = self.mean(kind, segment), self.mean(kind, segment, of="attributions")
-                for layer, (effect, attributed) in enumerate(zip(exact, foretold, strict=True)):
+                exact, by_gradient = self.mean(kind, segment), self.mean(kind, segment, of="attributions")
+                for layer, (effect, attributed) in enumerate(zip(exact, by_gradient, strict=True)):
                     if effect.count or attributed.count:
                         yield {
                             "kind": kind,

@@ -81,20 +81,20 @@ class Trace:
         if kind not in self.attribution:
             raise InputError(f"{kind!r} has no attribution; it is made of {', '.join(self.attribution)}.")
         start = self.subject_tokens[0]
-        foretold, found = self.attribution[kind][:, start:], self.effect(kind)[:, start:]
+        attributed, found = self.attribution[kind][:, start:], self.effect(kind)[:, start:]
         run = ~found.isnan()
-        return pearson(foretold[run], found[run]), spearman(foretold[run], found[run])
+        return pearson(attributed[run], found[run]), spearman(attributed[run], found[run])
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One record a cell, for data frames."""
         names = {at: ", ".join(n for n, places in self.segments.items() if at in places) for at in range(len(self.ids))}
         for kind in self.kinds:
             effects = self.effect(kind).tolist() if kind in self.restored else None
-            foretold = self.attribution[kind].tolist() if kind in self.attribution else None
+            attributed = self.attribution[kind].tolist() if kind in self.attribution else None
             for layer in range(self.num_layers):
                 for at, token in enumerate(self.tokens):
                     effect = effects[layer][at] if effects else math.nan
-                    if math.isnan(effect) and not foretold:
+                    if math.isnan(effect) and not attributed:
                         continue
                     yield {
                         "kind": kind,
@@ -104,7 +104,7 @@ class Trace:
                         "segment": names[at],
                         "restored": None if math.isnan(effect) else float(self.restored[kind][layer, at]),
                         "effect": None if math.isnan(effect) else effect,
-                        "attribution": foretold[layer][at] if foretold else None,
+                        "attribution": attributed[layer][at] if attributed else None,
                         "clean": self.clean,
                         "corrupted": self.corrupted,
                     }

@@ -1,10 +1,10 @@
 """How much can be tried in the time there is: a pure function from measured costs to rungs.
 
-Successive halving with two kinds of work. A fact's target value (or what else is dear) is needed once for each group of
+Successive halving with two kinds of work. A fact's target value (or what else is costly) is needed once for each group of
 settings; an edit of facts whose values are known, with its evaluation, is cheap. So every rung gives each group's
 values to more facts, and tries a few settings of the group on them.
 
-What the first rungs decide is only what the dear part depends on: few facts in many neurons are too easy to tell how
+What the first rungs decide is only what the costly part depends on: few facts in many neurons are too easy to tell how
 strong a prior must be for many of them. Strength, range and passes are decided in the last rung, with all facts.
 """
 
@@ -23,7 +23,7 @@ _MOST_TRIALS = 24
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds: of one fact's dear part, of editing and evaluating it once its dear part is known."""
+    """Seconds: of one fact's costly part, of editing and evaluating it once that is known."""
 
     value: float
     edit: float
@@ -31,8 +31,8 @@ class Costs:
 
 @dataclass(frozen=True)
 class Task:
-    """What the plan is for: `count` facts in the end, `held` held out; `depths` last layers; `variations` of the dear
-    fields of each; `probes` settings tried of a group in each early rung, and at least so many in the last.
+    """What the plan is for: `count` facts in the end, `held` held out; `depths` last layers; `variations` of each one's
+    costly fields; `probes` settings tried of a group in each early rung, and at least so many in the last.
     """
 
     count: int

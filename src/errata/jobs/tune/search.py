@@ -1,4 +1,4 @@
-"""The search: successive halving over what is dear, then strength, range and passes at the full number of facts.
+"""The search: successive halving over what is costly, then strength, range and passes at the full number of facts.
 
 What few facts can decide. A few dozen keys in thousands of neurons leave room for everything: nearly any strength of
 the prior serves them, and one that must serve N facts is another. So the early rungs bracket the strength (a group of
@@ -265,7 +265,7 @@ class Search:
         return self.groups[-1]
 
     def _values(self, group: Group, count: int) -> None:
-        """The dear part for the facts up to `count` that lack it."""
+        """The costly part for the facts up to `count` that lack it."""
         facts = self.facts[group.known : count]
         if facts:
             row = self._work("values", group.config, facts, lambda: self.worker.values(group.config, facts))

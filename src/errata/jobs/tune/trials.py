@@ -1,4 +1,4 @@
-"""What a search handles: settings tried on some facts, and groups of them that share their dear part."""
+"""What a search handles: settings tried on some facts, and groups of them that share their costly part."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,7 +63,7 @@ def _known_parts(metrics: Row | None) -> list[str]:
 
 @dataclass
 class Group:
-    """Settings that share their dear part. known: so many facts have it."""
+    """Settings that share their costly part. known: so many facts have it."""
 
     config: Any
     known: int = 0

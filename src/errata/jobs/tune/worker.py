@@ -26,11 +26,11 @@ class Worker(Protocol):
     """What a search asks for. Every answer is plain JSON and has `seconds`."""
 
     def values(self, config: Any, facts: Sequence[Fact]) -> Row:
-        """Make the dear part for these facts; mean `nll` and `short_nll` where the method has target values."""
+        """Make the costly part for these facts; mean `nll` and `short_nll` where the method has target values."""
         ...
 
     def edit(self, config: Any, facts: Sequence[Fact], *, drift: bool) -> Row:
-        """Edit and measure, the dear part being made: `metrics`, `relative_norm`, `landed`; or `mark`, why not."""
+        """Edit and measure, the costly part being made: `metrics`, `relative_norm`, `landed`; or `mark`, why not."""
         ...
 
     def unedited(self, facts: Sequence[Fact]) -> Row:
