@@ -1,7 +1,7 @@
 """How much can be tried in the time there is: a pure function from measured costs to rungs.
 
-Successive halving with two kinds of work. A fact's target value (or what else is costly) is needed once for each group of
-settings; an edit of facts whose values are known, with its evaluation, is cheap. So every rung gives each group's
+Successive halving with two kinds of work. A fact's target value (or what else is costly) is needed once for each group
+of settings; an edit of facts whose values are known, with its evaluation, is cheap. So every rung gives each group's
 values to more facts, and tries a few settings of the group on them.
 
 What the first rungs decide is only what the costly part depends on: few facts in many neurons are too easy to tell how
