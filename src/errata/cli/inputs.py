@@ -9,9 +9,11 @@ from unicodedata import east_asian_width
 
 import typer
 
+from errata.cli.session import expanded
 from errata.errors import ConfigError, FactsError, InputError
 
 if TYPE_CHECKING:
+    from errata.evaluate.references import References
     from errata.facts import FactFile
 
 
@@ -35,6 +37,17 @@ def read_fact_file(
                 f"errata: skipped: {file.bad_records:,}. The model looks at the other {len(facts):,} next.", err=True
             )
     return file
+
+
+def read_reference_texts(path: Path | None, *, generate: bool) -> References | None:
+    """The texts behind RS; ConfigError where nothing is generated that could be compared with them."""
+    from errata.evaluate.references import read_references
+
+    if path is None:
+        return None
+    if not generate:
+        raise ConfigError("--references are what generations are compared with: add --generate.")
+    return read_references(expanded(path, "--references"))
 
 
 def overrides_of(method: str, settings: Sequence[str]) -> dict[str, Any]:

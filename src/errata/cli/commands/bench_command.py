@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from errata.cli.inputs import batch_of
+from errata.cli.inputs import batch_of, read_reference_texts
 from errata.cli.options import (
     AtOnce,
     BatchSize,
@@ -28,7 +28,6 @@ from errata.jobs.terminal_progress import progress_on
 
 if TYPE_CHECKING:
     from errata.edit import PresetFile
-    from errata.evaluate.references import References
 
 
 def bench(
@@ -96,7 +95,7 @@ def bench(
     opened, held_out = (TextSource(corpus=source, field=field).opened(progress) for source in (corpus, text))
     choice = ModelChoice(model=model, device=device, dtype=dtype, revision=revision)
     check_layers([fields["layers"] for fields in options.settings.values() if "layers" in fields], choice)
-    reference_texts = _read_references(references, generate=generate)
+    reference_texts = read_reference_texts(references, generate=generate)
     lm = open_model(choice, progress)
     from errata.jobs.bench.bench_job import run_bench
     from errata.reports.bench.bench_report import write_bench
@@ -107,16 +106,6 @@ def bench(
     )  # fmt: skip
     typer.echo(write_bench(result))
     typer.echo(f"Tables and figures: {result.out}")
-
-
-def _read_references(path: Path | None, *, generate: bool) -> References | None:
-    from errata.evaluate.references import read_references
-
-    if path is None:
-        return None
-    if not generate:
-        raise ConfigError("--references are what generations are compared with: add --generate.")
-    return read_references(path)
 
 
 def _presets(paths: list[Path]) -> dict[str, PresetFile]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from errata.cli.exit_codes import end_with, eval_requirements
-from errata.cli.inputs import read_fact_file
+from errata.cli.inputs import read_fact_file, read_reference_texts
 from errata.cli.options import Device, Field, Format, Quiet, Require, Revision, SkipBad
 from errata.cli.session import ModelChoice, TextSource, check_settings, expanded, open_patched
 from errata.errors import ConfigError
@@ -16,7 +16,6 @@ from errata.jobs.terminal_progress import progress_on
 
 if TYPE_CHECKING:
     from errata.core.progress import ProgressSink
-    from errata.evaluate.references import References
     from errata.facts import FactFile
     from errata.stats import Corpus
 
@@ -60,7 +59,7 @@ def evaluate(
     )
     _check_out(out, overwrite=overwrite)
     text = _checked_text(TextSource(corpus=corpus, field=field), text_tokens, seed, progress)
-    reference_texts = _read_references(references, generate=generate)
+    reference_texts = read_reference_texts(references, generate=generate)
     file = _read_facts(facts, format=format, limit=limit, skip_bad=skip_bad)
     # The evaluation has the patch's warning among its own.
     choice = ModelChoice(model=model, device=device, dtype=dtype, revision=revision)
@@ -101,16 +100,6 @@ def _checked_text(text: TextSource, text_tokens: int, seed: int, progress: Progr
     if text.corpus is not None and not text_tokens:
         raise ConfigError("--corpus is the text drift is measured on, and --text-tokens 0 asks for no drift.")
     return check_settings({}, text, progress)
-
-
-def _read_references(path: Path | None, *, generate: bool) -> References | None:
-    from errata.evaluate.references import read_references
-
-    if path is None:
-        return None
-    if not generate:
-        raise ConfigError("--references are what generations are compared with: add --generate.")
-    return read_references(expanded(path, "--references"))
 
 
 def _read_facts(path: Path | None, *, format: str, limit: int | None, skip_bad: bool) -> FactFile | None:
