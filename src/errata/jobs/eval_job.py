@@ -71,8 +71,12 @@ def evaluate_patch(
     run = _Run(lm, patch, tuple(chunks_of(kept)), tables, generation, progress, backend)
     drift = run.measure(text)
     # A corpus is read from its beginning: no seed has a part in it.
-    info = run.about(text, seed if text is not None and corpus is None else None, references)
-    info |= {"skipped": [str(problem) for problem in (*given.errors, *skipped)], "warnings": warnings}
+    about_text = {
+        "held_out": None if text is None else text.name,
+        "warnings": warnings,
+        "held_out_seed": seed if text is not None and corpus is None else None,
+    }
+    info = run.about([*given.errors, *skipped]) | about_text | _options(generation, references)
     before, after, changed, verdict = run.totals(references)
     info |= {"seconds": round(time.monotonic() - started, 2), "peak_memory_mib": peak_memory_mib(lm.device)}
     return Evaluation(before, after, changed, drift, info, run.states, run.chunks, generation, verdict)
@@ -85,6 +89,13 @@ def _check_options(
         raise ConfigError(f"text_tokens={text_tokens} must be 0 or at least 2, and seed={seed} not negative.")
     if references is not None and generation is None:
         raise ConfigError("Reference texts were given, but nothing is generated to compare with them (--generate).")
+
+
+def _options(generation: GenerationConfig | None, references: References | None) -> dict[str, Any]:
+    """What was generated and compared, for the report."""
+    written = None if generation is None else {n: getattr(generation, n) for n in ("tokens", "top_k", "seed")}
+    compared = None if references is None else {"name": references.name, "digest": references.digest}
+    return {"generation": written, "references": compared}
 
 
 def _warnings(patch: Patch, text: HeldOut | None) -> list[str]:
@@ -138,19 +149,15 @@ class _Run:
                     advance(1)
         return kept
 
-    def about(self, text: HeldOut | None, seed: int | None, references: References | None) -> dict[str, Any]:
-        """What was measured, for the report."""
-        options = self.generation
+    def about(self, skipped: Sequence[Problem]) -> dict[str, Any]:
+        """Which facts were measured of which patch, for the report."""
         return {
             "patch": self.patch.id,
             "method": self.patch.info["method"],
             **provenance(self.lm),
             "facts": sum(len(chunk.facts) for chunk in self.chunks),
             "facts_digest": digest([chunk.digest for chunk in self.chunks]),
-            "held_out": None if text is None else text.name,
-            "held_out_seed": seed,
-            "generation": None if options is None else {n: getattr(options, n) for n in ("tokens", "top_k", "seed")},
-            "references": None if references is None else {"name": references.name, "digest": references.digest},
+            "skipped": [str(problem) for problem in skipped],
         }
 
     def _measure(self, state: State) -> None:
