@@ -34,9 +34,9 @@ def _untimed(_name: str) -> AbstractContextManager[None]:
 class Workbench:
     """The model is as it was after each piece of work.
 
-    corpus: behind second moments (None: errata's text).  cache: folder of
-    what is kept between runs (None: errata's home).  batch_size: target values optimised together.  held_out: text
-    behind drift.  backend: where the parts of its work are done.
+    corpus: behind second moments (None: errata's text).  cache: folder of what is kept between runs (None: errata's
+    home).  batch_size: target values optimised together.  held_out: text behind drift.  backend: where the parts of its
+    work are done.
     """
 
     lm: LanguageModel
@@ -77,11 +77,11 @@ class Workbench:
         wanted = tuple(config.layers if layers is None else layers)
         key = (wanted, config.moment_tokens, config.seed)
         if key not in self._moments:
-            made = run_stats(
+            self._moments.clear()  # before others take their place in memory
+            self._moments[key] = run_stats(
                 self.lm, wanted, tokens=config.moment_tokens, corpus=self.corpus,
                 seed=config.seed, cache=self.moments_folder, progress=progress or self.progress,
             )  # fmt: skip
-            self._moments = {key: made}
         return self._moments[key]
 
     @property
